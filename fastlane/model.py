@@ -1,0 +1,344 @@
+"""The records: frozen, and changed through a copy (``dataclasses.replace``).
+
+Every ``*_at`` is a point in time in unix seconds (UTC, float); every ``*_seconds`` and
+``*_ms`` is a duration in that unit. Nothing here does I/O or reads a clock.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+DEFAULT_TAG = "latest"
+
+
+class Status(StrEnum):
+    """Where an execution stands: ``enqueued → pulling → running →`` one of the final ones."""
+
+    ENQUEUED = "enqueued"
+    PULLING = "pulling"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    TIMEDOUT = "timedout"
+    EXPIRED = "expired"
+
+
+ACTIVE = frozenset({Status.PULLING, Status.RUNNING})
+"""An instance owns the execution and it takes a slot of its farm."""
+FINAL = frozenset({Status.DONE, Status.FAILED, Status.TIMEDOUT, Status.EXPIRED})
+"""Nothing changes any more."""
+UNFINISHED = frozenset({Status.ENQUEUED}) | ACTIVE
+
+
+class Reason(StrEnum):
+    """Why an execution ended as it did; stands beside the status."""
+
+    EXIT_CODE = "exit-code"
+    OOM = "oom"
+    STOPPED = "stopped"
+    TIMEOUT = "timeout"
+    EXPIRED = "expired"
+    PULL_FAILED = "pull-failed"
+    START_FAILED = "start-failed"
+    LOST = "lost"
+
+
+class Overlap(StrEnum):
+    """What a cron tick does while the job's last execution is unfinished."""
+
+    ALLOW = "allow"
+    SKIP = "skip"
+    QUEUE = "queue"
+
+
+class PullPolicy(StrEnum):
+    """When an image is pulled before a run."""
+
+    ALWAYS = "always"
+    MISSING = "missing"
+    NEVER = "never"
+
+
+class Stream(StrEnum):
+    """Where a log record comes from. ``FASTLANE`` is a note of the server's own."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    FASTLANE = "fastlane"
+
+
+# The grammar of https://github.com/distribution/reference (reference.go, regexp.go).
+_DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_DOMAIN = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
+_PATH_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_REFERENCE = re.compile(
+    rf"(?P<name>(?:(?P<domain>{_DOMAIN})/)?{_PATH_COMPONENT}(?:/{_PATH_COMPONENT})*)"
+    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
+    r"(?:@(?P<digest>[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}))?"
+)
+# Bounds what the pattern above is run on; the reference grammar itself allows 255 for the name.
+_REFERENCE_MAX_CHARS = 512
+_NAME_MAX_CHARS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """An image as the submitter named it, split once and never glued together by hand.
+
+    Source: the reference grammar of the distribution project.
+    """
+
+    name: str
+    """``registry:5000/a/b``: everything before tag and digest."""
+    tag: str | None = None
+    digest: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ImageReference:
+        """Split *text*.
+
+        :raises ValueError: it is not an image reference; the message says so in one sentence.
+        """
+        match = _REFERENCE.fullmatch(text) if len(text) <= _REFERENCE_MAX_CHARS else None
+        if match is None or len(match["name"]) > _NAME_MAX_CHARS:
+            raise ValueError(
+                f"{text[:100]!r} is not an image reference; write it as name, name:tag, "
+                "registry:5000/name:tag or name@sha256:..."
+            )
+        return cls(match["name"], match["tag"], match["digest"])
+
+    @property
+    def registry(self) -> str:
+        """The registry's host (``docker.io`` when the reference names none).
+
+        The first component is a host only when it holds a dot or a colon or is ``localhost``.
+        """
+        first, slash, _ = self.name.partition("/")
+        if slash and ("." in first or ":" in first or first == "localhost"):
+            return first
+        return "docker.io"
+
+    @property
+    def pinned_tag(self) -> str | None:
+        """The tag to ask for: none beside a digest, ``latest`` when neither is given."""
+        if self.digest is not None:
+            return self.tag
+        return self.tag or DEFAULT_TAG
+
+    def __str__(self) -> str:
+        """The exact reference to run, with the tag spelled out."""
+        text = self.name
+        if self.pinned_tag is not None:
+            text += f":{self.pinned_tag}"
+        if self.digest is not None:
+            text += f"@{self.digest}"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """The delay before retry *n* is ``min_ms · factorⁿ⁻¹``, capped at ``max_ms``."""
+
+    min_ms: float
+    factor: float
+    max_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Limits of one run; None means the farm's own."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    pids: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a job runs and how, as it was submitted (the schedule stands in :class:`Schedule`)."""
+
+    image: str
+    """As submitted; :meth:`ImageReference.parse` accepts it."""
+    command: str | tuple[str, ...]
+    """As submitted: a string is split as a shell splits words."""
+    envs: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, Any] = field(default_factory=dict)
+    """The submitter's ``metadata``."""
+    retries: int = 0
+    backoff: Backoff = Backoff(min_ms=1000, factor=2, max_ms=300_000)
+    timeout_seconds: float = 1800
+    expires_at: float | None = None
+    overlap: Overlap = Overlap.ALLOW
+    notify: Mapping[str, Any] = field(default_factory=dict)
+    webhooks: Mapping[str, Any] = field(default_factory=dict)
+    resources: Resources = Resources()
+    pull_policy: PullPolicy | None = None
+    rerun_when_lost: bool = False
+    dns_entries: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The words to execute; no shell is involved."""
+        if isinstance(self.command, str):
+            return tuple(shlex.split(self.command))
+        return self.command
+
+    @property
+    def effective_pull_policy(self) -> PullPolicy:
+        """The submitted policy, or ``always`` for ``latest`` and ``missing`` for all else."""
+        if self.pull_policy is not None:
+            return self.pull_policy
+        reference = ImageReference.parse(self.image)
+        return PullPolicy.ALWAYS if reference.pinned_tag == DEFAULT_TAG else PullPolicy.MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a job runs: at most one of ``start_at`` and ``cron``; neither means at once."""
+
+    start_at: float | None = None
+    cron: str | None = None
+    timezone: str = "UTC"
+
+    @property
+    def immediate(self) -> bool:
+        return self.start_at is None and self.cron is None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A name that groups jobs."""
+
+    id: str
+    created_at: float
+    modified_at: float
+    jobs_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to run and when."""
+
+    task_id: str
+    id: str
+    definition: Definition
+    schedule: Schedule
+    created_at: float
+    modified_at: float
+    queue_job_id: str
+    """A new one with every enqueueing (POST, PUT, retry); ``enqueued_id`` in the API."""
+    generation: int = 1
+    """Counts up with every PUT and stop: what an older generation had planned is void."""
+    next_run_at: float | None = None
+    """The tick that is to come, or None when nothing is scheduled."""
+    stopped_at: float | None = None
+    execution_count: int = 0
+    request_ip: str | None = None
+
+    @property
+    def scheduled(self) -> bool:
+        return self.next_run_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One run of a job."""
+
+    id: str
+    task_id: str
+    job_id: str
+    definition: Definition
+    """As it was when the execution was made; a later PUT does not change it."""
+    farm: str
+    created_at: float
+    queue_job_id: str
+    generation: int = 1
+    """The job's generation that made it: a retry follows only while it is still the job's."""
+    number: int = 0
+    """1 for the job's first execution, given by the storage."""
+    attempt: int = 0
+    """0 for the first, n for the n-th retry."""
+    tick: float | None = None
+    """The scheduled time that it stands for; unique in its job."""
+    late_seconds: float | None = None
+    """How late a missed tick was made up for; None when it was on time."""
+    request_ip: str | None = None
+
+    status: Status = Status.ENQUEUED
+    reason: Reason | None = None
+    error: str | None = None
+    exit_code: int | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+
+    due_at: float | None = None
+    """Not to be queued before this time (a retry's back-off); None once it is queued."""
+    waits_for: str | None = None
+    """Not to be queued before this execution has ended; None once it is queued."""
+    position: int | None = None
+    """Its place in its farm's queue, given by the storage when it is queued; kept for good."""
+
+    owner: str | None = None
+    """The instance that runs it."""
+    epoch: int = 0
+    """Counts up with every change of owner; a write with an older one is refused."""
+    host: str | None = None
+    """Where its container is, or is about to be made; set before the container is created."""
+    run_id: str | None = None
+    """The executor's own handle (the container id)."""
+    stop_reason: Reason | None = None
+    """Somebody's intent to end it early (``stopped`` or ``timeout``), written before the deed."""
+    stop_requested_at: float | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    status: Status
+    reason: Reason
+    exit_code: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """A piece of log. Sequence numbers start at 1 and rise; a reader can go on behind any.
+
+    A record never ends inside a UTF-8 character (as far as the output is UTF-8).
+    """
+
+    seq: int
+    at: float
+    stream: Stream
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogCap:
+    """How much of one execution's log is kept: the first and the last bytes."""
+
+    head_bytes: int
+    tail_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """Where the stored log of an execution stands."""
+
+    last_seq: int = 0
+    bookmark: str = ""
+    """The executor's own note of how far it has read; opaque to all others. "" is the start."""
+    stdout_bytes: int = 0
+    """Kept bytes of each stream (dropped ones are not counted)."""
+    stderr_bytes: int = 0
+    dropped_bytes: int = 0

@@ -1,0 +1,1 @@
+"""Where the records live. ``base`` is the interface; everything else is one way to keep it."""

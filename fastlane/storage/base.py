@@ -1,0 +1,402 @@
+"""The storage interface: one method for each operation of the domain, each one atomic step.
+
+A stranger should be able to write another storage from this page; ``tests/contracts`` holds every
+one of them to it. What holds for all methods:
+
+* A method that returns has made its change durable: it survives the power cord.
+* Each is all or nothing, also when the process is killed inside it.
+* Times are unix seconds and always come from the caller; a storage reads no clock.
+* *Stores do atomic claims and compare-and-set; policy decides.* No method chooses a host, a
+  back-off or an outcome.
+* :class:`~fastlane.errors.StorageUnavailable` may be raised by any of them; then nothing was
+  answered for and the caller may try again (all of them are safe to repeat, or refuse the repeat
+  with :class:`~fastlane.errors.CompareFailed`).
+* Writes of an owner carry the ``epoch`` they were claimed with. When another instance has adopted
+  the execution since, its epoch is higher and the late write is refused with ``CompareFailed``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fastlane.model import (
+    Execution,
+    Job,
+    LogCap,
+    LogRecord,
+    LogState,
+    Outcome,
+    Reason,
+    Stream,
+    Task,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which part of a listing: page *number* (from 1) of *size*.
+
+    *after* is the ``next_cursor`` of the page before and wins over *number* where it is given: with
+    it the last page costs what the first does, without it the storage may have to count its way.
+    """
+
+    number: int = 1
+    size: int = 10
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a listing."""
+
+    items: Sequence[T]
+    total: int
+    next_cursor: str | None
+    """None on the last page."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A submitter's name for one request, unique within its task."""
+
+    key: str
+    fingerprint: str
+    """A digest of the request: the same key with another one is an error of the submitter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What :meth:`Storage.submit` stored, or, for a repeat, what the first request stored."""
+
+    job: Job
+    execution: Execution | None
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Counts for ``/status/``; none of them scans a table of finished things."""
+
+    tasks: int
+    jobs: int
+    queued: int
+    """Executions that wait for a slot."""
+    delayed: int
+    """Executions that wait for their time (retries) or for another execution."""
+    active: int
+    """Executions that are pulling or running."""
+    scheduled: int
+    """Jobs that have a next run."""
+
+
+class Storage(ABC):
+    """Keeps tasks, jobs, executions and logs. See the module's docstring for the common rules."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect and make tables or indexes as needed. Called once, before anything else.
+
+        :raises StorageInUse: another server owns it (the embedded storage only).
+        :raises StorageUnavailable: it cannot be reached.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything; operations under way end first. Safe to repeat."""
+
+    @abstractmethod
+    async def check(self) -> Mapping[str, str | None]:
+        """The health of its parts: ``{"mongo": None, "redis": "connection refused"}``.
+
+        None means well; a text says what is wrong. Embedded, its two halves bear these names too.
+        """
+
+    # -- submitting ---------------------------------------------------------------------------
+
+    @abstractmethod
+    async def submit(
+        self,
+        job: Job,
+        execution: Execution | None,
+        *,
+        replace: bool = False,
+        idempotency: IdempotencyKey | None = None,
+    ) -> Submitted:
+        """Store *job* and its first *execution* (None when it is only scheduled).
+
+        The task is created when it is not there. The execution gets its ``number`` and, unless it
+        is delayed (``due_at`` or ``waits_for``), its ``position`` at the end of its farm's queue.
+
+        With *replace*, a job of this id that is there gets the new definition, schedule,
+        ``queue_job_id`` and ``next_run_at``, and the next ``generation``; ``created_at`` and
+        ``execution_count`` stay; ``stopped_at`` is cleared. Its delayed and queued *retries*
+        (``attempt > 0``) end as failed with reason ``stopped``; whatever else is queued or active
+        goes on. The new execution bears the new generation. Without *replace* the id is new.
+
+        With *idempotency*, a key known in this task returns what the first request stored, with
+        ``repeated=True``, and changes nothing.
+
+        :raises Rejected: the idempotency key was used with another fingerprint, or (*replace*) the
+            job id belongs to another task.
+        """
+
+    @abstractmethod
+    async def tick(
+        self,
+        job: Job,
+        execution: Execution | None,
+        *,
+        next_run_at: float | None,
+        now: float,
+    ) -> Execution | None:
+        """Act on the tick that *job* stands at: store *execution* and move to *next_run_at*.
+
+        *execution* is None when the tick is skipped. Compare-and-set on the job's ``generation``
+        and ``next_run_at``; there is never a second execution for one (job, tick).
+
+        :return: the stored execution with number and position, None when there was none.
+        :raises CompareFailed: another instance took the tick, or the job was changed or stopped.
+        """
+
+    @abstractmethod
+    async def stop_job(self, task_id: str, job_id: str, *, now: float) -> Job:
+        """Take back a job's schedule and retries, and end its last execution.
+
+        In one step: the next ``generation``, no ``next_run_at``, ``stopped_at``; every execution of
+        the job that is still enqueued ends as failed with reason ``stopped``; the last execution,
+        when active, gets the stop intent. Repeating changes nothing more.
+
+        :return: the job afterwards.
+        :raises NotFound: no such job in this task.
+        """
+
+    @abstractmethod
+    async def retry_job(self, job: Job, execution: Execution, *, now: float) -> Execution:
+        """Store *execution* as a new run of *job*, stopping an unfinished last execution first.
+
+        One that is enqueued ends as failed/``stopped``; an active one gets the stop intent and the
+        new execution waits for it (``waits_for``). The job's ``queue_job_id`` becomes the
+        execution's; its generation stays, ``stopped_at`` is cleared.
+
+        :return: the stored execution.
+        :raises CompareFailed: the job's generation is no longer *job*'s.
+        :raises Rejected: the job has not run yet: it has no execution that ever was started.
+        """
+
+    # -- the life of an execution -------------------------------------------------------------
+
+    @abstractmethod
+    async def claim(
+        self, farm: str, *, host: str, owner: str, max_running: int, now: float
+    ) -> Execution | None:
+        """Take the first queued execution of *farm* and make it ``pulling``.
+
+        First in, first out by ``position``; one that expired by *now* is passed over (it is
+        :meth:`expire`'s). Sets ``owner``, ``host`` and the next ``epoch``. Never makes more than
+        *max_running* executions of the farm active, whoever owns them.
+
+        :return: the execution, or None when the queue is empty or the farm is full.
+        """
+
+    @abstractmethod
+    async def release(self, execution_id: str, epoch: int) -> None:
+        """Hand back a claimed execution whose container was never asked for.
+
+        ``pulling → enqueued``, without owner and host, at its old ``position``. With a stop intent
+        it ends as failed/``stopped`` instead.
+
+        :raises CompareFailed: it is not pulling any more, or not under this epoch.
+        """
+
+    @abstractmethod
+    async def started(
+        self, execution_id: str, epoch: int, *, run_id: str, started_at: float
+    ) -> Execution:
+        """``pulling → running``. Repeating it on a running execution of this epoch changes nothing.
+
+        :raises CompareFailed: it is final, or under another epoch.
+        """
+
+    @abstractmethod
+    async def append_log(
+        self,
+        execution_id: str,
+        epoch: int,
+        records: Sequence[LogRecord],
+        *,
+        bookmark: str,
+        cap: LogCap | None,
+    ) -> None:
+        """Add *records* to the end of the log together with the executor's *bookmark*.
+
+        Sequence numbers go on behind ``LogState.last_seq`` without a gap. With *cap*, what exceeds
+        head and tail is dropped from the middle, whole chunks at a time, and counted in
+        ``dropped_bytes``; at least ``tail_bytes`` of the end stay.
+
+        :raises CompareFailed: it is final, under another epoch, or the first sequence number is
+            not the next one.
+        """
+
+    @abstractmethod
+    async def finish(
+        self,
+        execution_id: str,
+        epoch: int,
+        outcome: Outcome,
+        *,
+        expected_stop: Reason | None,
+        retry: Execution | None,
+        finished_at: float,
+    ) -> tuple[Execution, Execution | None]:
+        """Make an active execution final, store its *retry*, and free what waited for it.
+
+        Compare-and-set on the epoch and on ``stop_reason`` being *expected_stop*: the caller
+        decided with that intent in view, so a newer one makes it decide again. The retry is stored
+        only while the job's generation is still the execution's. Executions with ``waits_for``
+        this one are queued (or become merely delayed when they have a ``due_at``).
+
+        :return: the final execution, and the stored retry or None.
+        :raises CompareFailed: with the execution as it is now.
+        """
+
+    @abstractmethod
+    async def stop_execution(self, execution_id: str, *, reason: Reason, now: float) -> Execution:
+        """Ask for an early end: an enqueued execution is failed/``stopped`` at once, an active one
+        gets the stop intent (the first intent stays), a final one is left alone.
+
+        :return: the execution afterwards.
+        :raises NotFound: no such execution.
+        """
+
+    # -- what is due --------------------------------------------------------------------------
+
+    @abstractmethod
+    async def next_due_at(self) -> float | None:
+        """The earliest time at which one of the three methods below finds something, or None."""
+
+    @abstractmethod
+    async def due_jobs(self, now: float, limit: int) -> Sequence[Job]:
+        """Jobs whose ``next_run_at`` is not after *now*, earliest first."""
+
+    @abstractmethod
+    async def queue_due(self, now: float, limit: int) -> int:
+        """Queue delayed executions whose ``due_at`` is not after *now*; also those whose awaited
+        execution is final (a crash may have come between). Returns how many.
+        """
+
+    @abstractmethod
+    async def expire(self, now: float, limit: int) -> Sequence[Execution]:
+        """End enqueued executions whose ``definition.expires_at`` is not after *now*, as expired.
+
+        Frees what waited for them, as :meth:`finish` does. Returns the executions it ended.
+        """
+
+    # -- instances ----------------------------------------------------------------------------
+
+    @abstractmethod
+    async def beat(self, instance: str, *, now: float, lease_seconds: float) -> None:
+        """Say that *instance* lives until ``now + lease_seconds``."""
+
+    @abstractmethod
+    async def leave(self, instance: str) -> None:
+        """Say that *instance* has ended in order: what it owns may be adopted at once."""
+
+    @abstractmethod
+    async def adopt(self, instance: str, *, now: float, limit: int) -> Sequence[Execution]:
+        """Take over active executions whose owner's lease has ended (never *instance*'s own).
+
+        Sets the owner and the next epoch; everything else stays. Oldest first.
+        """
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def task(self, task_id: str) -> Task:
+        """:raises NotFound: no such task."""
+
+    @abstractmethod
+    async def tasks(self, page: PageRequest) -> Page[Task]:
+        """All tasks, oldest first."""
+
+    @abstractmethod
+    async def search_tasks(self, query: str, page: PageRequest) -> Page[Task]:
+        """Tasks whose id holds any word of *query*, best match first.
+
+        Words are split at everything but letters and digits and compared without case; only whole
+        words match. An empty query matches nothing.
+        """
+
+    @abstractmethod
+    async def job(self, task_id: str, job_id: str) -> Job:
+        """:raises NotFound: no such job in this task."""
+
+    @abstractmethod
+    async def jobs(self, task_id: str, page: PageRequest) -> Page[Job]:
+        """A task's jobs, newest first.
+
+        :raises NotFound: no such task.
+        """
+
+    @abstractmethod
+    async def execution(self, execution_id: str) -> Execution:
+        """:raises NotFound: no such execution."""
+
+    @abstractmethod
+    async def last_execution(self, job_id: str) -> Execution | None:
+        """A job's newest execution, whatever its status; None when it has none."""
+
+    @abstractmethod
+    async def executions(self, job_id: str, page: PageRequest) -> Page[Execution]:
+        """A job's executions, newest first; empty for an unknown job."""
+
+    @abstractmethod
+    async def active_executions(self, *, owner: str | None = None) -> Sequence[Execution]:
+        """Every pulling or running execution (bounded by the farms' ``maxRunning``), oldest first;
+        only *owner*'s when it is given."""
+
+    @abstractmethod
+    async def scheduled_jobs(self, limit: int) -> Sequence[Job]:
+        """Jobs that have a next run, soonest first."""
+
+    @abstractmethod
+    async def overview(self) -> Overview:
+        """Counts, cheap at any size."""
+
+    @abstractmethod
+    async def log_state(self, execution_id: str) -> LogState:
+        """Where the log stands; the empty state when nothing was logged."""
+
+    @abstractmethod
+    async def read_log(
+        self, execution_id: str, *, after: int = 0, max_bytes: int = 256 * 1024
+    ) -> Sequence[LogRecord]:
+        """The next records behind sequence number *after*, in order; empty at the end.
+
+        At least one record when there is one; then no more than *max_bytes* of data. Where the cap
+        has dropped something, a record of stream ``FASTLANE`` stands in its place: it has the
+        sequence number of the last dropped record and its data says in one line how much is gone.
+        """
+
+    @abstractmethod
+    async def read_log_tail(
+        self, execution_id: str, stream: Stream, *, max_bytes: int
+    ) -> tuple[bytes, bool]:
+        """The last bytes of one stream (at most *max_bytes*), and whether there are more before.
+
+        Does not read the log from its start.
+        """
+
+
+# Bounds the data of one stored chunk of log: far below a MongoDB document's 16 MiB, large enough
+# that 100 MB are a few hundred rows.
+LOG_CHUNK_BYTES = 256 * 1024
+
+
+def dropped_note(dropped_bytes: int) -> bytes:
+    """The line that stands where *dropped_bytes* of a log were dropped."""
+    return f"\n[fastlane: {dropped_bytes} bytes of this log were dropped here]\n".encode()
