@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 DEFAULT_TAG = "latest"
+
+Clock = Callable[[], float]
+"""Unix seconds; ``time.time``, or a test's own."""
 
 
 class Status(StrEnum):
@@ -342,3 +345,14 @@ class LogState:
     """Kept bytes of each stream (dropped ones are not counted)."""
     stderr_bytes: int = 0
     dropped_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Farm:
+    """A pool of hosts and the tasks that run on it."""
+
+    name: str
+    hosts: tuple[str, ...]
+    max_running: int
+    match: str = ""
+    """A regular expression, searched in the task id; the first farm that matches takes the task."""
