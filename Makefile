@@ -1,0 +1,51 @@
+# Everything from a fresh clone: each target makes .venv itself. Needs make and Python >= 3.11.
+PY := .venv/bin/python
+# More arguments for the tool behind a target, as in: make test ARGS='-k retries'
+ARGS ?=
+PORT ?= 10000
+export PORT
+
+.PHONY: help demo run test faults bench lint wheel engine-stop clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/run.stamp  ## a server, three real jobs, and a table of how they ended
+	@$(PY) -m scripts.demo $(ARGS)
+
+run: .venv/run.stamp  ## serve on http://localhost:10000 (PORT=… for another)
+	@$(PY) -m fastlane server --port $(PORT) $(ARGS)
+
+test: .venv/dev.stamp  ## every test, with a real engine, Redis, MongoDB and browser
+	@$(PY) -m scripts.services
+	@$(PY) -m pytest -n 2 --dist loadgroup -m 'not faults' $(ARGS)
+
+faults: .venv/dev.stamp  ## the long fault runs (kill -9 under load and the like)
+	@$(PY) -m scripts.services
+	@$(PY) -m pytest -m faults $(ARGS)
+
+bench: .venv/dev.stamp  ## the numbers, next to the bare engine in the same run
+	@$(PY) -m scripts.services engine
+	@$(PY) -m benchmarks $(ARGS)
+
+lint: .venv/dev.stamp  ## ruff, mypy strict, import-linter
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+wheel: .venv/dev.stamp  ## build the wheel, install it elsewhere and try it
+	@$(PY) -m scripts.check_wheel
+
+engine-stop:  ## end the Docker engine that demo or test started
+	@$(PY) -m scripts.engine stop
+
+clean:  ## remove what the targets made, .venv too
+	rm -rf .venv .run build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/run.stamp: setup.cfg pyproject.toml scripts/venv.sh
+	@sh scripts/venv.sh run
+
+.venv/dev.stamp: setup.cfg pyproject.toml scripts/venv.sh
+	@sh scripts/venv.sh dev

@@ -1,0 +1,1 @@
+"""Set-up and demonstration: run as modules from the root, ``python -m scripts.engine``."""

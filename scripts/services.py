@@ -1,0 +1,99 @@
+"""Sets up what the tests need: the engine, Redis, MongoDB, a browser, a registry.
+
+::
+
+    python -m scripts.services            all of it
+    python -m scripts.services engine     the engine alone, as benchmarks need it
+
+Installs what is missing where that is allowed (root on Debian or Ubuntu); elsewhere it says what is
+missing and goes on, and the tests that need it are skipped. With ``CI=true`` it fails instead.
+The servers themselves are started by the tests (``tests/services.py``), each on a free port.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from scripts import engine
+from scripts.machine import SetupError, can_install, fail, in_ci, install, say
+
+# Program → the Debian package that has it.
+PROGRAMS = {
+    "redis-server": "redis-server",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+    "docker-registry": "docker-registry",
+    "busybox": "busybox-static",
+}
+
+# Bounds how long a program may take to tell its version, in seconds.
+VERSION_TIMEOUT = 60
+
+
+def mongod() -> Path:
+    """Where the mongod of the PyPI wheel is, or would be."""
+    return Path(sysconfig.get_path("purelib")) / "fiftyone" / "db" / "bin" / "mongod"
+
+
+def prepare_mongod() -> str | None:
+    """Make mongod runnable; the reason where it is not, else None."""
+    path = mongod()
+    if not path.exists():
+        return "the wheel that ships mongod is for Linux on x86-64 only"
+    path.chmod(path.stat().st_mode | 0o755)
+    try:
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT
+        )
+    except OSError as error:
+        return str(error)
+    return None if done.returncode == 0 else done.stderr.strip()
+
+
+def missing_programs() -> dict[str, str]:
+    """Programs that are not on the path, and the package of each."""
+    return {program: name for program, name in PROGRAMS.items() if shutil.which(program) is None}
+
+
+def prepare_all() -> list[str]:
+    """Install what is missing; what could not be had, each with its reason."""
+    lacking = []
+    try:
+        if can_install():
+            packages = list(missing_programs().values())
+            # mongod links against it and the wheel does not ship it.
+            if prepare_mongod() is not None:
+                packages.append("libcurl4")
+            if packages:
+                install(packages)
+    except SetupError as error:
+        lacking.append(str(error))
+    lacking += [f"{program} (apt: {name})" for program, name in missing_programs().items()]
+    why = prepare_mongod()
+    if why is not None:
+        lacking.append(f"mongod ({why})")
+    return lacking
+
+
+def main(arguments: list[str]) -> int:
+    """Set up, say what is lacking, and fail for it in CI only."""
+    lacking = [] if arguments == ["engine"] else prepare_all()
+    try:
+        engine.ensure()
+    except SetupError as error:
+        lacking.append(f"engine: {error}")
+    for what in lacking:
+        say("missing", what)
+    if lacking and in_ci():
+        return fail("CI=true: everything is expected to be there")
+    if lacking:
+        say("setup", "tests that need these are skipped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
