@@ -1,0 +1,749 @@
+"""Every option in one place: name, type, default, help.
+
+An option is read, first found first taken, from
+
+1. the command line (``--host``, ``--port``),
+2. the environment, under its upper-case name without any prefix (``PORT=8080``),
+3. the file given with ``--config``: lines ``NAME=value`` as in a ``.env`` file, where ``#``
+   begins a comment, values may be quoted, and nothing is interpolated,
+4. its default.
+
+An empty value is the same as none. Lists are separated by commas. Sizes are bytes, or a number with
+``k``, ``m`` or ``g`` behind it (powers of 1024). Booleans are ``true`` or ``false``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from dotenv.parser import parse_stream
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from fastlane.errors import ConfigError
+from fastlane.model import Backoff, Farm, Resources
+from fastlane.redact import HIDDEN
+
+DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
+PROCESS_HOST = "localhost"
+"""The name of the one host of the process executor's default farm."""
+
+# Bounds how much of a malformed value an error message repeats.
+_SHOWN_CHARS = 100
+# Bounds a farm's pattern: it is run on every task id.
+_PATTERN_MAX_CHARS = 1000
+# How alike (0 to 1) a variable's name must be to one of ours to be taken for a misspelling.
+_MISSPELLING_RATIO = 0.84
+# Names shorter than this are too common for a guess: PORTS, HOSTS.
+_MISSPELLING_MIN_CHARS = 6
+# Bounds what is read as a configuration file, in bytes.
+_FILE_MAX_BYTES = 1024 * 1024
+
+_SIZE = re.compile(r"(?P<number>\d{1,15})\s*(?P<unit>[kmgt]?)(?:i?b)?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+
+
+def _size(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("that is not a size")
+    return int(match["number"]) * _UNITS[match["unit"].lower()]
+
+
+def _zero_is_none(value: object) -> object:
+    if isinstance(value, str) and value.strip() == "0":
+        return None
+    return None if value == 0 else value
+
+
+def _words(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _option(default: Any, form: str, help: str, **constraints: Any) -> Any:
+    """An option: *form* says what a value must be, in words that end "give …"."""
+    return Field(default=default, description=help, json_schema_extra={"form": form}, **constraints)
+
+
+def _seconds(default: float, help: str, *, least: float = 0.001) -> Any:
+    # A year bounds every time, so that no arithmetic on it can overflow.
+    most = 366 * 24 * 3600
+    form = f"a number of seconds from {least:g} to {most}"
+    return _option(default, form, help, ge=least, le=most, allow_inf_nan=False)
+
+
+def default_data_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """``$XDG_DATA_HOME/fastlane``, or ``~/.local/share/fastlane``.
+
+    Source: XDG Base Directory Specification 0.8 (a relative ``XDG_DATA_HOME`` is ignored).
+    """
+    home = Path((os.environ if environ is None else environ).get("XDG_DATA_HOME", ""))
+    if not home.is_absolute():
+        home = Path.home() / ".local" / "share"
+    return home / "fastlane"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens on *host* can be reached from this machine only."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class _OtherOption(ValueError):
+    """A fault that is found while one option is read, but is another's."""
+
+    def __init__(self, option: str, value: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+        self.value = value
+
+
+_STORE_LATER = (
+    "this version serves from the embedded store only; leave it empty and set DATA_DIR if need be"
+)
+
+
+class Config(BaseSettings):
+    """The options of one server. :func:`load` makes it from the environment and a file.
+
+    Made directly, it reads neither and takes what it is given: ``Config(port=0, data_dir=path)``.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    # Where it listens, and whom it answers.
+    host: str = _option(
+        "127.0.0.1", "an IP address or a host name", "Address that the server listens on."
+    )
+    port: int = _option(
+        10000,
+        "a whole number from 0 to 65535",
+        "Port that the server listens on; 0 takes any free one.",
+        ge=0,
+        le=65535,
+    )
+    basic_auth_user: str = _option(
+        "", "a name without a colon", "User of HTTP Basic auth on every route; empty: no auth."
+    )
+    basic_auth_password: SecretStr = _option(
+        "", "a text", "Password of HTTP Basic auth; belongs to BASIC_AUTH_USER."
+    )
+    healthcheck_open: bool = _option(
+        False, "true or false", "Answer /healthcheck/ without auth, for load balancers."
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_words)] = _option(
+        (),
+        "networks like 10.0.0.0/8,::1 separated by commas",
+        "Networks of the proxies whose X-Forwarded-* and X-Real-Ip are believed.",
+    )
+    cors_origins: Words = _option(
+        (),
+        "origins like https://example.org separated by commas, or *",
+        "Origins whose pages may call the API from a browser; empty: none.",
+    )
+    allowed_hosts: Words = _option(
+        (),
+        "host names separated by commas",
+        "Names that a request's Host may have on what changes something; empty: any.",
+    )
+    max_body_bytes: Size = _option(
+        1024 * 1024,
+        "a size from 1k to 1g, like 1m",
+        "Largest request body in bytes; a larger one is answered 413.",
+        ge=1024,
+        le=1024**3,
+    )
+
+    # Where it keeps things.
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Directory of the embedded store; one server at a time.",
+        json_schema_extra={"form": "the path of a directory"},
+    )
+    mongodb_url: SecretStr = _option(
+        "", "nothing", "MongoDB of the cluster store; not served by this version yet."
+    )
+    mongodb_uri: SecretStr = _option("", "nothing", "Another name of MONGODB_URL.")
+    redis_url: SecretStr = _option(
+        "", "nothing", "Redis of the cluster store; not served by this version yet."
+    )
+
+    # Where jobs run.
+    force_process_executor: bool = _option(
+        False,
+        "true or false",
+        "Allow EXECUTOR=process on a server that listens beyond loopback.",
+    )
+    executor: Annotated[Literal["docker", "process"], BeforeValidator(_lower)] = _option(
+        "docker",
+        "docker or process",
+        "What runs jobs: containers, or plain processes without any isolation.",
+    )
+    docker_host: str = _option(
+        DEFAULT_DOCKER_HOST,
+        "unix:///path, tcp://name:port or https://name:port",
+        "Docker engine to use when DOCKER_HOSTS is not given.",
+    )
+    docker_tls_verify: bool = _option(
+        False,
+        "true or false",
+        "Speak TLS to engines named tcp://name:port or name:port, and check their certificate.",
+    )
+    docker_cert_path: str = _option(
+        "",
+        "the path of a directory that holds ca.pem, cert.pem and key.pem",
+        "Directory of ca.pem, cert.pem and key.pem for engines that speak TLS.",
+    )
+    max_running: int = _option(
+        8,
+        "a whole number from 1 to 10000",
+        "Executions at a time on the default farm, and on farms without a maxRunning.",
+        ge=1,
+        le=10_000,
+    )
+    docker_hosts: Annotated[tuple[Farm, ...], NoDecode] = _option(
+        (),
+        'a JSON list like [{"name": "builds", "match": "^build-", "hosts": ["localhost:1234"], '
+        '"maxRunning": 8}, {"match": "", "hosts": ["unix:///var/run/docker.sock"]}]',
+        "Farms as a JSON list of {name?, match?, hosts, maxRunning?}; a task runs on the first "
+        "farm whose pattern is found in its id.",
+    )
+    default_memory: Annotated[Size | None, BeforeValidator(_zero_is_none)] = _option(
+        None,
+        "a size from 6m, like 512m, or 0 for none",
+        "Most memory of one run; empty or 0: no limit.",
+        ge=6 * 1024**2,
+    )
+    default_cpus: Annotated[float | None, BeforeValidator(_zero_is_none)] = _option(
+        None,
+        "a number from 0.01 to 4096, or 0 for none",
+        "Most processors of one run; empty or 0: no limit.",
+        ge=0.01,
+        le=4096,
+        allow_inf_nan=False,
+    )
+    default_pids: Annotated[int | None, BeforeValidator(_zero_is_none)] = _option(
+        1024,
+        "a whole number from 1 to 4194304, or 0 for none",
+        "Most processes and threads of one run; 0: no limit.",
+        ge=1,
+        le=4_194_304,
+    )
+    installation: str = _option(
+        "",
+        "up to 63 letters, digits, dots, dashes and underscores",
+        "Label that marks this installation's containers; empty: made from DATA_DIR.",
+    )
+
+    # How long, how often, how much.
+    hard_execution_timeout_seconds: float = _seconds(
+        1800, "Longest run of an execution in seconds; a job's own timeout is capped by it."
+    )
+    stop_grace_seconds: float = _seconds(
+        10, "Time in seconds between asking a run to end and killing it.", least=0
+    )
+    exponential_backoff_min_ms: float = _option(
+        1000,
+        "a number of milliseconds from 0 to 86400000",
+        "Delay in milliseconds before the first retry.",
+        ge=0,
+        le=86_400_000,
+        allow_inf_nan=False,
+    )
+    exponential_backoff_factor: float = _option(
+        2,
+        "a number from 1 to 100",
+        "What the delay is multiplied by with each further retry.",
+        ge=1,
+        le=100,
+        allow_inf_nan=False,
+    )
+    exponential_backoff_max_ms: float = _option(
+        300_000,
+        "a number of milliseconds up to 604800000, not below EXPONENTIAL_BACKOFF_MIN_MS",
+        "Longest delay in milliseconds before a retry.",
+        ge=0,
+        le=604_800_000,
+        allow_inf_nan=False,
+    )
+    log_max_bytes: Size = _option(
+        100 * 1024 * 1024,
+        "a size like 100m, or 0 for no cap",
+        "How much of one execution's log is kept (head and tail) in bytes; 0: all of it.",
+        ge=0,
+    )
+    host_lost_after_seconds: float = _seconds(
+        300, "Time in seconds out of reach after which a host's executions are lost."
+    )
+    lease_seconds: float = _seconds(
+        10, "Time in seconds without a heartbeat after which a server counts as gone.", least=1
+    )
+
+    # What is seen.
+    env_blacklisted_words: Words = _option(
+        ("password", "key", "secret", "client_id", "token"),
+        "words separated by commas",
+        "An environment variable whose name holds one of these words is shown as ***.",
+    )
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = _option(
+        "auto",
+        "auto, console or json",
+        "Lines for people or JSON; auto: for people on a terminal, JSON otherwise.",
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
+        _option("info", "debug, info, warning or error", "The least level that is logged.")
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # load() reads the sources itself: it must tell where each value came from.
+        return (init_settings,)
+
+    @property
+    def backoff(self) -> Backoff:
+        """The delays between retries of a job that gives none of its own."""
+        return Backoff(
+            self.exponential_backoff_min_ms,
+            self.exponential_backoff_factor,
+            self.exponential_backoff_max_ms,
+        )
+
+    @property
+    def resources(self) -> Resources:
+        """The caps of one run."""
+        return Resources(self.default_cpus, self.default_memory, self.default_pids)
+
+    @field_validator("host")
+    @classmethod
+    def _one_host(cls, host: str) -> str:
+        if not host or not re.fullmatch(r"[A-Za-z0-9._:\[\]%-]+", host):
+            raise ValueError("that is not an address")
+        return host.strip("[]")
+
+    @field_validator("basic_auth_user")
+    @classmethod
+    def _no_colon(cls, user: str) -> str:
+        # RFC 7617, section 2: the first colon ends the user-id.
+        if ":" in user:
+            raise ValueError("a user name cannot hold a colon")
+        return user
+
+    @field_validator("basic_auth_password")
+    @classmethod
+    def _both_or_none(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        user = info.data.get("basic_auth_user")
+        if user is not None and bool(user) != bool(password.get_secret_value()):
+            raise ValueError("set BASIC_AUTH_USER and BASIC_AUTH_PASSWORD together, or neither")
+        return password
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s@?#]+", origin):
+                raise ValueError(f"{origin[:_SHOWN_CHARS]!r} is not an origin")
+        return tuple(origin.lower() for origin in origins)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", host):
+                raise ValueError(f"{host[:_SHOWN_CHARS]!r} is not a host name")
+        return tuple(host.lower() for host in hosts)
+
+    @field_validator("env_blacklisted_words")
+    @classmethod
+    def _lower_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(word.lower() for word in words)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        try:
+            return path.expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("mongodb_url", "mongodb_uri", "redis_url")
+    @classmethod
+    def _embedded_only(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value():
+            raise ValueError(_STORE_LATER)
+        return url
+
+    @field_validator("executor")
+    @classmethod
+    def _isolated(cls, executor: str, info: ValidationInfo) -> str:
+        host = info.data.get("host")
+        forced = info.data.get("force_process_executor", True)
+        if executor == "process" and host is not None and not forced and not is_loopback(host):
+            raise ValueError(
+                f"it has no isolation, and HOST={host} lets other machines run commands here; "
+                "listen on 127.0.0.1, use EXECUTOR=docker, or set FORCE_PROCESS_EXECUTOR=true"
+            )
+        return executor
+
+    @field_validator("docker_hosts", mode="before")
+    @classmethod
+    def _farms(cls, value: object, info: ValidationInfo) -> object:
+        # An executor that is at fault itself is missing here; hosts are then not looked into.
+        executor = info.data.get("executor")
+        # Where MAX_RUNNING itself is at fault any number serves: its own fault is reported.
+        max_running = info.data.get("max_running", 1)
+        if value in ("", ()):
+            host = PROCESS_HOST if executor == "process" else info.data["docker_host"]
+            if executor == "docker":
+                try:
+                    _check_docker_host(host)
+                except ValueError as error:
+                    raise _OtherOption("docker_host", host, str(error)) from error
+            return (Farm("default", (host,), max_running),)
+        if isinstance(value, str):
+            return tuple(_parse_farms(value, max_running, docker=executor == "docker"))
+        return value
+
+    @field_validator("installation")
+    @classmethod
+    def _label(cls, installation: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{0,63}", installation):
+            raise ValueError("that does not serve as a label")
+        return installation
+
+    @field_validator("exponential_backoff_max_ms")
+    @classmethod
+    def _not_below_min(cls, max_ms: float, info: ValidationInfo) -> float:
+        min_ms = info.data.get("exponential_backoff_min_ms", max_ms)
+        if max_ms < min_ms:
+            raise ValueError(f"EXPONENTIAL_BACKOFF_MIN_MS is {min_ms:g}")
+        return max_ms
+
+
+def _check_docker_host(host: str) -> None:
+    """Accept what an engine can be called: a socket, ``tcp://``, ``http(s)://`` or ``name:port``.
+
+    :raises ValueError: it is none of them.
+    """
+    if host.startswith("unix://"):
+        if not host.startswith("unix:///") or len(host) == len("unix:///"):
+            raise ValueError(f"host {host[:_SHOWN_CHARS]!r} must name an absolute path")
+        return
+    scheme, separator, rest = host.rpartition("://")
+    if separator and scheme not in ("tcp", "http", "https"):
+        raise ValueError(
+            f"host {host[:_SHOWN_CHARS]!r} has a scheme that is not unix, tcp, http or https"
+        )
+    try:
+        parts = urlsplit(f"//{rest}")
+        complete = bool(parts.hostname and parts.port and parts.netloc == rest)
+    except ValueError:
+        complete = False
+    if not complete or "@" in rest or any(character.isspace() for character in rest):
+        raise ValueError(f"host {host[:_SHOWN_CHARS]!r} must be written as name:port")
+
+
+_FARM_KEYS = ("name", "match", "hosts", "maxRunning")
+
+
+def _parse_farms(text: str, max_running: int, *, docker: bool) -> Iterator[Farm]:
+    """The farms in *text*; *max_running* is for those that give none.
+
+    :raises ValueError: the first fault, in a clause that names the farm by its place.
+    """
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON ({error})") from error
+    if not isinstance(entries, list) or not entries:
+        raise ValueError("it is not a list of at least one farm")
+    names: set[str] = set()
+    for number, entry in enumerate(entries, 1):
+        try:
+            farm = _parse_farm(entry, number, max_running, docker=docker)
+            if farm.name in names:
+                raise ValueError(f"the name {farm.name!r} is taken by another farm")
+        except ValueError as error:
+            raise ValueError(f"in farm {number}, {error}") from error
+        names.add(farm.name)
+        yield farm
+
+
+def _parse_farm(entry: object, number: int, max_running: int, *, docker: bool) -> Farm:
+    if not isinstance(entry, dict):
+        raise ValueError("there is no JSON object")
+    for key in entry:
+        if key not in _FARM_KEYS:
+            raise ValueError(f"{key[:_SHOWN_CHARS]!r} is not one of {', '.join(_FARM_KEYS)}")
+    name = entry.get("name", "default" if number == 1 else f"farm-{number}")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", name):
+        raise ValueError(f"name must be 1 to 63 letters, digits, dots or dashes, not {name!r}")
+    match = entry.get("match", "")
+    if not isinstance(match, str) or len(match) > _PATTERN_MAX_CHARS:
+        raise ValueError(f"match must be a pattern of at most {_PATTERN_MAX_CHARS} characters")
+    try:
+        re.compile(match)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"match {match!r} is not a regular expression ({error})") from error
+    hosts = entry.get("hosts")
+    if (
+        not isinstance(hosts, list)
+        or not hosts
+        or not all(isinstance(host, str) and host for host in hosts)
+    ):
+        raise ValueError("hosts must be a list of at least one host")
+    if len(set(hosts)) != len(hosts):
+        raise ValueError("hosts holds the same host twice")
+    if docker:
+        for host in hosts:
+            _check_docker_host(host)
+    running = entry.get("maxRunning", max_running)
+    if isinstance(running, bool) or not isinstance(running, int) or not 1 <= running <= 10_000:
+        raise ValueError(f"maxRunning must be a whole number from 1 to 10000, not {running!r}")
+    return Farm(name, tuple(hosts), running, match)
+
+
+class _Strings(EnvSettingsSource):
+    """Options out of a mapping of texts, read as pydantic-settings reads the environment."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        super().__init__(Config)
+        self.env_vars = {name.lower(): value for name, value in values.items() if value}
+
+
+_NAMES = tuple(name.upper() for name in Config.model_fields)
+
+
+def load(
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration from *overrides* (those that are not None), *environ* and *file*.
+
+    :param environ: ``os.environ`` unless given.
+    :param overrides: lower-case option names, as the command line gives them.
+    :raises ConfigError: one sentence per line for every fault there is.
+    """
+    environ = os.environ if environ is None else environ
+    in_file, faults = _read_file(file) if file is not None else ({}, [])
+    # The environment is case-sensitive: only upper-case names are ours.
+    in_environ = {name: value for name, value in environ.items() if name.isupper()}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, found in (
+        (f"in {file}", _Strings(in_file)()),
+        ("in the environment", _Strings(in_environ)()),
+        ("on the command line", {k: v for k, v in (overrides or {}).items() if v is not None}),
+    ):
+        values |= found
+        origins |= dict.fromkeys(found, origin)
+    config = None
+    try:
+        config = Config(**{"data_dir": default_data_dir(environ), **values})
+    except ValidationError as error:
+        faults += _sentences(error, values, origins)
+    if faults or config is None:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def _read_file(file: Path) -> tuple[dict[str, str], list[str]]:
+    """The values in *file* by name as written there, and a sentence for every faulty line."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_FILE_MAX_BYTES + 1)
+        text = data.decode()
+    except OSError as error:
+        reason = error.strerror or error
+        return {}, [f"--config {file} cannot be read ({reason}): give a file that can."]
+    except UnicodeDecodeError:
+        return {}, [f"--config {file} is not UTF-8 text: give a file of NAME=value lines."]
+    if len(data) > _FILE_MAX_BYTES:
+        return {}, [f"--config {file} is larger than 1 MiB: give a file of NAME=value lines."]
+    values: dict[str, str] = {}
+    faults: list[str] = []
+    for binding in parse_stream(io.StringIO(text)):
+        # The parser begins a binding with the blank lines before it.
+        lead = binding.original.string
+        line = binding.original.line + lead[: len(lead) - len(lead.lstrip())].count("\n")
+        place = f"line {line} of {file}"
+        if binding.error or (binding.key is not None and binding.value is None):
+            faults.append(f"{place} is not understood: write NAME=value.")
+        elif binding.key is not None and binding.key.upper() not in _NAMES:
+            faults.append(_unknown(binding.key, place))
+        elif binding.key is not None and binding.value is not None:
+            values[binding.key] = binding.value
+    return values, faults
+
+
+def _unknown(name: str, place: str) -> str:
+    close = difflib.get_close_matches(name.upper(), _NAMES, n=1, cutoff=0.6)
+    remedy = f"did you mean {close[0]}?" if close else "`fastlane config` lists every option."
+    return f"{name[:_SHOWN_CHARS]} in {place} is not an option: {remedy}"
+
+
+def _sentences(
+    error: ValidationError, values: Mapping[str, Any], origins: Mapping[str, str]
+) -> Iterator[str]:
+    """One sentence per fault: the option, its value and where that stands, and the remedy."""
+    seen = set()
+    for fault in error.errors(include_url=False):
+        name = str(fault["loc"][0])
+        cause = fault.get("ctx", {}).get("error")
+        value = values.get(name, "")
+        if isinstance(cause, _OtherOption):
+            name, value = cause.option, cause.value
+        if name in seen:
+            continue
+        seen.add(name)
+        field = Config.model_fields.get(name)
+        if field is None:
+            yield f"{name.upper()} is not an option: `fastlane config` lists every option."
+            continue
+        remedy = f"give {_form(field)}"
+        if isinstance(cause, ValueError):
+            remedy = str(cause) if name in _SAYS_ALL else f"{cause}; {remedy}"
+        place = f" {origins[name]}" if name in origins else ""
+        yield f"{name.upper()} is {_shown(field, value)}{place}: {remedy}."
+
+
+# Options whose own fault text holds the remedy already.
+_SAYS_ALL = {"basic_auth_password", "executor", "mongodb_url", "mongodb_uri", "redis_url"}
+
+
+def _form(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["form"]) if isinstance(extra, dict) else ""
+
+
+def _shown(field: FieldInfo, value: object) -> str:
+    if field.annotation is SecretStr:
+        return HIDDEN if value else "empty"
+    text = _text(value)
+    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
+
+
+def _text(value: object) -> str:
+    """*value* as it would be written in a configuration file."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.15g}"
+        case SecretStr():
+            return value.get_secret_value()
+        case (Farm(), *_):
+            return json.dumps([_farm_entry(farm) for farm in value])
+        case tuple():
+            return ",".join(map(str, value))
+    return str(value)
+
+
+def _farm_entry(farm: Any) -> dict[str, object]:
+    return dict(
+        zip(_FARM_KEYS, (farm.name, farm.match, list(farm.hosts), farm.max_running), strict=True)
+    )
+
+
+def misspellings(environ: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for every variable of *environ* that looks like a misspelt option."""
+    environ = os.environ if environ is None else environ
+    found = []
+    for name in sorted(environ):
+        if name in _NAMES or not name.isupper() or len(name) < _MISSPELLING_MIN_CHARS:
+            continue
+        close = difflib.get_close_matches(name, _NAMES, n=1, cutoff=_MISSPELLING_RATIO)
+        if close and close[0] not in environ:
+            found.append(f"{name} in the environment is ignored: did you mean {close[0]}?")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option as people read it; texts are as they would be written in a file."""
+
+    name: str
+    """Upper case, as in the environment."""
+    type: str
+    """What a value must be, in words."""
+    default: str
+    help: str
+    value: str
+    """The current value; a secret is hidden."""
+    changed: bool
+    """The current value is not the default."""
+    secret: bool
+
+
+def options(config: Config | None = None) -> list[Option]:
+    """Every option in the order of its definition, with the values of *config* (or defaults)."""
+    config = Config() if config is None else config
+    listed = []
+    for name, field in Config.model_fields.items():
+        secret = field.annotation is SecretStr
+        default = _text(field.get_default(call_default_factory=False))
+        if field.default_factory is not None:
+            default = str(default_data_dir())
+        value = _text(getattr(config, name))
+        listed.append(
+            Option(
+                name=name.upper(),
+                type=_form(field),
+                default=default,
+                help=field.description or "",
+                value=(HIDDEN if value else "") if secret else value,
+                changed=name in config.model_fields_set and value != default,
+                secret=secret,
+            )
+        )
+    return listed
