@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -167,7 +167,7 @@ class Executor(ABC):
     @abstractmethod
     def logs(
         self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
-    ) -> AsyncIterator[LogBatch]:
+    ) -> AsyncGenerator[LogBatch, None]:
         """Output of a started run behind *bookmark*, as it comes; returns when all was yielded.
 
         Both streams, in the order in which the host has them, every byte once. The caller sets

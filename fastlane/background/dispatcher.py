@@ -1,0 +1,63 @@
+"""Gives queued executions to hosts, farm by farm, and hands each to the runner."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from fastlane import policy
+from fastlane.background.runner import Runner
+from fastlane.hosts import Hosts
+from fastlane.lifecycle import Lifecycle
+from fastlane.model import Clock, Farm
+from fastlane.storage.base import Storage
+
+# Bounds how long a lost wake-up delays an execution.
+PERIOD_SECONDS = 5.0
+
+
+class Dispatcher:
+    """Claims executions for the slots that are free."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        storage: Storage,
+        runner: Runner,
+        hosts: Hosts,
+        *,
+        farms: Sequence[Farm],
+        clock: Clock,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._storage = storage
+        self._runner = runner
+        self._hosts = hosts
+        self._farms = tuple(farms)
+        self._clock = clock
+
+    async def step(self) -> float:
+        """Claim until every farm is full or its queue is empty."""
+        load = Counter(
+            execution.host
+            for execution in await self._storage.active_executions()
+            if execution.host is not None
+        )
+        next_seconds = PERIOD_SECONDS
+        for farm in self._farms:
+            await self._fill(farm, load)
+            resumes_at = self._hosts.resumes_at(farm.hosts)
+            if resumes_at is not None:
+                next_seconds = min(next_seconds, resumes_at - self._clock())
+        return next_seconds
+
+    async def _fill(self, farm: Farm, load: Counter[str]) -> None:
+        while True:
+            host = policy.least_loaded(self._hosts.available(farm.hosts), load)
+            if host is None:
+                return
+            execution = await self._lifecycle.claim(farm, host)
+            if execution is None:
+                return
+            load[host] += 1
+            self._runner.take(execution)

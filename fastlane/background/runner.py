@@ -1,0 +1,386 @@
+"""Runs executions: one task for each that this instance owns, from pull to outcome.
+
+The task may be killed at any line. What is on the record and on the host then tells the next owner
+where to go on: the host is on the record before the run is created, the run bears the execution's
+id, and the log's bookmark is stored with the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from fastlane import policy
+from fastlane.background.follower import LogFollower
+from fastlane.background.patience import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, keep_trying
+from fastlane.errors import (
+    CompareFailed,
+    ExecutorError,
+    HostUnavailable,
+    PullFailed,
+    RunVanished,
+    StartFailed,
+    StorageUnavailable,
+)
+from fastlane.events import Bus, Signal, stop_topic
+from fastlane.executors.base import Executor, Phase, RunSpec
+from fastlane.hosts import Hosts
+from fastlane.lifecycle import Lifecycle
+from fastlane.model import (
+    Clock,
+    Execution,
+    ImageReference,
+    LogCap,
+    Outcome,
+    Reason,
+    Resources,
+    Status,
+)
+from fastlane.storage.base import Storage
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+# Bounds how long a lost wake-up delays a stop.
+STOP_POLL_SECONDS = 5.0
+# Bounds how long runs that are over may keep the shutdown waiting for their removal.
+SHUTDOWN_SECONDS = 10.0
+
+OWN_FAULT = Outcome(
+    Status.FAILED,
+    Reason.LOST,
+    error="fastlane failed while it ran this; the log of the server has the details.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOptions:
+    """What the configuration says about runs."""
+
+    stop_grace_seconds: float = 10.0
+    host_lost_after_seconds: float = 300.0
+    """How long a host may be out of reach before its executions are lost."""
+    log_cap: LogCap | None = None
+    resource_caps: Resources = Resources()
+
+
+class _HostLost(Exception):
+    """The host was out of reach for too long."""
+
+
+class _Stopped(Exception):
+    """Somebody asked for the end before the run was started."""
+
+
+class Runner:
+    """The executions that this instance owns, each in a task of its own."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        storage: Storage,
+        executor: Executor,
+        bus: Bus,
+        hosts: Hosts,
+        *,
+        clock: Clock,
+        options: RunnerOptions,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._storage = storage
+        self._executor = executor
+        self._bus = bus
+        self._hosts = hosts
+        self._clock = clock
+        self._options = options
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._clearing: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    def holds(self, execution_id: str) -> bool:
+        """Whether this instance is at work on the execution."""
+        return execution_id in self._runs
+
+    def take(self, execution: Execution) -> None:
+        """Go on with an execution that was claimed or adopted, from wherever it stands."""
+        earlier = self._runs.get(execution.id)
+        if earlier is not None:
+            # Adopted back after our own lease ran out: the old epoch's task must not go on.
+            earlier.cancel()
+        task = asyncio.create_task(self._run(execution), name=f"run {execution.id}")
+        self._runs[execution.id] = task
+        task.add_done_callback(lambda ended: self._forget(execution.id, ended))
+
+    async def close(self) -> None:
+        """Hand back what has not started and let go of the rest; runs go on without us."""
+        self._closing = True
+        for task in self._runs.values():
+            task.cancel()
+        await asyncio.gather(*self._runs.values(), return_exceptions=True)
+        if self._clearing:
+            _, late = await asyncio.wait(self._clearing, timeout=SHUTDOWN_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _forget(self, execution_id: str, task: asyncio.Task[None]) -> None:
+        if self._runs.get(execution_id) is task:
+            del self._runs[execution_id]
+
+    async def _run(self, execution: Execution) -> None:
+        with structlog.contextvars.bound_contextvars(
+            task=execution.task_id, execution=execution.id, host=execution.host
+        ):
+            run = _Run(self, execution)
+            try:
+                try:
+                    await run.drive()
+                except (CompareFailed, asyncio.CancelledError):
+                    raise
+                except Exception:
+                    # Our own fault: the execution must not be looked at for ever.
+                    log.exception("execution failed inside fastlane")
+                    await run.end(OWN_FAULT)
+            except CompareFailed as error:
+                log.warning("execution is no longer ours", why=str(error))
+
+
+class _Run:
+    """One execution under one epoch."""
+
+    def __init__(self, runner: Runner, execution: Execution) -> None:
+        self._runner = runner
+        self._lifecycle = runner._lifecycle
+        self._storage = runner._storage
+        self._executor = runner._executor
+        self._options = runner._options
+        self._execution = execution
+        assert execution.host is not None
+        self._host: str = execution.host
+        self._may_exist = execution.status is Status.RUNNING
+        """Whether the host may have a run, so that nobody else may be given the execution."""
+        self._run_id: str | None = None
+
+    async def drive(self) -> None:
+        """From wherever the execution stands to its outcome."""
+        try:
+            with self._runner._bus.subscribe(stop_topic(self._execution.id)) as news:
+                outcome = await self._outcome(news)
+        except asyncio.CancelledError:
+            if self._runner._closing and not self._may_exist:
+                await self._hand_back()
+            raise
+        except HostUnavailable as error:
+            # Only a pull lets this through: nothing was created, so any host may take it.
+            log.warning("host failed while pulling", error=str(error))
+            await keep_trying(lambda: self._lifecycle.release(self._execution))
+            return
+        await self.end(outcome)
+        if self._run_id is not None:
+            self._clear_away(self._run_id)
+
+    async def end(self, outcome: Outcome) -> None:
+        """Make *outcome* final, however long the storage is away.
+
+        :raises CompareFailed: the execution is no longer ours.
+        """
+        final = await keep_trying(lambda: self._lifecycle.finish(self._execution, outcome))
+        log.info(
+            "execution ended",
+            status=str(final.status),
+            reason=str(final.reason),
+            exit_code=final.exit_code,
+        )
+
+    async def _outcome(self, news: Signal) -> Outcome:
+        try:
+            if not await self._find_running():
+                await self._bring_up(news)
+            return await self._see_through(news)
+        except _Stopped:
+            return Outcome(Status.FAILED, Reason.STOPPED)
+        except PullFailed as error:
+            return Outcome(Status.FAILED, Reason.PULL_FAILED, error=str(error))
+        except StartFailed as error:
+            return Outcome(Status.FAILED, Reason.START_FAILED, error.exit_code, str(error))
+        except RunVanished as error:
+            return Outcome(Status.FAILED, Reason.LOST, error=f"The run is lost: {error}")
+        except _HostLost as error:
+            return Outcome(Status.FAILED, Reason.LOST, error=str(error))
+
+    async def _find_running(self) -> bool:
+        """Whether an earlier owner's run was started; a merely created one is started again.
+
+        :raises RunVanished: it was running and is gone.
+        """
+        if self._execution.epoch == 1:
+            return False
+        was_running = self._may_exist
+        self._may_exist = True
+        state = await self._insist(lambda: self._executor.find(self._host, self._execution.id))
+        if state is None:
+            if was_running:
+                raise RunVanished("its container is no longer there")
+            self._may_exist = False
+            return False
+        self._run_id = state.run_id
+        return state.phase is not Phase.CREATED
+
+    async def _bring_up(self, news: Signal) -> None:
+        """Pull, create and start."""
+        spec = _spec_of(self._execution, self._options.resource_caps)
+        if self._execution.stop_reason is not None:
+            raise _Stopped
+        if not self._may_exist:
+            await self._unless_stopped(self._pull(spec), news)
+            self._may_exist = True
+        run_id = await self._insist(lambda: self._executor.create(self._host, spec))
+        self._run_id = run_id
+        if news.pending and await self._stop_requested():
+            raise _Stopped
+        await self._insist(lambda: self._executor.start(self._host, run_id))
+
+    async def _pull(self, spec: RunSpec) -> None:
+        try:
+            await self._executor.pull(self._host, spec, lambda line: None)
+        except HostUnavailable as error:
+            self._runner._hosts.failed(self._host, str(error))
+            raise
+        self._runner._hosts.answered(self._host)
+
+    async def _see_through(self, news: Signal) -> Outcome:
+        """A run that was started: say so, follow its log, keep its time, await its end."""
+        run_id = self._run_id
+        assert run_id is not None
+        ended = asyncio.Event()
+        follower = LogFollower(
+            self._lifecycle,
+            self._storage,
+            self._executor,
+            self._execution,
+            run_id,
+            cap=self._options.log_cap,
+        )
+        wait = asyncio.create_task(self._insist(lambda: self._executor.wait(self._host, run_id)))
+        wait.add_done_callback(lambda _: ended.set())
+        follow = asyncio.create_task(follower.follow(ended))
+        keep_time = asyncio.create_task(self._keep_time(run_id, news))
+        try:
+            self._execution = await keep_trying(
+                lambda: self._lifecycle.started(self._execution, run_id)
+            )
+            await asyncio.wait({wait, follow}, return_when=asyncio.FIRST_EXCEPTION)
+            for task in (follow, wait):
+                if task.done():
+                    await task
+            state = await wait
+        finally:
+            for task in (wait, follow, keep_time):
+                task.cancel()
+            await asyncio.gather(wait, follow, keep_time, return_exceptions=True)
+        return policy.outcome_of_exit(state.exit_code, oom=state.oom, error=state.error)
+
+    async def _keep_time(self, run_id: str, news: Signal) -> None:
+        """Stop the run when its time is over or somebody asks for it."""
+        loop = asyncio.get_running_loop()
+        left_seconds = self._execution.definition.timeout_seconds
+        if self._execution.started_at is not None:
+            left_seconds -= self._runner._clock() - self._execution.started_at
+        # Monotonic from here on: a step of the wall clock neither cuts nor stretches a run.
+        deadline = loop.time() + left_seconds
+        while not await self._stop_requested():
+            if loop.time() >= deadline:
+                await keep_trying(lambda: self._lifecycle.timed_out(self._execution))
+            else:
+                await news.wait(min(deadline - loop.time(), STOP_POLL_SECONDS))
+        await self._insist(
+            lambda: self._executor.stop(
+                self._host, run_id, grace_seconds=self._options.stop_grace_seconds
+            )
+        )
+
+    async def _stop_requested(self) -> bool:
+        execution = await keep_trying(lambda: self._storage.execution(self._execution.id))
+        return execution.stop_reason is not None
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None], news: Signal) -> None:
+        """Do *work*, or leave it where it is and raise _Stopped when somebody asks for the end."""
+        task = asyncio.create_task(work)
+        try:
+            while not task.done():
+                heard = asyncio.create_task(news.wait(STOP_POLL_SECONDS))
+                await asyncio.wait({task, heard}, return_when=asyncio.FIRST_COMPLETED)
+                heard.cancel()
+                if not task.done() and await self._stop_requested():
+                    raise _Stopped
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until the host answers.
+
+        :raises _HostLost: it did not for too long.
+        """
+        loop = asyncio.get_running_loop()
+        lost_at: float | None = None
+        pause_seconds = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                result = await call()
+            except HostUnavailable as error:
+                self._runner._hosts.failed(self._host, str(error))
+                if lost_at is None:
+                    log.warning("host is out of reach", error=str(error))
+                    lost_at = loop.time() + self._options.host_lost_after_seconds
+                if loop.time() >= lost_at:
+                    raise _HostLost(
+                        f"Host {self._host} was out of reach for more than "
+                        f"{self._options.host_lost_after_seconds:g} s."
+                    ) from error
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(pause_seconds * 2, MAX_PAUSE_SECONDS)
+            else:
+                if lost_at is not None:
+                    self._runner._hosts.answered(self._host)
+                return result
+
+    async def _hand_back(self) -> None:
+        try:
+            await self._lifecycle.release(self._execution)
+        except (CompareFailed, StorageUnavailable) as error:
+            # The sweep of the next instance finds it all the same.
+            log.warning("execution could not be handed back", why=str(error))
+
+    def _clear_away(self, run_id: str) -> None:
+        """Remove the run, in the background: nobody waits for it, and the sweep comes behind."""
+        task = asyncio.create_task(self._remove(run_id), name=f"remove {self._execution.id}")
+        self._runner._clearing.add(task)
+        task.add_done_callback(self._runner._clearing.discard)
+
+    async def _remove(self, run_id: str) -> None:
+        try:
+            await self._executor.remove(self._host, run_id)
+        except ExecutorError as error:
+            log.warning("run could not be removed; the sweep will", error=str(error))
+
+
+def _spec_of(execution: Execution, caps: Resources) -> RunSpec:
+    definition = execution.definition
+    return RunSpec(
+        execution_id=execution.id,
+        task_id=execution.task_id,
+        job_id=execution.job_id,
+        image=ImageReference.parse(definition.image),
+        argv=definition.argv,
+        envs=definition.envs,
+        pull_policy=definition.effective_pull_policy,
+        resources=policy.capped(definition.resources, caps),
+        dns_entries=definition.dns_entries,
+    )

@@ -1,0 +1,347 @@
+"""The life of a job: submit, tick, claim, start, finish, retry, stop.
+
+The only code that changes a status. Each operation is one call of the storage, which is atomic;
+what is to happen comes from ``policy``; who should know hears of it on the bus afterwards.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from fastlane import policy
+from fastlane.errors import CompareFailed, NotFound, Rejected
+from fastlane.events import QUEUE, SCHEDULE, Bus, log_topic, stop_topic
+from fastlane.model import (
+    Clock,
+    Definition,
+    Execution,
+    Farm,
+    Job,
+    LogCap,
+    LogRecord,
+    Outcome,
+    Overlap,
+    Reason,
+    Schedule,
+)
+from fastlane.storage.base import IdempotencyKey, Storage, Submitted
+
+log = structlog.get_logger(__name__)
+
+# Bounds one round of due work, so that a long absence is made up for in steps.
+DUE_BATCH = 200
+# Bounds how often a decision is made again because the record moved under it.
+COMPARE_ATTEMPTS = 20
+
+
+def new_id() -> str:
+    """A UUID4 in its text form."""
+    return str(uuid.uuid4())
+
+
+class Lifecycle:
+    """Every change that a task, job or execution can go through."""
+
+    def __init__(
+        self, storage: Storage, bus: Bus, *, clock: Clock, farms: Sequence[Farm], instance: str
+    ) -> None:
+        """:param instance: the name under which this process owns executions."""
+        self._storage = storage
+        self._bus = bus
+        self._clock = clock
+        self._farms = tuple(farms)
+        self.instance = instance
+
+    # -- asked for by clients -----------------------------------------------------------------
+
+    async def submit(
+        self,
+        *,
+        task_id: str,
+        job_id: str | None,
+        definition: Definition,
+        schedule: Schedule,
+        request_ip: str | None = None,
+        idempotency: IdempotencyKey | None = None,
+    ) -> Submitted:
+        """Store a job and, unless it is scheduled, its first execution, ready to run.
+
+        :param job_id: None makes a new job; otherwise the job of this id is made or replaced.
+        :raises Rejected: no farm takes the task, or the storage refuses (see ``Storage.submit``).
+        """
+        now = self._clock()
+        farm = self._farm_for(task_id)
+        next_run_at = policy.first_run_at(schedule, now)
+        job = Job(
+            task_id=task_id,
+            id=job_id or new_id(),
+            definition=definition,
+            schedule=schedule,
+            created_at=now,
+            modified_at=now,
+            queue_job_id=new_id(),
+            next_run_at=next_run_at,
+            request_ip=request_ip,
+        )
+        execution = None
+        if next_run_at is None:
+            execution = replace(_execution_of(job, farm, now), request_ip=request_ip)
+        submitted = await self._storage.submit(
+            job, execution, replace=job_id is not None, idempotency=idempotency
+        )
+        self._bus.publish(SCHEDULE if execution is None else QUEUE)
+        return submitted
+
+    async def stop_job(self, task_id: str, job_id: str) -> Job:
+        """End a job's last execution, its schedule and its retries.
+
+        :raises NotFound: no such job.
+        """
+        job = await self._storage.stop_job(task_id, job_id, now=self._clock())
+        last = await self._storage.last_execution(job_id)
+        self._bus.publish(SCHEDULE, QUEUE)
+        if last is not None:
+            self._bus.publish(stop_topic(last.id), log_topic(last.id))
+        return job
+
+    async def stop_execution(self, task_id: str, job_id: str, execution_id: str) -> Execution:
+        """End one run and its retries; the job's schedule goes on.
+
+        :raises NotFound: no such execution in this job.
+        """
+        execution = await self._storage.execution(execution_id)
+        if (execution.task_id, execution.job_id) != (task_id, job_id):
+            raise NotFound(f"Job {job_id} of task {task_id!r} has no execution {execution_id}.")
+        return await self._request_stop(execution_id, Reason.STOPPED)
+
+    async def retry_job(
+        self, task_id: str, job_id: str, *, request_ip: str | None = None
+    ) -> Execution:
+        """Run a job's last definition once more; one that still runs is stopped first.
+
+        :raises NotFound: no such job.
+        :raises Rejected: the job has not run yet.
+        """
+        for _ in range(COMPARE_ATTEMPTS):
+            job = await self._storage.job(task_id, job_id)
+            now = self._clock()
+            last = await self._storage.last_execution(job_id)
+            execution = replace(
+                _execution_of(job, self._farm_for(task_id), now),
+                queue_job_id=new_id(),
+                request_ip=request_ip,
+            )
+            try:
+                stored = await self._storage.retry_job(job, execution, now=now)
+            except CompareFailed:
+                continue
+            if last is not None:
+                self._bus.publish(stop_topic(last.id), log_topic(last.id))
+            self._bus.publish(QUEUE)
+            return stored
+        raise Rejected(f"Job {job_id} keeps changing while it is retried; try again.")
+
+    # -- done by the clock --------------------------------------------------------------------
+
+    async def next_due_at(self) -> float | None:
+        """When :meth:`run_due` has something to do next."""
+        return await self._storage.next_due_at()
+
+    async def run_due(self) -> None:
+        """Act on everything whose time has come: expiries, back-offs, ticks.
+
+        One job that cannot be ticked does not keep the others from theirs.
+        """
+        now = self._clock()
+        for expired in await self._storage.expire(now, DUE_BATCH):
+            log.info("execution expired", task=expired.task_id, execution=expired.id)
+            self._bus.publish(log_topic(expired.id), QUEUE)
+        if await self._storage.queue_due(now, DUE_BATCH):
+            self._bus.publish(QUEUE)
+        for job in await self._storage.due_jobs(now, DUE_BATCH):
+            try:
+                await self.run_tick(job)
+            except CompareFailed:
+                # Another instance took the tick, or the job was changed: both are in order.
+                continue
+
+    async def run_tick(self, job: Job) -> Execution | None:
+        """Act on the tick that *job* stands at, with all that were missed before it as one.
+
+        :return: the execution, or None when the job's overlap rule skipped the tick.
+        :raises CompareFailed: the job is no longer what *job* says.
+        """
+        assert job.next_run_at is not None
+        now = self._clock()
+        tick = policy.tick_to_run(job.schedule, job.next_run_at, now)
+        execution: Execution | None = replace(
+            _execution_of(job, self._farm_for(job.task_id), now),
+            tick=tick,
+            late_seconds=policy.late_seconds(tick, now),
+            request_ip=job.request_ip,
+        )
+        if job.definition.overlap is not Overlap.ALLOW:
+            last = await self._storage.last_execution(job.id)
+            if last is not None and not last.final:
+                if job.definition.overlap is Overlap.SKIP:
+                    execution = None
+                    log.info("tick skipped", task=job.task_id, job=job.id, running=last.id)
+                else:
+                    assert execution is not None
+                    execution = replace(execution, waits_for=last.id)
+        stored = await self._storage.tick(
+            job, execution, next_run_at=policy.run_after(job.schedule, now), now=now
+        )
+        if stored is not None:
+            self._bus.publish(QUEUE)
+        return stored
+
+    # -- done by the owner of an execution ----------------------------------------------------
+
+    async def claim(self, farm: Farm, host: str) -> Execution | None:
+        """Take the next execution of *farm* to run it on *host*; None when there is none."""
+        return await self._storage.claim(
+            farm.name,
+            host=host,
+            owner=self.instance,
+            max_running=farm.max_running,
+            now=self._clock(),
+        )
+
+    async def release(self, execution: Execution) -> None:
+        """Hand an execution back to the queue, of which no run was ever asked for.
+
+        :raises CompareFailed: it is no longer ours.
+        """
+        await self._storage.release(execution.id, execution.epoch)
+        self._bus.publish(QUEUE, log_topic(execution.id))
+
+    async def started(self, execution: Execution, run_id: str) -> Execution:
+        """Say that the run is on its way.
+
+        :raises CompareFailed: it is no longer ours.
+        """
+        execution = await self._storage.started(
+            execution.id, execution.epoch, run_id=run_id, started_at=self._clock()
+        )
+        self._bus.publish(log_topic(execution.id))
+        return execution
+
+    async def append_log(
+        self,
+        execution: Execution,
+        records: Sequence[LogRecord],
+        *,
+        bookmark: str,
+        cap: LogCap | None,
+    ) -> None:
+        """Keep a piece of log and tell those who watch it.
+
+        :raises CompareFailed: the execution is no longer ours.
+        """
+        await self._storage.append_log(
+            execution.id, execution.epoch, records, bookmark=bookmark, cap=cap
+        )
+        self._bus.publish(log_topic(execution.id))
+
+    async def timed_out(self, execution: Execution) -> Execution:
+        """Write down that the execution is to end because its time is over."""
+        return await self._request_stop(execution.id, Reason.TIMEOUT)
+
+    async def finish(self, execution: Execution, outcome: Outcome) -> Execution:
+        """Make the outcome final, with a retry where one follows.
+
+        A stop that arrived in the meantime is taken into the decision.
+
+        :raises CompareFailed: the execution is no longer ours, or is final already.
+        """
+        epoch = execution.epoch
+        for _ in range(COMPARE_ATTEMPTS):
+            now = self._clock()
+            decided = policy.with_stop_intent(outcome, execution.stop_reason, execution)
+            try:
+                final, retry = await self._storage.finish(
+                    execution.id,
+                    epoch,
+                    decided,
+                    expected_stop=execution.stop_reason,
+                    retry=_retry_of(execution, decided, now),
+                    finished_at=now,
+                )
+            except CompareFailed as moved:
+                if moved.current is None or moved.current.epoch != epoch or moved.current.final:
+                    raise
+                execution = moved.current
+                continue
+            self._bus.publish(log_topic(final.id), QUEUE)
+            if retry is not None:
+                self._bus.publish(SCHEDULE)
+            return final
+        raise CompareFailed(f"execution {execution.id} keeps changing", execution)
+
+    # -- the house-keeping of instances -------------------------------------------------------
+
+    async def beat(self, lease_seconds: float) -> None:
+        """Say that this instance lives."""
+        await self._storage.beat(self.instance, now=self._clock(), lease_seconds=lease_seconds)
+
+    async def leave(self) -> None:
+        """Say that this instance ends in order."""
+        await self._storage.leave(self.instance)
+
+    async def adopt(self, limit: int) -> Sequence[Execution]:
+        """Take over executions of instances that no longer live."""
+        return await self._storage.adopt(self.instance, now=self._clock(), limit=limit)
+
+    # -- helpers ------------------------------------------------------------------------------
+
+    async def _request_stop(self, execution_id: str, reason: Reason) -> Execution:
+        execution = await self._storage.stop_execution(
+            execution_id, reason=reason, now=self._clock()
+        )
+        self._bus.publish(stop_topic(execution_id), log_topic(execution_id), QUEUE)
+        return execution
+
+    def _farm_for(self, task_id: str) -> Farm:
+        farm = policy.farm_for(task_id, self._farms)
+        if farm is None:
+            raise Rejected(
+                f"No farm takes task {task_id!r}; give one of DOCKER_HOSTS a match for it."
+            )
+        return farm
+
+
+def _execution_of(job: Job, farm: Farm, now: float) -> Execution:
+    return Execution(
+        id=new_id(),
+        task_id=job.task_id,
+        job_id=job.id,
+        definition=job.definition,
+        farm=farm.name,
+        created_at=now,
+        queue_job_id=job.queue_job_id,
+        generation=job.generation,
+    )
+
+
+def _retry_of(execution: Execution, outcome: Outcome, now: float) -> Execution | None:
+    delay_seconds = policy.follow_up_delay_seconds(execution, outcome)
+    if delay_seconds is None:
+        return None
+    return Execution(
+        id=new_id(),
+        task_id=execution.task_id,
+        job_id=execution.job_id,
+        definition=execution.definition,
+        farm=execution.farm,
+        created_at=now,
+        queue_job_id=execution.queue_job_id,
+        generation=execution.generation,
+        attempt=execution.attempt + 1,
+        request_ip=execution.request_ip,
+        due_at=now + delay_seconds,
+    )
