@@ -1,0 +1,369 @@
+"""The shared log feed: any number of viewers of a log cost what one does.
+
+An owner follows the engine's stream into storage, once; viewers read the storage and are woken by
+the bus. What they have in common is done once for all of them:
+
+* One :class:`Watch` per execution that somebody watches reads its status after every hint, and
+  gives every reading a version. Viewers wait for the next version.
+* Pages of log are read and encoded once, ready for the wire, and kept in one cache of bounded size.
+  A viewer that stands in the middle of a page gets the rest of it, so those who lag fall in step.
+
+Why nothing is lost: a log is complete in storage before its status is final. A viewer takes the
+status first and then reads to the end; when that status was final, it has everything. An end of the
+log is therefore only believed when it was read *after* the status that the viewer took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import struct
+from array import array
+from bisect import bisect_right, insort
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from fastlane.events import Bus, log_topic
+from fastlane.model import Execution, LogRecord
+from fastlane.storage.base import Storage
+
+# Bounds the log data of one page, and with it what one viewer can hold of the server's memory.
+PAGE_BYTES = 128 * 1024
+# Bounds the encoded pages that are kept for all viewers of all logs together.
+CACHE_BYTES = 16 * 1024 * 1024
+# Bounds how long a lost hint can leave a viewer behind.
+POLL_SECONDS = 5.0
+# Bounds how often the viewers of one log are woken: what comes in between goes out in one page.
+WAKE_SECONDS = 0.1
+# Bounds the work done on the loop for one page; a page of more records is encoded in a thread.
+RECORDS_ON_LOOP = 1000
+# Counts what a cached page weighs beside its bytes, so that many small ones are bounded too.
+_PAGE_OVERHEAD_BYTES = 1024
+
+# RFC 6455 section 5.2: FIN and the opcode of a text frame; a server's frames are not masked.
+_TEXT_FRAME = 0x81
+
+
+class Format(StrEnum):
+    """How a viewer wants the log."""
+
+    PLAIN = "plain"
+    """Text frames of any length, cut between records."""
+    JSON = "json"
+    """One text frame for each record."""
+
+
+def frame_header(length: int) -> bytes:
+    """What stands before *length* bytes of text in an unmasked frame (RFC 6455, section 5.2)."""
+    if length < 126:
+        return struct.pack("!BB", _TEXT_FRAME, length)
+    if length <= 0xFFFF:
+        return struct.pack("!BBH", _TEXT_FRAME, 126, length)
+    return struct.pack("!BBQ", _TEXT_FRAME, 127, length)
+
+
+def time_text(at: float) -> str:
+    """A point in time (unix seconds) as the API writes it: UTC, microseconds, no suffix."""
+    return datetime.fromtimestamp(at, UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Consecutive records, encoded for the wire once and written to any number of sockets."""
+
+    after: int
+    """The page starts behind this sequence number."""
+    seqs: Sequence[int]
+    starts: Sequence[int]
+    """Where each record's share begins in ``wire``."""
+    wire: bytes
+    format: Format
+    short: bool
+    """The log may hold more by now than this page does: it was read at the end of a growing log."""
+    version: int
+    """The watch's version under which it was read."""
+
+    @property
+    def last(self) -> int:
+        """The last sequence number that it holds."""
+        return self.seqs[-1]
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory, nearly."""
+        return len(self.wire) + 16 * len(self.seqs) + _PAGE_OVERHEAD_BYTES
+
+    def behind(self, after: int) -> bytes | memoryview:
+        """Whole frames with the records behind sequence number *after* (less than ``last``)."""
+        first = bisect_right(self.seqs, after)
+        if first == 0:
+            return self.wire
+        rest = memoryview(self.wire)[self.starts[first] :]
+        if self.format is Format.JSON:
+            return rest
+        return frame_header(len(rest)) + rest
+
+
+def encode_page(
+    records: Sequence[LogRecord], *, after: int, form: Format, short: bool, version: int
+) -> Page:
+    """Encode *records* (at least one) once for everybody."""
+    seqs = array("Q", (record.seq for record in records))
+    encode = _encode_plain if form is Format.PLAIN else _encode_json
+    wire, starts = encode(records)
+    return Page(after, seqs, starts, wire, form, short, version)
+
+
+def _encode_plain(records: Sequence[LogRecord]) -> tuple[bytes, array[int]]:
+    shares = [record.data for record in records]
+    body = b"".join(shares)
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        shares = [share.decode(errors="replace").encode() for share in shares]
+        body = b"".join(shares)
+    header = frame_header(len(body))
+    starts = array("Q", itertools.accumulate(map(len, shares[:-1]), initial=len(header)))
+    return header + body, starts
+
+
+def _encode_json(records: Sequence[LogRecord]) -> tuple[bytes, array[int]]:
+    frames = bytearray()
+    starts = array("Q")
+    for record in records:
+        starts.append(len(frames))
+        text = json.dumps(
+            {
+                "seq": record.seq,
+                "ts": time_text(record.at),
+                "stream": record.stream,
+                "text": record.data.decode(errors="replace"),
+            },
+            ensure_ascii=False,
+            separators=(",", ":"),
+        ).encode()
+        frames += frame_header(len(text))
+        frames += text
+    return bytes(frames), starts
+
+
+class PageCache:
+    """The most recently used pages, bounded in bytes for the whole process."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._pages: OrderedDict[tuple[str, Format, int], Page] = OrderedDict()
+        self._starts: dict[tuple[str, Format], list[int]] = {}
+        self.weight = 0
+
+    def find(self, execution_id: str, form: Format, after: int) -> Page | None:
+        """A page that holds the record that follows *after*, perhaps with some before it."""
+        starts = self._starts.get((execution_id, form), ())
+        nearest = bisect_right(starts, after)
+        if nearest == 0:
+            return None
+        key = (execution_id, form, starts[nearest - 1])
+        page = self._pages[key]
+        if page.last <= after:
+            return None
+        self._pages.move_to_end(key)
+        return page
+
+    def add(self, execution_id: str, page: Page) -> None:
+        """Keep *page*, in place of one with the same start, and let go of the least used."""
+        key = (execution_id, page.format, page.after)
+        self._remove(key)
+        self._pages[key] = page
+        self.weight += page.weight
+        insort(self._starts.setdefault(key[:2], []), page.after)
+        while self.weight > self._limit_bytes:
+            self._remove(next(iter(self._pages)))
+
+    def _remove(self, key: tuple[str, Format, int]) -> None:
+        page = self._pages.pop(key, None)
+        if page is None:
+            return
+        self.weight -= page.weight
+        starts = self._starts[key[:2]]
+        del starts[bisect_right(starts, key[2]) - 1]
+        if not starts:
+            del self._starts[key[:2]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A read under way, and the version under which it was begun."""
+
+    version: int
+    task: asyncio.Task[Page | None]
+
+
+class Watch:
+    """One execution while somebody watches it. Made by :meth:`Feed.watch`."""
+
+    def __init__(self, feed: Feed, execution_id: str) -> None:
+        self._feed = feed
+        self._id = execution_id
+        self._execution: Execution | None = None
+        self._error: Exception | None = None
+        self._changed = asyncio.Event()
+        self._reads: dict[tuple[Format, int], _Read] = {}
+        self._end: tuple[int, int] | None = None
+        self.viewers = 0
+        self.version = 0
+        """Rises with every reading of the status."""
+        self._follower = asyncio.create_task(self._follow(), name=f"watch {execution_id}")
+
+    @property
+    def execution(self) -> Execution:
+        """As it was last read; log up to its status is in storage."""
+        assert self._execution is not None
+        return self._execution
+
+    async def news(self, version: int) -> None:
+        """Return once the status was read again after *version*.
+
+        :raises StorageError: it could not be read.
+        """
+        while self.version <= version:
+            if self._error is not None:
+                raise self._error
+            await self._changed.wait()
+
+    async def page(self, after: int, form: Format) -> Page | None:
+        """A page with the records that follow *after*, or None at the end of the log.
+
+        The end is that of a log read after ``version`` came about.
+
+        :raises StorageError: the log could not be read.
+        """
+        page = self._feed.cache.find(self._id, form, after)
+        if page is not None and (not page.short or page.version == self.version):
+            return page
+        if self._end is not None and self._end[0] == self.version and after >= self._end[1]:
+            return None
+        read = self._reads.get((form, after))
+        if read is None or read.version < self.version:
+            task = asyncio.create_task(
+                self._read(after, form, self.version), name=f"page {self._id} {after}"
+            )
+            read = self._reads[form, after] = _Read(self.version, task)
+            task.add_done_callback(self._feed.forget)
+            self._feed.tasks.add(task)
+        return await asyncio.shield(read.task)
+
+    async def _read(self, after: int, form: Format, version: int) -> Page | None:
+        try:
+            limit = self._feed.page_bytes
+            records = await self._feed.storage.read_log(self._id, after=after, max_bytes=limit)
+            if not records:
+                if self._end is None or self._end[0] < version or after < self._end[1]:
+                    self._end = (version, after)
+                return None
+            short = sum(len(record.data) for record in records) < limit // 2
+            if len(records) > RECORDS_ON_LOOP:
+                page = await asyncio.to_thread(
+                    encode_page, records, after=after, form=form, short=short, version=version
+                )
+            else:
+                page = encode_page(records, after=after, form=form, short=short, version=version)
+            self._feed.cache.add(self._id, page)
+            return page
+        finally:
+            read = self._reads.get((form, after))
+            if read is not None and read.task is asyncio.current_task():
+                del self._reads[form, after]
+
+    async def _follow(self) -> None:
+        try:
+            with self._feed.bus.subscribe(log_topic(self._id)) as signal:
+                while True:
+                    self._execution = await self._feed.storage.execution(self._id)
+                    self.version = next(self._feed.versions)
+                    self._announce()
+                    if self._execution.final:
+                        return
+                    await asyncio.sleep(WAKE_SECONDS)
+                    await signal.wait(self._feed.poll_seconds)
+        except Exception as error:  # every viewer raises it
+            self._error = error
+            self._feed.drop(self._id, self)
+            self._announce()
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def end(self) -> None:
+        """Stop following; nobody watches any more."""
+        self._follower.cancel()
+        self._follower.add_done_callback(self._feed.forget)
+        self._feed.tasks.add(self._follower)
+        for read in self._reads.values():
+            read.task.cancel()
+
+
+class Feed:
+    """All watches and the one cache of a server."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        bus: Bus,
+        *,
+        page_bytes: int = PAGE_BYTES,
+        cache_bytes: int = CACHE_BYTES,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
+        self.storage = storage
+        self.bus = bus
+        self.page_bytes = page_bytes
+        self.poll_seconds = poll_seconds
+        self.cache = PageCache(cache_bytes)
+        self.versions = itertools.count(1)
+        self.tasks: set[asyncio.Task[Page | None] | asyncio.Task[None]] = set()
+        self._watches: dict[str, Watch] = {}
+
+    @asynccontextmanager
+    async def watch(self, execution_id: str) -> AsyncIterator[Watch]:
+        """Watch an execution, together with whoever else does.
+
+        :raises NotFound: no such execution.
+        :raises StorageError: its status could not be read.
+        """
+        watch = self._watches.get(execution_id)
+        if watch is None:
+            watch = self._watches[execution_id] = Watch(self, execution_id)
+        watch.viewers += 1
+        try:
+            await watch.news(0)
+            yield watch
+        finally:
+            watch.viewers -= 1
+            if watch.viewers == 0:
+                self.drop(execution_id, watch)
+                watch.end()
+
+    def drop(self, execution_id: str, watch: Watch) -> None:
+        """Whoever comes next gets a watch of its own."""
+        if self._watches.get(execution_id) is watch:
+            del self._watches[execution_id]
+
+    def forget(self, task: asyncio.Task[Page | None] | asyncio.Task[None]) -> None:
+        """Let go of a task that has ended; its viewers, if any are left, have its error."""
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def close(self) -> None:
+        """Wait for what is under way; call it when the last viewer has gone."""
+        tasks = set(self.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
