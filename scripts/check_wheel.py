@@ -9,6 +9,7 @@ An editable install finds files that a wheel may have left out; this does not.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,11 +43,19 @@ def main() -> int:
 
 
 def _check(folder: Path) -> None:
-    _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(ROOT))
+    # A copy of what is tracked: setuptools would also ship what an earlier build left in build/.
+    tracked = _run("git", "ls-files").splitlines()
+    source = folder / "source"
+    for name in tracked:
+        if (ROOT / name).exists():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name)
+    pip_wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    _run(*pip_wheel, "-w", str(folder), str(source))
     wheel = next(folder.glob("fastlane-*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         shipped = set(archive.namelist())
-    wanted = set(_run("git", "-C", str(ROOT), "ls-files", "fastlane").split())
+    wanted = {name for name in tracked if name.startswith("fastlane/")}
     lacking = sorted(wanted - shipped)
     if lacking:
         raise SetupError(f"{wheel.name} lacks {', '.join(lacking)}")
@@ -65,8 +74,7 @@ def _run(*command: str, cwd: Path = ROOT) -> str:
         command,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=STEP_TIMEOUT,
         check=False,
