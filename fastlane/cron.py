@@ -1,0 +1,270 @@
+"""When a cron job ticks: pure functions of a cron text, a time zone and a time.
+
+A cron text matches local minutes; a tick is the point in time at which one of them happens:
+
+* a local minute that comes twice (the clocks go back) ticks once, the first time;
+* one that is skipped (the clocks go forward) ticks at the end of the gap; all that a gap skips
+  tick at that one time, and so are one tick.
+
+Five fields as in crontab(5): minute, hour, day of the month, month, day of the week, each ``*``, a
+number, a range ``a-b``, either with a step ``/n``, or a list of these; months and days also by the
+first three letters of their English name; Sunday is 0 and 7. With both days restricted (not ``*``)
+it is enough that one of them matches.
+"""
+
+from __future__ import annotations
+
+import calendar
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo, available_timezones
+
+from croniter import CroniterBadDateError, croniter
+
+# Bounds the text that is parsed; every minute of an hour by number fits.
+_CRON_MAX_CHARS = 512
+# Bounds the name of a zone; the longest of IANA's has 32 characters.
+_ZONE_MAX_CHARS = 64
+# Bounds the search in years: the 29th of February can be 8 years away (2096 to 2104).
+_HORIZON_YEARS = 9
+# Unix seconds of 9990-01-01: datetime ends soon behind, and nothing is due there.
+_LAST_SECOND = 253_086_681_600
+# How many parsed cron texts and zones are kept.
+_CACHE_SIZE = 4096
+
+_ITEM = re.compile(
+    r"(?:(?P<star>\*)|(?P<first>[0-9]{1,2}|[a-z]{3})(?:-(?P<last>[0-9]{1,2}|[a-z]{3}))?)"
+    r"(?:/(?P<step>[0-9]{1,3}))?",
+    re.IGNORECASE,
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    name: str
+    least: int
+    most: int
+    names: Mapping[str, int] = field(default_factory=dict)
+
+    def parse(self, text: str) -> frozenset[int] | None:
+        """The numbers that *text* stands for, or None when it restricts nothing (``*``).
+
+        :raises ValueError: what is wrong and what would be right, as a clause.
+        """
+        if text in ("*", "*/1"):
+            return None
+        return frozenset(number for item in text.split(",") for number in self._item(item))
+
+    def _item(self, text: str) -> Iterator[int]:
+        match = _ITEM.fullmatch(text)
+        if match is None:
+            raise ValueError(
+                f"its {self.name} has {text[:20]!r}: give *, a number from {self.least} to "
+                f"{self.most}, a range a-b, a step */n or a list of these"
+            )
+        step = int(match["step"]) if match["step"] else 1
+        if not 1 <= step <= self.most + 1:
+            raise ValueError(f"its {self.name} has {text!r}: give a step from 1 to {self.most + 1}")
+        if match["star"]:
+            first, last = self.least, self.most
+        else:
+            first = self._number(match["first"])
+            last = self._number(match["last"], ends=True) if match["last"] else first
+            if match["step"] and not match["last"]:
+                last = self.most
+        if first > last:
+            raise ValueError(
+                f"its {self.name} has {text!r}, which runs backwards: give two ranges instead, "
+                f"{match['first']}-{self.most},{self.least}-{match['last']}"
+            )
+        return iter(range(first, last + 1, step))
+
+    def _number(self, text: str, *, ends: bool = False) -> int:
+        if text.isdigit():
+            number = int(text)
+        elif (name := text.lower()) in self.names:
+            number = self.names[name]
+            # SAT-SUN ends with the Sunday that follows, which is 7.
+            if ends and name == "sun":
+                number = 7
+        else:
+            known = f" or one of {', '.join(self.names)}" if self.names else ""
+            raise ValueError(f"its {self.name} has {text!r}: give a number{known}")
+        if not self.least <= number <= self.most:
+            raise ValueError(
+                f"its {self.name} has {text!r}: give a number from {self.least} to {self.most}"
+            )
+        return number
+
+
+# English names, not the locale's as calendar.month_abbr has them.
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
+_FIELDS = (
+    _Field("minute", 0, 59),
+    _Field("hour", 0, 23),
+    _Field("day of the month", 1, 31),
+    _Field("month", 1, 12, {name: number for number, name in enumerate(_MONTHS, 1)}),
+    _Field("day of the week", 0, 7, {name: number for number, name in enumerate(_DAYS)}),
+)
+# The 29th of February is rare but possible; 2000 was a leap year.
+_LONGEST = {month: calendar.monthrange(2000, month)[1] for month in range(1, 13)}
+
+
+@lru_cache(maxsize=_CACHE_SIZE)
+def _plain(cron: str) -> str:
+    """*cron* in numbers and lists only, the form in which no two implementations differ.
+
+    :raises ValueError: as :func:`check_cron`.
+    """
+    try:
+        if len(cron) > _CRON_MAX_CHARS:
+            raise ValueError(f"it is too long: give at most {_CRON_MAX_CHARS} characters")
+        texts = cron.split()
+        if len(texts) != len(_FIELDS):
+            raise ValueError(
+                f"it has {len(texts)} fields: give five, minute, hour, day of the month, month "
+                "and day of the week"
+            )
+        minutes, hours, days, months, weekdays = (
+            part.parse(text) for part, text in zip(_FIELDS, texts, strict=True)
+        )
+        if weekdays is not None:
+            weekdays = frozenset(day % 7 for day in weekdays)
+        if days is not None and weekdays is not None:
+            # One match is enough, so a field that names every day makes it every day.
+            if len(days) == 31 or len(weekdays) == 7:
+                days = weekdays = None
+        elif days is not None and min(days) > max(_LONGEST[m] for m in months or _LONGEST):
+            raise ValueError(
+                f"there is no day {min(days)} in the months it names: give a date that comes"
+            )
+    except ValueError as error:
+        raise ValueError(f"{cron[:100]!r} is not a cron that can run; {error}.") from None
+    return " ".join(
+        "*" if numbers is None else ",".join(map(str, sorted(numbers)))
+        for numbers in (minutes, hours, days, months, weekdays)
+    )
+
+
+@lru_cache(maxsize=1)
+def _zones_by_any_name() -> dict[str, str]:
+    names = sorted(available_timezones() - {"localtime"}, reverse=True)
+    cities = {name.rpartition("/")[2].casefold(): name for name in names}
+    return cities | {name.casefold(): name for name in names}
+
+
+@lru_cache(maxsize=_CACHE_SIZE)
+def _zone(name: str) -> ZoneInfo:
+    try:
+        if len(name) <= _ZONE_MAX_CHARS and name != "localtime":
+            return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        pass
+    asked = name[:_ZONE_MAX_CHARS].strip().replace(" ", "_").casefold()
+    close = _zones_by_any_name().get(asked)
+    remedy = f"did you mean {close}?" if close else "give one like UTC or Europe/Berlin."
+    raise ValueError(f"{name[:_ZONE_MAX_CHARS]!r} is not an IANA time zone: {remedy}")
+
+
+def check_cron(cron: str) -> None:
+    """Return when *cron* is a text that ticks.
+
+    :raises ValueError: one sentence that says what is wrong with which value, and the remedy; also
+        for dates that never come (``0 0 30 2 *``).
+    """
+    _plain(cron)
+
+
+def check_timezone(timezone: str) -> None:
+    """Return when *timezone* names a zone of the IANA data base.
+
+    :raises ValueError: one sentence with the value and the remedy.
+    """
+    _zone(timezone)
+
+
+def next_tick(cron: str, timezone: str, after: float) -> float | None:
+    """The first tick later than *after*, or None when there is none before the year 9990.
+
+    Both are unix seconds.
+
+    :raises ValueError: as :func:`check_cron` and :func:`check_timezone`.
+    """
+    plain, zone = _plain(cron), _zone(timezone)
+    if not 0 <= after < _LAST_SECOND:
+        if not after < 0:
+            return None
+        after = 0
+    # A tick is a whole second, so it is later than `after` when it is later than its floor.
+    start = _local(zone, math.floor(after))
+    try:
+        minute = _matcher(plain, start).get_next(datetime)
+    except (CroniterBadDateError, OverflowError):
+        return None
+    return _happens(zone, minute)
+
+
+def previous_tick(cron: str, timezone: str, at: float) -> float | None:
+    """The last tick not later than *at*, or None when there is none since 1970.
+
+    Both are unix seconds.
+
+    :raises ValueError: as :func:`check_cron` and :func:`check_timezone`.
+    """
+    plain, zone = _plain(cron), _zone(timezone)
+    if not at >= 0:
+        return None
+    start = _local(zone, math.floor(min(at, _LAST_SECOND)))
+    try:
+        minute = _matcher(plain, start + timedelta(seconds=1)).get_prev(datetime)
+    except (CroniterBadDateError, OverflowError):
+        return None
+    tick = _happens(zone, minute)
+    return tick if tick >= 0 else None
+
+
+def _matcher(plain: str, start: datetime) -> croniter:
+    return croniter(plain, start, max_years_between_matches=_HORIZON_YEARS)
+
+
+def _local(zone: ZoneInfo, at: int) -> datetime:
+    """The last local second that happened for the first time by *at*; without its zone."""
+    utc = _EPOCH + timedelta(seconds=at)
+    local = utc.astimezone(zone)
+    if local.fold:
+        # The clocks went back: until they have caught up no minute is new.
+        first = _seconds(local.replace(fold=0))
+        return _local(zone, _transition(zone, first, at) - 1)
+    return local.replace(tzinfo=None)
+
+
+def _happens(zone: ZoneInfo, minute: datetime) -> float:
+    """When a local minute happens first, or the end of the gap that skips it; unix seconds."""
+    first = _seconds(minute.replace(tzinfo=zone, fold=0))
+    if (_EPOCH + timedelta(seconds=first)).astimezone(zone).replace(tzinfo=None) == minute:
+        return first
+    # PEP 495: in a gap fold=0 gives a time behind it, and fold=1 one before it.
+    before = _seconds(minute.replace(tzinfo=zone, fold=1))
+    return _transition(zone, before, first)
+
+
+def _transition(zone: ZoneInfo, before: int, behind: int) -> int:
+    """The first second with the offset that *behind* has; *before* has another."""
+    offset = (_EPOCH + timedelta(seconds=behind)).astimezone(zone).utcoffset()
+    while behind - before > 1:
+        middle = (before + behind) // 2
+        if (_EPOCH + timedelta(seconds=middle)).astimezone(zone).utcoffset() == offset:
+            behind = middle
+        else:
+            before = middle
+    return behind
+
+
+def _seconds(moment: datetime) -> int:
+    return (moment.astimezone(UTC) - _EPOCH) // timedelta(seconds=1)
