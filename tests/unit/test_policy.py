@@ -1,0 +1,127 @@
+"""What is decided, without anything around it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastlane import policy
+from fastlane.model import (
+    Backoff,
+    Definition,
+    Execution,
+    Farm,
+    Outcome,
+    Reason,
+    Resources,
+    Schedule,
+    Status,
+)
+
+FAILED = Outcome(Status.FAILED, Reason.EXIT_CODE, 1)
+
+
+def execution(**changes: object) -> Execution:
+    definition = Definition(image="a", command="b", retries=2, backoff=Backoff(100, 3, 500))
+    made = Execution("e", "t", "j", definition, "default", 0.0, "q")
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.3), (3, 0.5), (10_000, 0.5)])
+def test_the_delay_grows_by_its_factor_up_to_its_maximum(retry: int, seconds: float) -> None:
+    assert policy.retry_delay_seconds(Backoff(100, 3, 500), retry) == pytest.approx(seconds)
+
+
+@given(st.floats(0, 1e6), st.floats(1, 100), st.floats(0, 1e9), st.integers(1, 10_000))
+def test_no_delay_is_over_the_maximum_or_shorter_than_the_one_before(
+    min_ms: float, factor: float, max_ms: float, retry: int
+) -> None:
+    backoff = Backoff(min_ms, factor, max_ms)
+    delay = policy.retry_delay_seconds(backoff, retry)
+    assert 0 <= delay <= max_ms / 1000
+    assert delay <= policy.retry_delay_seconds(backoff, retry + 1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "attempt", "follows"),
+    [
+        (FAILED, 0, True),
+        (FAILED, 1, True),
+        (FAILED, 2, False),
+        (Outcome(Status.DONE, Reason.EXIT_CODE, 0), 0, False),
+        (Outcome(Status.TIMEDOUT, Reason.TIMEOUT, 137), 0, True),
+        (Outcome(Status.FAILED, Reason.PULL_FAILED), 0, True),
+        (Outcome(Status.FAILED, Reason.STOPPED, 143), 0, False),
+        (Outcome(Status.EXPIRED, Reason.EXPIRED), 0, False),
+        (Outcome(Status.FAILED, Reason.LOST), 0, False),
+    ],
+)
+def test_who_is_retried(outcome: Outcome, attempt: int, follows: bool) -> None:
+    delay = policy.follow_up_delay_seconds(execution(attempt=attempt), outcome)
+    assert (delay is not None) is follows
+
+
+def test_a_lost_run_is_repeated_only_when_the_job_says_so() -> None:
+    definition = replace(execution().definition, retries=0, rerun_when_lost=True)
+    lost = Outcome(Status.FAILED, Reason.LOST)
+    assert policy.follow_up_delay_seconds(execution(definition=definition), lost) is not None
+
+
+def test_exit_codes_and_memory() -> None:
+    done = policy.outcome_of_exit(0, oom=True, error=None)
+    assert (done.status, done.reason) == (Status.DONE, Reason.EXIT_CODE)
+    oom = policy.outcome_of_exit(137, oom=True, error=None)
+    assert (oom.status, oom.reason, oom.exit_code) == (Status.FAILED, Reason.OOM, 137)
+    failed = policy.outcome_of_exit(3, oom=False, error="why")
+    assert failed == Outcome(Status.FAILED, Reason.EXIT_CODE, 3, "why")
+
+
+@pytest.mark.parametrize(
+    ("intent", "status", "reason"),
+    [
+        (Reason.STOPPED, Status.FAILED, Reason.STOPPED),
+        (Reason.TIMEOUT, Status.TIMEDOUT, Reason.TIMEOUT),
+        (None, Status.DONE, Reason.EXIT_CODE),
+    ],
+)
+def test_an_intent_wins_over_the_exit_code(
+    intent: Reason | None, status: Status, reason: Reason
+) -> None:
+    exited = Outcome(Status.DONE, Reason.EXIT_CODE, 0)
+    outcome = policy.with_stop_intent(exited, intent, execution())
+    assert (outcome.status, outcome.reason, outcome.exit_code) == (status, reason, 0)
+
+
+def test_the_first_farm_that_matches_takes_the_task() -> None:
+    farms = [Farm("gpu", ("a",), 1, "^gpu-"), Farm("rest", ("b",), 1, "")]
+    first, second = farms
+    assert policy.farm_for("gpu-train", farms) is first
+    assert policy.farm_for("train-gpu-", farms) is second
+    assert policy.farm_for("train", farms[:1]) is None
+
+
+def test_the_least_loaded_host_is_chosen_and_the_first_of_equals() -> None:
+    assert policy.least_loaded(["a", "b", "c"], {"a": 2, "b": 1, "c": 1}) == "b"
+    assert policy.least_loaded([], {}) is None
+
+
+def test_missed_ticks_are_one_run_for_the_latest() -> None:
+    hourly = Schedule(cron="0 * * * *")
+    assert policy.tick_to_run(hourly, 3600.0, 3 * 3600 + 1800) == 3 * 3600
+    assert policy.run_after(hourly, 3 * 3600 + 1800) == 4 * 3600
+    assert policy.late_seconds(3 * 3600, 3 * 3600 + 1800) == 1800
+    assert policy.late_seconds(100.0, 100.5) is None
+
+
+def test_a_start_in_the_past_means_now() -> None:
+    assert policy.first_run_at(Schedule(start_at=50.0), 100.0) is None
+    assert policy.first_run_at(Schedule(start_at=150.0), 100.0) == 150.0
+    assert policy.run_after(Schedule(start_at=150.0), 200.0) is None
+
+
+def test_limits_are_capped_and_default_to_the_cap() -> None:
+    caps = Resources(cpus=2, memory_bytes=100)
+    assert policy.capped(Resources(cpus=4, pids=7), caps) == Resources(2, 100, 7)
