@@ -1,0 +1,339 @@
+"""The log: rows of packed records, the cap, and reading from either end.
+
+A chunk's sequence numbers have no gap, so a record is packed without its own. Small appends are
+merged into the last chunk while that is small, so a talkative job does not make a row per line.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fastlane.errors import CompareFailed
+from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
+from fastlane.storage.base import LOG_CHUNK_BYTES, dropped_note
+
+# Bounds a chunk that still takes in the next append, and so what an append writes again.
+MERGED_CHUNK_BYTES = 16 * 1024
+
+_HEADER = struct.Struct("<dBI")
+"""Before each record's data: its time, its stream and the length of its data."""
+_STREAMS = (Stream.STDOUT, Stream.STDERR, Stream.FASTLANE)
+_STREAM_CODES = {stream: code for code, stream in enumerate(_STREAMS)}
+
+FIND_OWNER = "SELECT seq, status, epoch FROM executions WHERE id = ?"
+FIND_LOG = """
+SELECT last_seq, kept_bytes, stdout_bytes, stderr_bytes, dropped_bytes, head_seq, head_bytes,
+       dropped_at
+FROM logs WHERE execution = ?
+"""
+STORE_LOG = """
+INSERT INTO logs (execution, bookmark, last_seq, kept_bytes, stdout_bytes, stderr_bytes,
+                  dropped_bytes, head_seq, head_bytes, dropped_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (execution) DO UPDATE SET
+    bookmark = excluded.bookmark, last_seq = excluded.last_seq,
+    kept_bytes = excluded.kept_bytes, stdout_bytes = excluded.stdout_bytes,
+    stderr_bytes = excluded.stderr_bytes, dropped_bytes = excluded.dropped_bytes,
+    head_seq = excluded.head_seq, head_bytes = excluded.head_bytes,
+    dropped_at = excluded.dropped_at
+"""
+LAST_CHUNK = """
+SELECT id, first_seq, last_seq, last_at, bytes, stdout_bytes, stderr_bytes
+FROM log_chunks WHERE execution = ? ORDER BY last_seq DESC LIMIT 1
+"""
+CHUNK_RECORDS = "SELECT records FROM log_chunks WHERE id = ?"
+STORE_CHUNK = """
+INSERT OR REPLACE INTO log_chunks
+    (id, execution, first_seq, last_seq, last_at, bytes, stdout_bytes, stderr_bytes, records)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+OLDEST_CHUNK_OF_TAIL = """
+SELECT id, last_seq, last_at, bytes, stdout_bytes, stderr_bytes
+FROM log_chunks WHERE execution = ? AND last_seq > ? ORDER BY last_seq LIMIT 1
+"""
+DROP_CHUNK = "DELETE FROM log_chunks WHERE id = ?"
+LOG_STATE = """
+SELECT last_seq, bookmark, stdout_bytes, stderr_bytes, dropped_bytes
+FROM logs WHERE execution = (SELECT seq FROM executions WHERE id = ?)
+"""
+LOG_TO_READ = """
+SELECT execution, kept_bytes, stdout_bytes, stderr_bytes, dropped_bytes, dropped_at
+FROM logs WHERE execution = (SELECT seq FROM executions WHERE id = ?)
+"""
+CHUNKS_BEHIND = """
+SELECT first_seq, records FROM log_chunks WHERE execution = ? AND last_seq > ? ORDER BY last_seq
+"""
+CHUNKS_BACKWARDS = """
+SELECT id, bytes, stdout_bytes, stderr_bytes
+FROM log_chunks WHERE execution = ? ORDER BY last_seq DESC
+"""
+
+
+@dataclass(slots=True)
+class _Log:
+    """The row of ``logs`` while an append works on it."""
+
+    last_seq: int = 0
+    kept_bytes: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    dropped_bytes: int = 0
+    head_seq: int | None = None
+    head_bytes: int = 0
+    dropped_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """A row of ``log_chunks`` that is being filled; *id* is None until it has been stored."""
+
+    id: int | None
+    first_seq: int
+    last_seq: int = 0
+    last_at: float = 0.0
+    kept_bytes: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    parts: list[bytes] = field(default_factory=list)
+
+    def add(self, record: LogRecord) -> None:
+        size = len(record.data)
+        self.parts.append(_HEADER.pack(record.at, _STREAM_CODES[record.stream], size))
+        self.parts.append(record.data)
+        self.last_seq = record.seq
+        self.last_at = record.at
+        self.kept_bytes += size
+        if record.stream is Stream.STDOUT:
+            self.stdout_bytes += size
+        elif record.stream is Stream.STDERR:
+            self.stderr_bytes += size
+
+
+def append_log(
+    connection: sqlite3.Connection,
+    execution_id: str,
+    epoch: int,
+    records: Sequence[LogRecord],
+    bookmark: str,
+    cap: LogCap | None,
+) -> None:
+    """:meth:`fastlane.storage.base.Storage.append_log`."""
+    owner = connection.execute(FIND_OWNER, (execution_id,)).fetchone()
+    if owner is None or owner[1] not in ACTIVE or owner[2] != epoch:
+        raise CompareFailed(f"execution {execution_id} is not active under epoch {epoch}")
+    execution: int = owner[0]
+    found = connection.execute(FIND_LOG, (execution,)).fetchone()
+    log = _Log() if found is None else _Log(*found)
+    for expected, record in enumerate(records, start=log.last_seq + 1):
+        if record.seq != expected:
+            raise CompareFailed(
+                f"the log of execution {execution_id} goes on with record {expected}, "
+                f"not with {record.seq}"
+            )
+    _add(connection, execution, log, records, cap)
+    if cap is not None:
+        _drop(connection, execution, log, cap)
+    connection.execute(
+        STORE_LOG,
+        (
+            execution,
+            bookmark,
+            log.last_seq,
+            log.kept_bytes,
+            log.stdout_bytes,
+            log.stderr_bytes,
+            log.dropped_bytes,
+            log.head_seq,
+            log.head_bytes,
+            log.dropped_at,
+        ),
+    )
+
+
+def _add(
+    connection: sqlite3.Connection,
+    execution: int,
+    log: _Log,
+    records: Sequence[LogRecord],
+    cap: LogCap | None,
+) -> None:
+    """Store *records* in chunks; one chunk ends where the head is full."""
+    if not records:
+        return
+    _end_head_when_full(log, cap)
+    chunk = _small_last_chunk(connection, execution, log, sum(len(r.data) for r in records))
+    for record in records:
+        size = len(record.data)
+        if chunk is not None and chunk.kept_bytes and chunk.kept_bytes + size > LOG_CHUNK_BYTES:
+            _store(connection, execution, chunk)
+            chunk = None
+        if chunk is None:
+            chunk = _Chunk(None, record.seq)
+        chunk.add(record)
+        log.last_seq = record.seq
+        log.kept_bytes += size
+        if record.stream is Stream.STDOUT:
+            log.stdout_bytes += size
+        elif record.stream is Stream.STDERR:
+            log.stderr_bytes += size
+        if _end_head_when_full(log, cap):
+            _store(connection, execution, chunk)
+            chunk = None
+    if chunk is not None:
+        _store(connection, execution, chunk)
+
+
+def _end_head_when_full(log: _Log, cap: LogCap | None) -> bool:
+    if cap is None or log.head_seq is not None or log.kept_bytes < cap.head_bytes:
+        return False
+    log.head_seq = log.last_seq
+    log.head_bytes = log.kept_bytes
+    return True
+
+
+def _small_last_chunk(
+    connection: sqlite3.Connection, execution: int, log: _Log, more_bytes: int
+) -> _Chunk | None:
+    """The last chunk, to go on with, where that stays small and is not the end of the head."""
+    if more_bytes > MERGED_CHUNK_BYTES or log.last_seq == log.head_seq:
+        return None
+    row = connection.execute(LAST_CHUNK, (execution,)).fetchone()
+    if row is None or row[4] + more_bytes > MERGED_CHUNK_BYTES:
+        return None
+    chunk = _Chunk(*row)
+    chunk.parts.append(connection.execute(CHUNK_RECORDS, (chunk.id,)).fetchone()[0])
+    return chunk
+
+
+def _store(connection: sqlite3.Connection, execution: int, chunk: _Chunk) -> None:
+    connection.execute(
+        STORE_CHUNK,
+        (
+            chunk.id,
+            execution,
+            chunk.first_seq,
+            chunk.last_seq,
+            chunk.last_at,
+            chunk.kept_bytes,
+            chunk.stdout_bytes,
+            chunk.stderr_bytes,
+            b"".join(chunk.parts),
+        ),
+    )
+
+
+def _drop(connection: sqlite3.Connection, execution: int, log: _Log, cap: LogCap) -> None:
+    """Drop the oldest chunks behind the head while the tail stays long enough without them.
+
+    The newest chunk always stays, so what is missing lies between two chunks.
+    """
+    while log.head_seq is not None and log.kept_bytes - log.head_bytes > cap.tail_bytes:
+        row = connection.execute(OLDEST_CHUNK_OF_TAIL, (execution, log.head_seq)).fetchone()
+        if row is None:
+            return
+        chunk, last_seq, last_at, size, stdout_bytes, stderr_bytes = row
+        stays = log.kept_bytes - log.head_bytes - size
+        if stays < cap.tail_bytes or last_seq == log.last_seq:
+            return
+        connection.execute(DROP_CHUNK, (chunk,))
+        log.kept_bytes -= size
+        log.stdout_bytes -= stdout_bytes
+        log.stderr_bytes -= stderr_bytes
+        log.dropped_bytes += size
+        log.dropped_at = last_at
+
+
+def log_state(connection: sqlite3.Connection, execution_id: str) -> LogState:
+    """:meth:`fastlane.storage.base.Storage.log_state`."""
+    row = connection.execute(LOG_STATE, (execution_id,)).fetchone()
+    return LogState() if row is None else LogState(*row)
+
+
+def read_log(
+    connection: sqlite3.Connection, execution_id: str, after: int, max_bytes: int
+) -> Sequence[LogRecord]:
+    """:meth:`fastlane.storage.base.Storage.read_log`."""
+    log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
+    if log is None:
+        return []
+    execution, _, _, _, dropped_bytes, dropped_at = log
+    taken: list[LogRecord] = []
+    room = max_bytes
+    seq = max(after, 0)
+    for first_seq, records in connection.execute(CHUNKS_BEHIND, (execution, seq)):
+        if first_seq > seq + 1:
+            note = dropped_note(dropped_bytes)
+            if taken and len(note) > room:
+                break
+            seq = first_seq - 1
+            room -= len(note)
+            taken.append(LogRecord(seq, dropped_at, Stream.FASTLANE, note))
+        whole, room = _take(records, first_seq, seq, room, taken)
+        if not whole:
+            break
+        seq = taken[-1].seq
+    return taken
+
+
+def _take(
+    records: bytes, first_seq: int, after: int, room: int, taken: list[LogRecord]
+) -> tuple[bool, int]:
+    """Unpack what lies behind *after* into *taken*, as far as there is *room* for its data.
+
+    :return: whether all of it was, and the room that is left.
+    """
+    offset = 0
+    seq = first_seq
+    header_size = _HEADER.size
+    while offset < len(records):
+        at, code, size = _HEADER.unpack_from(records, offset)
+        offset += header_size
+        if seq > after:
+            if taken and size > room:
+                return False, room
+            taken.append(LogRecord(seq, at, _STREAMS[code], records[offset : offset + size]))
+            room -= size
+        offset += size
+        seq += 1
+    return True, room
+
+
+def read_log_tail(
+    connection: sqlite3.Connection, execution_id: str, stream: Stream, max_bytes: int
+) -> tuple[bytes, bool]:
+    """:meth:`fastlane.storage.base.Storage.read_log_tail`."""
+    log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
+    if log is None:
+        return b"", False
+    execution, kept_bytes, stdout_bytes, stderr_bytes, _, _ = log
+    kept = _bytes_of(stream, kept_bytes, stdout_bytes, stderr_bytes)
+    wanted = min(max_bytes, kept)
+    parts: list[bytes] = []
+    missing = wanted
+    chunks = connection.execute(CHUNKS_BACKWARDS, (execution,))
+    while missing > 0 and (row := chunks.fetchone()) is not None:
+        chunk, *sizes = row
+        if not _bytes_of(stream, *sizes):
+            continue
+        records: list[LogRecord] = []
+        packed = connection.execute(CHUNK_RECORDS, (chunk,)).fetchone()[0]
+        _take(packed, 1, 0, len(packed), records)
+        for record in reversed(records):
+            if record.stream is stream:
+                parts.append(record.data[max(0, len(record.data) - missing) :])
+                missing -= len(parts[-1])
+                if missing <= 0:
+                    break
+    chunks.close()
+    return b"".join(reversed(parts)), kept > wanted
+
+
+def _bytes_of(stream: Stream, kept_bytes: int, stdout_bytes: int, stderr_bytes: int) -> int:
+    if stream is Stream.STDOUT:
+        return stdout_bytes
+    if stream is Stream.STDERR:
+        return stderr_bytes
+    return kept_bytes - stdout_bytes - stderr_bytes

@@ -1,0 +1,252 @@
+"""The tables, indexes and triggers, and how a connection is set up."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from fastlane.errors import StorageUnavailable
+
+# Bounds how long a connection waits for a lock that a stranger (a backup, a shell) holds.
+BUSY_TIMEOUT_SECONDS = 5.0
+# Bounds the writer's page cache, in KiB.
+WRITER_CACHE_KIB = 16 * 1024
+# Bounds each reader's page cache, in KiB.
+READER_CACHE_KIB = 4 * 1024
+# Bounds the write-ahead log between two checkpoints, in pages of 4 KiB.
+CHECKPOINT_PAGES = 4000
+# Bounds the write-ahead log file that stays behind after a burst, in bytes.
+WAL_BYTES_KEPT = 64 * 1024 * 1024
+# Bounds the prepared statements that a connection keeps.
+CACHED_STATEMENTS = 256
+
+_VERSION_1 = """
+CREATE TABLE counters (
+    -- One row, kept by the triggers below, so that no count has to scan.
+    tasks INTEGER NOT NULL,
+    jobs INTEGER NOT NULL,
+    scheduled INTEGER NOT NULL,
+    queued INTEGER NOT NULL,
+    delayed INTEGER NOT NULL,
+    active INTEGER NOT NULL,
+    position INTEGER NOT NULL   -- the last place in any queue that was given
+) STRICT;
+INSERT INTO counters VALUES (0, 0, 0, 0, 0, 0, 0);
+
+CREATE TABLE tasks (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    created_at REAL NOT NULL,
+    modified_at REAL NOT NULL,
+    jobs_count INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE words (
+    word TEXT NOT NULL,
+    task INTEGER NOT NULL,
+    PRIMARY KEY (word, task)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    task_id TEXT NOT NULL,
+    definition TEXT NOT NULL,
+    start_at REAL,
+    cron TEXT,
+    timezone TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    modified_at REAL NOT NULL,
+    queue_job_id TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    next_run_at REAL,
+    stopped_at REAL,
+    execution_count INTEGER NOT NULL,
+    request_ip TEXT
+) STRICT;
+CREATE INDEX jobs_of_task ON jobs (task_id, seq);
+CREATE INDEX jobs_scheduled ON jobs (next_run_at) WHERE next_run_at IS NOT NULL;
+
+CREATE TABLE idempotency (
+    task_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    queue_job_id TEXT NOT NULL,
+    execution_id TEXT,
+    PRIMARY KEY (task_id, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE executions (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    task_id TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    definition TEXT NOT NULL,
+    farm TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    queue_job_id TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    tick REAL,
+    late_seconds REAL,
+    request_ip TEXT,
+    status TEXT NOT NULL,
+    reason TEXT,
+    error TEXT,
+    exit_code INTEGER,
+    started_at REAL,
+    finished_at REAL,
+    due_at REAL,
+    waits_for TEXT,
+    position INTEGER,
+    owner TEXT,
+    epoch INTEGER NOT NULL,
+    host TEXT,
+    run_id TEXT,
+    stop_reason TEXT,
+    stop_requested_at REAL,
+    expires_at REAL             -- the definition's, for the indexes
+) STRICT;
+CREATE UNIQUE INDEX executions_of_job ON executions (job_id, number);
+-- A retry stands for the tick of the execution that failed, so it does not count here.
+CREATE UNIQUE INDEX executions_tick ON executions (job_id, tick)
+    WHERE tick IS NOT NULL AND attempt = 0;
+CREATE INDEX executions_enqueued ON executions (job_id) WHERE status = 'enqueued';
+CREATE INDEX executions_queue ON executions (farm, position, expires_at)
+    WHERE status = 'enqueued' AND position IS NOT NULL;
+CREATE INDEX executions_delayed ON executions (due_at)
+    WHERE status = 'enqueued' AND due_at IS NOT NULL AND waits_for IS NULL;
+CREATE INDEX executions_waiting ON executions (waits_for)
+    WHERE status = 'enqueued' AND waits_for IS NOT NULL;
+CREATE INDEX executions_expiring ON executions (expires_at)
+    WHERE status = 'enqueued' AND expires_at IS NOT NULL;
+CREATE INDEX executions_active ON executions (farm, seq) WHERE status IN ('pulling', 'running');
+
+CREATE TABLE leases (
+    instance TEXT PRIMARY KEY,
+    ends_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE logs (
+    execution INTEGER PRIMARY KEY,
+    last_seq INTEGER NOT NULL,
+    bookmark TEXT NOT NULL,
+    kept_bytes INTEGER NOT NULL,
+    stdout_bytes INTEGER NOT NULL,
+    stderr_bytes INTEGER NOT NULL,
+    dropped_bytes INTEGER NOT NULL,
+    head_seq INTEGER,           -- the last record of the head, once the head is full
+    head_bytes INTEGER NOT NULL,
+    dropped_at REAL             -- the time of the last record that was dropped
+) STRICT;
+
+CREATE TABLE log_chunks (
+    id INTEGER PRIMARY KEY,
+    execution INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    last_at REAL NOT NULL,
+    bytes INTEGER NOT NULL,
+    stdout_bytes INTEGER NOT NULL,
+    stderr_bytes INTEGER NOT NULL,
+    records BLOB NOT NULL       -- the last column, so that it is read only when it is asked for
+) STRICT;
+CREATE UNIQUE INDEX log_chunks_of_execution ON log_chunks (execution, last_seq);
+
+CREATE TRIGGER task_inserted AFTER INSERT ON tasks BEGIN
+    UPDATE counters SET tasks = tasks + 1;
+END;
+CREATE TRIGGER job_inserted AFTER INSERT ON jobs BEGIN
+    UPDATE counters SET jobs = jobs + 1, scheduled = scheduled + (NEW.next_run_at IS NOT NULL);
+END;
+CREATE TRIGGER job_updated AFTER UPDATE OF next_run_at ON jobs
+WHEN (OLD.next_run_at IS NULL) <> (NEW.next_run_at IS NULL) BEGIN
+    UPDATE counters SET scheduled = scheduled + iif(NEW.next_run_at IS NULL, -1, 1);
+END;
+CREATE TRIGGER execution_inserted AFTER INSERT ON executions BEGIN
+    UPDATE counters SET
+        queued = queued + (NEW.status = 'enqueued' AND NEW.position IS NOT NULL),
+        delayed = delayed + (NEW.status = 'enqueued' AND NEW.position IS NULL),
+        active = active + (NEW.status IN ('pulling', 'running')),
+        position = max(position, ifnull(NEW.position, 0));
+END;
+CREATE TRIGGER execution_updated AFTER UPDATE OF status, position ON executions BEGIN
+    UPDATE counters SET
+        queued = queued + (NEW.status = 'enqueued' AND NEW.position IS NOT NULL)
+                        - (OLD.status = 'enqueued' AND OLD.position IS NOT NULL),
+        delayed = delayed + (NEW.status = 'enqueued' AND NEW.position IS NULL)
+                          - (OLD.status = 'enqueued' AND OLD.position IS NULL),
+        active = active + (NEW.status IN ('pulling', 'running'))
+                        - (OLD.status IN ('pulling', 'running')),
+        position = max(position, ifnull(NEW.position, 0));
+END;
+"""
+
+MIGRATIONS = (_VERSION_1,)
+"""What makes each version of the file out of the one before; ``user_version`` counts them."""
+
+
+def connect_writer(path: Path) -> sqlite3.Connection:
+    """Open the file for writing, create it or bring it up to date, and forget all leases.
+
+    :raises StorageUnavailable: a newer fastlane has written the file.
+    :raises sqlite3.Error: it cannot be opened.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = _connect(path.absolute().as_uri())
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+        connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
+        _migrate(connection, path)
+        # The lock on the data directory proves that no other instance lives.
+        connection.execute("DELETE FROM leases")
+    except BaseException:
+        connection.close()
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open the file, which is there, for reading only."""
+    connection = _connect(f"{path.absolute().as_uri()}?mode=ro")
+    connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
+    return connection
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        uri,
+        uri=True,
+        timeout=BUSY_TIMEOUT_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=CACHED_STATEMENTS,
+    )
+    connection.execute("PRAGMA temp_store = MEMORY")
+    # Off: mapped pages count as the server's memory, and an I/O error in one kills the process.
+    connection.execute("PRAGMA mmap_size = 0")
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise StorageUnavailable(
+            f"{path} was written by a newer fastlane (format {version}, this one knows "
+            f"{len(MIGRATIONS)}); run that version or use another DATA_DIR"
+        )
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;"
+        )
