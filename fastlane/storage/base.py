@@ -185,7 +185,7 @@ class Storage(ABC):
 
         :return: the stored execution.
         :raises CompareFailed: the job's generation is no longer *job*'s.
-        :raises Rejected: the job has not run yet: it has no execution that ever was started.
+        :raises Rejected: the job has not run yet: none of its executions was ever claimed.
         """
 
     # -- the life of an execution -------------------------------------------------------------
