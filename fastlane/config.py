@@ -202,11 +202,11 @@ class Config(BaseSettings):
         json_schema_extra={"form": "the path of a directory"},
     )
     mongodb_url: SecretStr = _option(
-        "", "nothing", "MongoDB of the cluster store; not served by this version yet."
+        "", "a URL", "MongoDB of the cluster store, which this version does not serve yet."
     )
-    mongodb_uri: SecretStr = _option("", "nothing", "Another name of MONGODB_URL.")
+    mongodb_uri: SecretStr = _option("", "a URL", "Another name of MONGODB_URL.")
     redis_url: SecretStr = _option(
-        "", "nothing", "Redis of the cluster store; not served by this version yet."
+        "", "a URL", "Redis of the cluster store, which this version does not serve yet."
     )
 
     # Where jobs run.

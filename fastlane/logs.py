@@ -1,0 +1,118 @@
+"""How log lines are made: structlog for our own, and the same form for those of the libraries.
+
+Lines for people on a terminal, one JSON object a line otherwise, on standard error, with times in
+UTC. What is bound with :func:`structlog.contextvars.bound_contextvars` (the request id, the
+execution) stands on every line that is written meanwhile. Tracebacks never show local variables:
+they hold other people's secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from fastlane.redact import HIDDEN, is_secret
+
+# Bounds how deep values are looked into for secrets.
+_DEPTH = 5
+# Libraries whose debug lines tell of each packet; they start at info.
+_CHATTY = ("aiohttp", "aiosqlite", "asyncio", "pymongo")
+
+
+def configure(
+    log_format: str = "auto",
+    log_level: str = "info",
+    secret_words: Iterable[str] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Set up logging for the whole process; a second call replaces the first.
+
+    :param log_format: ``console``, ``json``, or ``auto``: console on a terminal, else JSON.
+    :param log_level: ``debug``, ``info``, ``warning`` or ``error``.
+    :param secret_words: values whose name holds one of them are hidden.
+    :param stream: where to, standard error unless given.
+    """
+    stream = stream or sys.stderr
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    people = log_format == "console" or (log_format == "auto" and stream.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _hide(tuple(secret_words)),
+    ]
+    render: list[Processor]
+    if people:
+        colors = stream.isatty() and not os.environ.get("NO_COLOR")
+        # The pretty tracebacks of rich show local variables.
+        plain = structlog.dev.plain_traceback
+        render = [
+            _printable,
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
+        ]
+    else:
+        render = [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared[:-1], structlog.stdlib.ExtraAdder(), shared[-1]],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(level, logging.INFO))
+    logging.captureWarnings(True)
+
+
+def _hide(words: tuple[str, ...]) -> Processor:
+    def look(value: Any, depth: int) -> Any:
+        if depth == 0:
+            return value
+        if isinstance(value, Mapping):
+            return {
+                key: HIDDEN if is_secret(str(key), words) else look(held, depth - 1)
+                for key, held in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [look(held, depth - 1) for held in value]
+        return value
+
+    def hide(_: WrappedLogger, __: str, event_dict: EventDict) -> EventDict:
+        for key, value in event_dict.items():
+            if is_secret(key, words):
+                event_dict[key] = HIDDEN
+            elif isinstance(value, (Mapping, list)) or (
+                isinstance(value, tuple) and key != "exc_info"
+            ):
+                event_dict[key] = look(value, _DEPTH)
+        return event_dict
+
+    return hide
+
+
+def _printable(_: WrappedLogger, __: str, event_dict: EventDict) -> EventDict:
+    """Keep what others wrote from moving the cursor, or from passing as a line of ours."""
+    for key, value in event_dict.items():
+        if key not in ("exception", "stack") and isinstance(value, str) and not value.isprintable():
+            event_dict[key] = repr(value)[1:-1]
+    return event_dict
