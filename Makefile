@@ -15,7 +15,11 @@ demo: .venv/run.stamp  ## a server, three real jobs, and a table of how they end
 	@$(PY) -m scripts.demo $(ARGS)
 
 run: .venv/run.stamp  ## serve on http://localhost:10000 (PORT=… for another)
-	@$(PY) -m fastlane server --port $(PORT) $(ARGS)
+ifeq ($(EXECUTOR)$(DOCKER_HOSTS),)
+	@$(PY) -m scripts.engine ensure || \
+		echo 'engine    jobs wait until there is one; without: EXECUTOR=process make run'
+endif
+	@exec $(PY) -m fastlane server --port $(PORT) $(ARGS)
 
 test: .venv/dev.stamp  ## every test, with a real engine, Redis, MongoDB and browser
 	@$(PY) -m scripts.services
