@@ -1,0 +1,178 @@
+"""The command line: what it prints, and how it says that something is wrong."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fastlane import __version__, logs
+from fastlane.cli import main
+from fastlane.config import Config, load
+from fastlane.errors import StorageInUse
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Ended]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    for name in Config.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["fastlane", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        code = caught.value.code
+        return Ended(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+class StandInServer(ModuleType):
+    """Stands where ``fastlane.server`` does, and notes or raises instead of serving."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        super().__init__("fastlane.server")
+        self.configs: list[Config] = []
+        self.failure = failure
+
+    def run(self, config: Config) -> None:
+        self.configs.append(config)
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[StandInServer], StandInServer]:
+    def install(server: StandInServer) -> StandInServer:
+        monkeypatch.setitem(sys.modules, "fastlane.server", server)
+        # The set-up of logs is the whole process's, and that is pytest's here.
+        monkeypatch.setattr(logs, "configure", lambda *_: None)
+        return server
+
+    return install
+
+
+Serve = Callable[[StandInServer], StandInServer]
+
+
+def test_help_names_the_commands(cli: Cli) -> None:
+    ended = cli("--help")
+    assert ended.code == 0
+    for command in ("server", "config", "version"):
+        assert command in ended.out
+
+
+def test_version_also_as_a_module(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("version").out == f"fastlane {__version__}\n"
+    monkeypatch.setattr(sys, "argv", ["fastlane", "version"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("fastlane", run_name="__main__")
+    assert capsys.readouterr().out == f"fastlane {__version__}\n"
+
+
+def test_config_shows_every_option(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "8080")
+    monkeypatch.setenv("BASIC_AUTH_USER", "me")
+    monkeypatch.setenv("BASIC_AUTH_PASSWORD", "hunter2")
+    ended = cli("config")
+    assert ended.code == 0
+    lines = ended.out.splitlines()
+    for name in Config.model_fields:
+        assert any(line.startswith(f"{name.upper()}=") for line in lines), name
+    assert "PORT=8080  (set)" in lines
+    assert "Takes a whole number from 0 to 65535. Default: 10000" in ended.out
+    assert "hunter2" not in ended.out
+    # Help fits; a value stands on one line, however long it is.
+    assert all(len(line) <= 80 for line in lines if line.startswith(" "))
+    assert "\x1b" not in ended.out
+
+
+def test_the_sample_file_is_read_and_changes_nothing(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("config", "--format", "env")
+    assert ended.code == 0
+    file = tmp_path / "fastlane.env"
+    file.write_text(ended.out)
+    assert load(file, {}) == Config()
+    taken = [line.removeprefix("#") for line in ended.out.splitlines() if line.startswith("#")]
+    file.write_text("\n".join(line for line in taken if not line.startswith(" ")))
+    assert load(file, {}) == Config()
+
+
+def test_server_gets_the_configuration(cli: Cli, serve: Serve, tmp_path: Path) -> None:
+    server = serve(StandInServer())
+    file = tmp_path / "fastlane.env"
+    file.write_text("PORT=1\nMAX_RUNNING=3\n")
+    assert cli("server", "--port", "0", "--host", "localhost", "--config", str(file)).code == 0
+    (config,) = server.configs
+    assert (config.host, config.port, config.max_running) == ("localhost", 0, 3)
+
+
+def test_faults_of_the_configuration_are_sentences(
+    cli: Cli, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(StandInServer())
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    ended = cli("server", "--port", "abc")
+    assert ended.code == 2
+    assert ended.err.splitlines() == [
+        "fastlane: PORT is 'abc' on the command line: give a whole number from 0 to 65535.",
+        "fastlane: LOG_LEVEL is 'loud' in the environment: give debug, info, warning or error.",
+    ]
+    assert server.configs == []
+
+
+def test_processes_beyond_loopback_are_refused(
+    cli: Cli, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(StandInServer())
+    monkeypatch.setenv("EXECUTOR", "process")
+    ended = cli("server", "--host", "0.0.0.0")
+    assert ended.code == 2
+    assert "has no isolation" in ended.err
+
+
+def test_a_likely_misspelling_is_a_warning(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARD_EXECUTION_TIMEOUT_SECOND", "1")
+    ended = cli("config")
+    assert ended.code == 0
+    assert "did you mean HARD_EXECUTION_TIMEOUT_SECONDS?" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (StorageInUse("Another server has /data."), "fastlane: Another server has /data."),
+        (PermissionError(13, "Permission denied", "/data"), "fastlane: /data: Permission denied"),
+    ],
+)
+def test_failures_are_one_sentence(cli: Cli, serve: Serve, failure: Exception, says: str) -> None:
+    serve(StandInServer(failure))
+    ended = cli("server")
+    assert ended.code == 1
+    assert ended.err.strip() == says
+
+
+def test_an_unknown_command_is_a_usage_error(cli: Cli) -> None:
+    ended = cli("sever")
+    assert ended.code == 2
+    assert "sever" in ended.err
+    assert "Traceback" not in ended.err

@@ -1,0 +1,377 @@
+"""Options: where they are read, what they may be, and what is said when they are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fastlane.config import (
+    Config,
+    default_data_dir,
+    is_loopback,
+    load,
+    misspellings,
+    options,
+)
+from fastlane.errors import ConfigError
+from fastlane.model import Backoff, Farm, Resources
+
+
+def faults(
+    environ: Mapping[str, str], file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ, overrides)
+    return str(caught.value).splitlines()
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "fastlane.env"
+    path.write_text(text)
+    return path
+
+
+def test_defaults() -> None:
+    config = load(environ={"HOME": "/home/me"})
+    assert (config.host, config.port, config.executor) == ("127.0.0.1", 10000, "docker")
+    assert config.docker_hosts == (Farm("default", ("unix:///var/run/docker.sock",), 8),)
+    assert config.log_max_bytes == 100 * 1024**2
+    assert config.max_body_bytes == 1024**2
+    assert config.hard_execution_timeout_seconds == 1800
+    assert config.backoff == Backoff(1000, 2, 300_000)
+    assert config.resources == Resources(pids=1024)
+    assert config.env_blacklisted_words == ("password", "key", "secret", "client_id", "token")
+    assert config == Config()
+
+
+def test_it_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().port = 1  # type: ignore[misc, unused-ignore]
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"XDG_DATA_HOME": "/data"}, Path("/data/fastlane")),
+        ({"XDG_DATA_HOME": "relative"}, Path.home() / ".local/share/fastlane"),
+        ({"XDG_DATA_HOME": ""}, Path.home() / ".local/share/fastlane"),
+        ({}, Path.home() / ".local/share/fastlane"),
+        ({"DATA_DIR": "/here", "XDG_DATA_HOME": "/data"}, Path("/here")),
+        ({"DATA_DIR": "~/jobs"}, Path.home() / "jobs"),
+        ({"DATA_DIR": "jobs"}, Path.cwd() / "jobs"),
+    ],
+)
+def test_data_dir(environ: dict[str, str], expected: Path) -> None:
+    assert load(environ=environ).data_dir == expected
+    assert default_data_dir(environ).is_absolute()
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "HOST=10.0.0.1\nPORT=1\nMAX_RUNNING=3\n")
+    config = load(file, {"PORT": "2", "HOST": "10.0.0.2"}, {"host": "10.0.0.3", "port": None})
+    assert (config.host, config.port, config.max_running) == ("10.0.0.3", 2, 3)
+
+
+def test_a_file_is_read_as_an_env_file(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "# all there is\n\nexport PORT=1 # why not\nINSTALLATION='a-b'\nBASIC_AUTH_USER=me\n"
+        'BASIC_AUTH_PASSWORD="${HOME} #1"\nLOG_LEVEL=\nmax_running=4\n'
+        'DOCKER_HOSTS=[{"match": "", "hosts": ["localhost:1234"], "maxRunning": 2}]\n',
+    )
+    config = load(file, {"HOME": "/root"})
+    assert (config.port, config.installation, config.max_running) == (1, "a-b", 4)
+    assert config.basic_auth_password.get_secret_value() == "${HOME} #1"
+    assert config.log_level == "info"
+    assert config.docker_hosts == (Farm("default", ("localhost:1234",), 2),)
+
+
+def test_only_upper_case_names_and_values_count_in_the_environment() -> None:
+    config = load(environ={"port": "1", "HOST": "", "LOG_LEVEL": "", "UNKNOWN": "x"})
+    assert config == Config()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("PORT", "0", 0),
+        ("LOG_MAX_BYTES", "0", 0),
+        ("LOG_MAX_BYTES", "100m", 100 * 1024**2),
+        ("LOG_MAX_BYTES", "2GiB", 2 * 1024**3),
+        ("LOG_MAX_BYTES", "64 KB", 64 * 1024),
+        ("DEFAULT_MEMORY", "512m", 512 * 1024**2),
+        ("DEFAULT_MEMORY", "0", None),
+        ("DEFAULT_CPUS", "1.5", 1.5),
+        ("DEFAULT_PIDS", "0", None),
+        ("HEALTHCHECK_OPEN", "true", True),
+        ("DOCKER_TLS_VERIFY", "1", True),
+        ("LOG_LEVEL", "DEBUG", "debug"),
+        ("LOG_FORMAT", "Json", "json"),
+        ("STOP_GRACE_SECONDS", "0", 0),
+        ("EXPONENTIAL_BACKOFF_FACTOR", "1.5", 1.5),
+        ("ENV_BLACKLISTED_WORDS", "Pass, key ,", ("pass", "key")),
+        ("CORS_ORIGINS", "https://A.example,http://localhost:3000", None),
+        ("ALLOWED_HOSTS", "Fastlane.example, localhost", ("fastlane.example", "localhost")),
+        ("HOST", "[::1]", "::1"),
+    ],
+)
+def test_values(name: str, text: str, expected: object) -> None:
+    value = getattr(load(environ={name: text}), name.lower())
+    if name == "CORS_ORIGINS":
+        expected = ("https://a.example", "http://localhost:3000")
+    assert value == expected
+
+
+def test_proxies_are_networks() -> None:
+    networks = load(environ={"TRUSTED_PROXIES": "10.0.0.0/8, ::1,127.0.0.1"}).trusted_proxies
+    assert [str(network) for network in networks] == ["10.0.0.0/8", "::1/128", "127.0.0.1/32"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        ("PORT", "abc", "a whole number from 0 to 65535"),
+        ("PORT", "65536", "a whole number from 0 to 65535"),
+        ("HOST", "a b", "an IP address or a host name"),
+        ("LOG_LEVEL", "loud", "debug, info, warning or error"),
+        ("LOG_FORMAT", "xml", "auto, console or json"),
+        ("EXECUTOR", "podman", "docker or process"),
+        ("HEALTHCHECK_OPEN", "maybe", "true or false"),
+        ("MAX_RUNNING", "0", "a whole number from 1 to 10000"),
+        ("LOG_MAX_BYTES", "-1", "a size like 100m"),
+        ("LOG_MAX_BYTES", "1q", "a size like 100m"),
+        ("MAX_BODY_BYTES", "10", "a size from 1k to 1g"),
+        ("DEFAULT_MEMORY", "1k", "a size from 6m"),
+        ("DEFAULT_CPUS", "nan", "a number from 0.01"),
+        ("HARD_EXECUTION_TIMEOUT_SECONDS", "0", "a number of seconds"),
+        ("HARD_EXECUTION_TIMEOUT_SECONDS", "inf", "a number of seconds"),
+        ("LEASE_SECONDS", "0.5", "a number of seconds from 1"),
+        ("EXPONENTIAL_BACKOFF_FACTOR", "0.5", "a number from 1 to 100"),
+        ("EXPONENTIAL_BACKOFF_MAX_MS", "10", "not below EXPONENTIAL_BACKOFF_MIN_MS"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8,proxy", "networks like 10.0.0.0/8"),
+        ("CORS_ORIGINS", "example.org", "origins like https://example.org"),
+        ("ALLOWED_HOSTS", "a/b", "host names"),
+        ("INSTALLATION", "a b", "letters, digits"),
+        ("DATA_DIR", "~nobody-of-that-name/x", "the path of a directory"),
+        ("BASIC_AUTH_USER", "a:b", "a name without a colon"),
+    ],
+)
+def test_a_malformed_value_is_named_with_its_remedy(name: str, text: str, remedy: str) -> None:
+    (sentence,) = [line for line in faults({name: text}) if line.startswith(name)]
+    assert sentence.startswith(f"{name} is {text!r} in the environment: ")
+    assert remedy in sentence
+    assert sentence.endswith(".")
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "\n# options\n\nPRT=1\nwhat is this\nLEASE_SECONDS\nfoo_secret=hunter2\nHOST=0.0.0.0\n"
+        "EXECUTOR=process\nREDIS_URL=redis://me:hunter2@h\nBASIC_AUTH_PASSWORD=hunter2\n",
+    )
+    told = faults({"LOG_FORMAT": "xml"}, file, {"port": "abc"})
+    assert all("hunter2" not in sentence for sentence in told)
+    assert [sentence.split(":")[0] for sentence in told] == [
+        f"PRT in line 4 of {file} is not an option",
+        f"line 5 of {file} is not understood",
+        f"line 6 of {file} is not understood",
+        f"foo_secret in line 7 of {file} is not an option",
+        "PORT is 'abc' on the command line",
+        f"BASIC_AUTH_PASSWORD is *** in {file}",
+        f"REDIS_URL is *** in {file}",
+        f"EXECUTOR is 'process' in {file}",
+        "LOG_FORMAT is 'xml' in the environment",
+    ]
+    assert "did you mean PORT?" in told[0]
+
+
+def test_a_long_value_is_cut() -> None:
+    (sentence,) = faults({"PORT": "x" * 100_000})
+    assert len(sentence) < 300
+
+
+@pytest.mark.parametrize("name", ["MONGODB_URL", "MONGODB_URI", "REDIS_URL"])
+def test_the_cluster_store_is_not_served_yet(name: str) -> None:
+    (sentence,) = faults({name: "x://u:hunter2@host"})
+    assert sentence.startswith(f"{name} is *** in the environment: this version serves from the")
+    assert "embedded store only" in sentence
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "cannot be read (No such file" in faults({}, tmp_path / "none")[0]
+    assert "cannot be read (Is a directory)" in faults({}, tmp_path)[0]
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    assert "is not UTF-8 text" in faults({}, binary)[0]
+    large = tmp_path / "large"
+    large.write_bytes(b"#" * (1024 * 1024 + 1))
+    assert "is larger than 1 MiB" in faults({}, large)[0]
+
+
+@pytest.mark.parametrize(
+    ("environ", "allowed"),
+    [
+        ({}, True),
+        ({"HOST": "localhost"}, True),
+        ({"HOST": "127.8.8.8"}, True),
+        ({"HOST": "::1"}, True),
+        ({"HOST": "0.0.0.0"}, False),
+        ({"HOST": "::"}, False),
+        ({"HOST": "build.example"}, False),
+        ({"HOST": "127.0.0.1.example"}, False),
+        ({"HOST": "0.0.0.0", "FORCE_PROCESS_EXECUTOR": "true"}, True),
+    ],
+)
+def test_processes_are_for_loopback_unless_forced(environ: dict[str, str], allowed: bool) -> None:
+    environ = {**environ, "EXECUTOR": "process"}
+    assert is_loopback(environ.get("HOST", "127.0.0.1")) is (
+        allowed and "FORCE_PROCESS_EXECUTOR" not in environ
+    )
+    if allowed:
+        assert load(environ=environ).docker_hosts == (Farm("default", ("localhost",), 8),)
+    else:
+        (sentence,) = faults(environ)
+        assert "it has no isolation" in sentence
+        assert "FORCE_PROCESS_EXECUTOR=true" in sentence
+
+
+def test_user_and_password_belong_together() -> None:
+    for environ in ({"BASIC_AUTH_USER": "me"}, {"BASIC_AUTH_PASSWORD": "hunter2"}):
+        (sentence,) = faults(environ)
+        assert "set BASIC_AUTH_USER and BASIC_AUTH_PASSWORD together" in sentence
+        assert "hunter2" not in sentence
+
+
+def test_farms() -> None:
+    text = json.dumps(
+        [
+            {"name": "builds", "match": "^build-", "hosts": ["a:2375", "b:2375"], "maxRunning": 2},
+            {"match": "x", "hosts": ["tcp://c:2376"]},
+            {"hosts": ["unix:///run/docker.sock", "https://d:2376", "[::1]:2375"]},
+        ]
+    )
+    assert load(environ={"DOCKER_HOSTS": text, "MAX_RUNNING": "5"}).docker_hosts == (
+        Farm("builds", ("a:2375", "b:2375"), 2, "^build-"),
+        Farm("farm-2", ("tcp://c:2376",), 5, "x"),
+        Farm("farm-3", ("unix:///run/docker.sock", "https://d:2376", "[::1]:2375"), 5, ""),
+    )
+
+
+def test_one_host_comes_from_docker_host() -> None:
+    config = load(environ={"DOCKER_HOST": "tcp://10.0.0.5:2375", "MAX_RUNNING": "3"})
+    assert config.docker_hosts == (Farm("default", ("tcp://10.0.0.5:2375",), 3),)
+
+
+def test_docker_host_is_looked_into_only_where_it_is_used() -> None:
+    environ = {"DOCKER_HOST": "ssh://me@host"}
+    (sentence,) = faults(environ)
+    assert sentence.startswith("DOCKER_HOST is 'ssh://me@host' in the environment: host")
+    assert load(environ={**environ, "EXECUTOR": "process"}).executor == "process"
+    farms = {"DOCKER_HOSTS": '[{"hosts": ["a:1"]}]'}
+    assert load(environ={**environ, **farms}).docker_hosts[0].hosts == ("a:1",)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("localhost:1234", "it is not JSON"),
+        ("{}", "not a list of at least one farm"),
+        ("[]", "not a list of at least one farm"),
+        ("[1]", "in farm 1, there is no JSON object"),
+        ('[{"host": ["a:1"]}]', "in farm 1, 'host' is not one of name, match, hosts, maxRunning"),
+        ('[{"match": ""}]', "hosts must be a list of at least one host"),
+        ('[{"hosts": []}]', "hosts must be a list of at least one host"),
+        ('[{"hosts": "a:1"}]', "hosts must be a list of at least one host"),
+        ('[{"hosts": ["a:1", "a:1"]}]', "hosts holds the same host twice"),
+        ('[{"hosts": ["a"]}]', "host 'a' must be written as name:port"),
+        ('[{"hosts": ["a:x"]}]', "host 'a:x' must be written as name:port"),
+        ('[{"hosts": ["a:1/x"]}]', "must be written as name:port"),
+        ('[{"hosts": ["u:p@a:1"]}]', "must be written as name:port"),
+        ('[{"hosts": ["ssh://a"]}]', "a scheme that is not unix, tcp, http or https"),
+        ('[{"hosts": ["unix://x"]}]', "must name an absolute path"),
+        ('[{"hosts": ["a:1"], "match": "("}]', "match '(' is not a regular expression"),
+        ('[{"hosts": ["a:1"], "match": 1}]', "match must be a pattern"),
+        ('[{"hosts": ["a:1"], "maxRunning": 0}]', "maxRunning must be a whole number from 1"),
+        ('[{"hosts": ["a:1"], "maxRunning": true}]', "maxRunning must be a whole number from 1"),
+        ('[{"hosts": ["a:1"], "name": "a b"}]', "name must be 1 to 63"),
+        (
+            '[{"hosts": ["a:1"], "name": "x"}, {"hosts": ["b:1"], "name": "x"}]',
+            "in farm 2, the name 'x' is taken by another farm",
+        ),
+    ],
+)
+def test_a_malformed_farm_is_named(text: str, says: str) -> None:
+    (sentence,) = faults({"DOCKER_HOSTS": text})
+    assert sentence.startswith("DOCKER_HOSTS is ")
+    assert says in sentence
+    assert "give a JSON list like" in sentence
+
+
+@given(st.dictionaries(st.sampled_from([n.upper() for n in Config.model_fields]), st.text()))
+def test_any_text_is_taken_or_refused_in_sentences(environ: dict[str, str]) -> None:
+    told = ""
+    try:
+        load(environ=environ)
+    except ConfigError as error:
+        told = str(error)
+    assert all(line.endswith(".") for line in told.splitlines())
+
+
+def test_likely_misspellings_are_told() -> None:
+    environ = {
+        "HARD_EXECUTION_TIMEOUT_SECOND": "1",
+        "BASIC_AUTH_USERNAME": "1",
+        "MONGO_URL": "1",
+        "DOCKER_CONFIG": "1",
+        "DOCKER_HOST": "1",
+        "HOSTNAME": "1",
+        "LOGNAME": "1",
+        "PORTS": "1",
+        "XDG_DATA_DIRS": "1",
+        "data_dirs": "1",
+    }
+    told = misspellings(environ)
+    assert told == [
+        "BASIC_AUTH_USERNAME in the environment is ignored: did you mean BASIC_AUTH_USER?",
+        "HARD_EXECUTION_TIMEOUT_SECOND in the environment is ignored: "
+        "did you mean HARD_EXECUTION_TIMEOUT_SECONDS?",
+        "MONGO_URL in the environment is ignored: did you mean MONGODB_URL?",
+    ]
+    assert misspellings({"MONGO_URL": "1", "MONGODB_URL": "1"}) == []
+
+
+def test_every_option_is_listed_with_its_value() -> None:
+    config = load(
+        environ={
+            "PORT": "1",
+            "BASIC_AUTH_USER": "me",
+            "BASIC_AUTH_PASSWORD": "hunter2",
+            "MAX_RUNNING": "8",
+        }
+    )
+    listed = {option.name: option for option in options(config)}
+    assert list(listed) == [name.upper() for name in Config.model_fields]
+    assert all(option.type and option.help.endswith(".") for option in listed.values())
+    assert (listed["PORT"].default, listed["PORT"].value) == ("10000", "1")
+    assert {option.name for option in listed.values() if option.changed} == {
+        "PORT",
+        "BASIC_AUTH_USER",
+        "BASIC_AUTH_PASSWORD",
+    }
+    assert listed["BASIC_AUTH_PASSWORD"].value == "***"
+    assert "hunter2" not in repr(listed) + repr(config)
+
+
+def test_the_listed_values_are_read_back_as_the_same_configuration() -> None:
+    config = Config()
+    environ = {option.name: option.value for option in options(config)}
+    assert load(environ=environ) == config
+    defaults = {option.name: option.default for option in options(config)}
+    assert load(environ=defaults) == config
