@@ -105,7 +105,7 @@ ON CONFLICT (instance) DO UPDATE SET ends_at = excluded.ends_at
 """
 END_LEASE = "DELETE FROM leases WHERE instance = ?"
 ORPHANS = f"""
-SELECT {EXECUTION_COLUMNS} FROM executions
+SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_active
 WHERE status IN ('pulling', 'running') AND owner <> ?
     AND NOT EXISTS (SELECT 1 FROM leases WHERE instance = owner AND ends_at > ?)
 ORDER BY seq LIMIT ?

@@ -59,10 +59,11 @@ WHERE job_id = ? AND number < ? ORDER BY number DESC LIMIT ? OFFSET ?
 """
 
 ACTIVE_EXECUTIONS = f"""
-SELECT {EXECUTION_COLUMNS} FROM executions WHERE status IN ('pulling', 'running') ORDER BY seq
+SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_active
+WHERE status IN ('pulling', 'running') ORDER BY seq
 """
 ACTIVE_EXECUTIONS_OF_OWNER = f"""
-SELECT {EXECUTION_COLUMNS} FROM executions
+SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_active
 WHERE status IN ('pulling', 'running') AND owner = ? ORDER BY seq
 """
 

@@ -123,7 +123,8 @@ CREATE INDEX executions_waiting ON executions (waits_for)
     WHERE status = 'enqueued' AND waits_for IS NOT NULL;
 CREATE INDEX executions_expiring ON executions (expires_at)
     WHERE status = 'enqueued' AND expires_at IS NOT NULL;
-CREATE INDEX executions_active ON executions (farm, seq) WHERE status IN ('pulling', 'running');
+CREATE INDEX executions_active ON executions (farm, status)
+    WHERE status IN ('pulling', 'running');
 
 CREATE TABLE leases (
     instance TEXT PRIMARY KEY,

@@ -1,0 +1,1476 @@
+"""One suite over every storage: what ``fastlane/storage/base.py`` promises, a storage keeps.
+
+Another storage is one more line in :data:`PLACES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailable
+from fastlane.model import (
+    Backoff,
+    Definition,
+    Execution,
+    Job,
+    LogCap,
+    LogRecord,
+    LogState,
+    Outcome,
+    Overlap,
+    PullPolicy,
+    Reason,
+    Resources,
+    Schedule,
+    Status,
+    Stream,
+)
+from fastlane.storage.base import (
+    LOG_CHUNK_BYTES,
+    IdempotencyKey,
+    Overview,
+    Page,
+    PageRequest,
+    Storage,
+    dropped_note,
+)
+from fastlane.storage.sqlite import SqliteStorage
+
+T = TypeVar("T")
+
+NOW = 1_700_000_000.0
+FARM = "default"
+DONE = Outcome(Status.DONE, Reason.EXIT_CODE, exit_code=0)
+FAILED = Outcome(Status.FAILED, Reason.EXIT_CODE, exit_code=1)
+
+
+# -- where the storages live ------------------------------------------------------------------
+
+
+class Place(ABC):
+    """Where a storage keeps its data: every storage of one place sees the same records."""
+
+    @abstractmethod
+    def storage(self) -> Storage:
+        """A storage that has not been opened yet."""
+
+
+class SqlitePlace(Place):
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        tmp_path: Path = request.getfixturevalue("tmp_path")
+        self._data_dir = tmp_path / "data"
+
+    def storage(self) -> Storage:
+        return SqliteStorage(self._data_dir)
+
+
+PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
+    "sqlite": SqlitePlace,
+}
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Place:
+    name: str = request.param
+    return PLACES[name](request)
+
+
+@pytest.fixture
+async def storage(place: Place) -> AsyncIterator[Storage]:
+    storage = place.storage()
+    await storage.open()
+    yield storage
+    await storage.close()
+
+
+# -- makers -----------------------------------------------------------------------------------
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def make_job(task_id: str = "task", **changes: Any) -> Job:
+    fields: dict[str, Any] = {
+        "task_id": task_id,
+        "id": new_id(),
+        "definition": Definition("busy:latest", ("true",)),
+        "schedule": Schedule(),
+        "created_at": NOW,
+        "modified_at": NOW,
+        "queue_job_id": new_id(),
+    }
+    return Job(**fields | changes)
+
+
+def make_execution(job: Job, **changes: Any) -> Execution:
+    fields: dict[str, Any] = {
+        "id": new_id(),
+        "task_id": job.task_id,
+        "job_id": job.id,
+        "definition": job.definition,
+        "farm": FARM,
+        "created_at": NOW,
+        "queue_job_id": job.queue_job_id,
+        "generation": job.generation,
+    }
+    return Execution(**fields | changes)
+
+
+async def submit(
+    storage: Storage, task_id: str = "task", *, job: Job | None = None, **changes: Any
+) -> Execution:
+    """Submit a job and its first execution (which gets *changes*)."""
+    job = job or make_job(task_id)
+    submitted = await storage.submit(job, make_execution(job, **changes))
+    assert submitted.execution is not None
+    return submitted.execution
+
+
+async def claim(
+    storage: Storage,
+    *,
+    farm: str = FARM,
+    owner: str = "one",
+    max_running: int = 100,
+    now: float = NOW,
+) -> Execution | None:
+    return await storage.claim(farm, host="host:1", owner=owner, max_running=max_running, now=now)
+
+
+async def claimed(storage: Storage, **options: Any) -> Execution:
+    execution = await claim(storage, **options)
+    assert execution is not None
+    return execution
+
+
+async def running(storage: Storage, **options: Any) -> Execution:
+    """The first in the queue, started."""
+    execution = await claimed(storage, **options)
+    return await storage.started(execution.id, execution.epoch, run_id="c1", started_at=NOW + 1)
+
+
+async def finish(
+    storage: Storage, execution: Execution, outcome: Outcome = DONE, **changes: Any
+) -> tuple[Execution, Execution | None]:
+    options: dict[str, Any] = {"expected_stop": None, "retry": None, "finished_at": NOW + 2}
+    return await storage.finish(execution.id, execution.epoch, outcome, **options | changes)
+
+
+async def outcomes(calls: Iterable[Awaitable[T]]) -> tuple[list[T], list[BaseException]]:
+    """Run *calls* at once: what they returned, and what they raised."""
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    return (
+        [one for one in ended if not isinstance(one, BaseException)],
+        [one for one in ended if isinstance(one, BaseException)],
+    )
+
+
+async def every_page(
+    listing: Callable[[PageRequest], Awaitable[Page[T]]], size: int
+) -> AsyncIterator[Page[T]]:
+    page = await listing(PageRequest(size=size))
+    yield page
+    while page.next_cursor is not None:
+        page = await listing(PageRequest(size=size, after=page.next_cursor))
+        yield page
+
+
+# -- opening and closing ----------------------------------------------------------------------
+
+
+async def test_what_was_stored_is_there_after_a_restart(place: Place) -> None:
+    first = place.storage()
+    await first.open()
+    execution = await submit(first)
+    await first.close()
+
+    second = place.storage()
+    await second.open()
+    try:
+        assert await second.execution(execution.id) == execution
+        assert (await second.job("task", execution.job_id)).execution_count == 1
+        assert await second.overview() == Overview(
+            tasks=1, jobs=1, queued=1, delayed=0, active=0, scheduled=0
+        )
+        later = await submit(second)
+        assert later.position is not None
+        assert execution.position is not None
+        assert later.position > execution.position
+        assert (await claimed(second)).id == execution.id
+    finally:
+        await second.close()
+
+
+async def test_close_may_be_repeated_and_ends_what_is_under_way(place: Place) -> None:
+    storage = place.storage()
+    await storage.open()
+    under_way = [asyncio.create_task(submit(storage)) for _ in range(20)]
+    await asyncio.sleep(0)
+    await storage.close()
+    await storage.close()
+    stored, refused = await outcomes(under_way)
+    assert all(isinstance(error, StorageUnavailable) for error in refused)
+
+    again = place.storage()
+    await again.open()
+    try:
+        assert (await again.overview()).queued == len(stored)
+    finally:
+        await again.close()
+
+
+async def test_close_before_open_does_nothing(place: Place) -> None:
+    await place.storage().close()
+
+
+async def test_a_healthy_storage_says_so(storage: Storage) -> None:
+    assert await storage.check() == {"mongo": None, "redis": None}
+
+
+# -- submitting -------------------------------------------------------------------------------
+
+
+async def test_submit_stores_task_job_and_execution(storage: Storage) -> None:
+    job = make_job(
+        request_ip="10.0.0.1",
+        definition=Definition(
+            image="registry:5000/a/b@sha256:" + "0" * 64,
+            command="echo 'a b' ü",
+            envs={"A": "1", "NUL": "\0"},
+            custom={"any": ["thing", {"ü": None, "n": 2**70, "lone": "\ud800"}]},
+            retries=3,
+            backoff=Backoff(min_ms=1.5, factor=1.1, max_ms=7),
+            timeout_seconds=0.5,
+            expires_at=NOW + 60.25,
+            overlap=Overlap.QUEUE,
+            notify={"fails": ["a@example.com"], "everyAttempt": True},
+            webhooks={"finishes": [{"url": "http://example.com", "headers": {"X": "1"}}]},
+            resources=Resources(cpus=0.5, memory_bytes=2**40, pids=7),
+            pull_policy=PullPolicy.NEVER,
+            rerun_when_lost=True,
+            dns_entries={"db": "10.0.0.2"},
+        ),
+    )
+    execution = make_execution(job, attempt=0, tick=NOW - 0.125, late_seconds=0.1)
+
+    submitted = await storage.submit(job, execution)
+
+    assert not submitted.repeated
+    assert submitted.job == dataclasses.replace(job, execution_count=1)
+    assert submitted.execution is not None
+    position = submitted.execution.position
+    assert position is not None
+    assert submitted.execution == dataclasses.replace(execution, number=1, position=position)
+    assert await storage.job(job.task_id, job.id) == submitted.job
+    assert await storage.execution(execution.id) == submitted.execution
+    task = await storage.task(job.task_id)
+    assert (task.created_at, task.modified_at, task.jobs_count) == (NOW, NOW, 1)
+
+
+async def test_submit_of_a_scheduled_job_stores_no_execution(storage: Storage) -> None:
+    job = make_job(schedule=Schedule(cron="* * * * *", timezone="Europe/Berlin"), next_run_at=NOW)
+    submitted = await storage.submit(job, None)
+    assert submitted.job == job
+    assert submitted.execution is None
+    assert await storage.last_execution(job.id) is None
+    assert await storage.job(job.task_id, job.id) == job
+
+
+async def test_a_second_job_touches_the_task(storage: Storage) -> None:
+    await submit(storage)
+    await storage.submit(make_job(created_at=NOW + 5, modified_at=NOW + 5), None)
+    task = await storage.task("task")
+    assert (task.created_at, task.modified_at, task.jobs_count) == (NOW, NOW + 5, 2)
+
+
+async def test_concurrent_creators_of_a_task_make_one(storage: Storage) -> None:
+    await asyncio.gather(*[submit(storage) for _ in range(20)])
+    assert (await storage.task("task")).jobs_count == 20
+    assert (await storage.tasks(PageRequest())).total == 1
+    assert (await storage.jobs("task", PageRequest())).total == 20
+
+
+async def test_the_same_job_is_not_stored_twice(storage: Storage) -> None:
+    execution = await submit(storage)
+    job = await storage.job("task", execution.job_id)
+    with pytest.raises(CompareFailed):
+        await storage.submit(job, make_execution(job))
+    assert (await storage.task("task")).jobs_count == 1
+    assert (await storage.executions(job.id, PageRequest())).total == 1
+
+
+async def test_replace_gives_the_next_generation(storage: Storage) -> None:
+    job = make_job()
+    first = await submit(storage, job=job)
+    await storage.stop_job("task", job.id, now=NOW + 1)
+    new = make_job(
+        id=job.id,
+        created_at=NOW + 9,
+        modified_at=NOW + 9,
+        definition=Definition("other:1", "false"),
+        schedule=Schedule(cron="0 * * * *"),
+        next_run_at=NOW + 100,
+    )
+    second = make_execution(new)
+
+    submitted = await storage.submit(new, second, replace=True)
+
+    assert submitted.job == dataclasses.replace(
+        new, created_at=NOW, generation=3, execution_count=2, stopped_at=None
+    )
+    assert submitted.execution is not None
+    assert submitted.execution.generation == 3
+    assert submitted.execution.number == 2
+    assert await storage.job("task", job.id) == submitted.job
+    assert (await storage.execution(first.id)).definition == job.definition
+    assert (await storage.task("task")).jobs_count == 1
+
+
+async def test_replace_creates_a_job_that_is_not_there(storage: Storage) -> None:
+    job = make_job()
+    submitted = await storage.submit(job, make_execution(job), replace=True)
+    assert submitted.job.generation == 1
+    assert (await storage.task("task")).jobs_count == 1
+
+
+async def test_replace_refuses_the_job_of_another_task(storage: Storage) -> None:
+    job = make_job("mine")
+    await storage.submit(job, None)
+    with pytest.raises(Rejected):
+        await storage.submit(dataclasses.replace(job, task_id="theirs"), None, replace=True)
+    with pytest.raises(NotFound):
+        await storage.task("theirs")
+    assert (await storage.job("mine", job.id)).generation == 1
+
+
+async def test_replace_ends_retries_and_nothing_else(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    active = await running(storage)
+    queued_first = await storage.retry_job(
+        await storage.job("task", job.id), make_execution(job), now=NOW
+    )
+    other = await submit(storage, attempt=1, due_at=NOW + 100)
+    _, retry = await finish(
+        storage,
+        active,
+        Outcome(Status.FAILED, Reason.STOPPED),
+        expected_stop=Reason.STOPPED,
+        retry=make_execution(job, attempt=1, due_at=NOW + 50),
+    )
+    assert retry is not None
+    replaced = dataclasses.replace(job, modified_at=NOW + 7)
+
+    await storage.submit(replaced, None, replace=True)
+
+    ended = await storage.execution(retry.id)
+    assert (ended.status, ended.reason) == (Status.FAILED, Reason.STOPPED)
+    assert ended.finished_at == NOW + 7
+    assert (await storage.execution(queued_first.id)).status is Status.ENQUEUED
+    assert (await storage.execution(other.id)).status is Status.ENQUEUED
+
+
+async def test_an_idempotency_key_returns_what_was_stored_first(storage: Storage) -> None:
+    key = IdempotencyKey("key", "print")
+    job = make_job()
+    first = await storage.submit(job, make_execution(job), idempotency=key)
+    again = make_job()
+    second = await storage.submit(again, make_execution(again), idempotency=key)
+    assert not first.repeated
+    assert second == dataclasses.replace(first, repeated=True)
+    assert (await storage.overview()).jobs == 1
+
+    with pytest.raises(Rejected):
+        await storage.submit(make_job(), None, idempotency=IdempotencyKey("key", "other"))
+    elsewhere = await storage.submit(make_job("elsewhere"), None, idempotency=key)
+    assert not elsewhere.repeated
+
+
+async def test_an_idempotency_key_of_a_scheduled_job(storage: Storage) -> None:
+    key = IdempotencyKey("key", "print")
+    job = make_job(next_run_at=NOW + 5, schedule=Schedule(start_at=NOW + 5))
+    await storage.submit(job, None, idempotency=key)
+    again = await storage.submit(make_job(), None, idempotency=key)
+    assert again.repeated
+    assert again.execution is None
+    assert again.job == job
+
+
+async def test_an_idempotency_key_used_at_once_makes_one_job(storage: Storage) -> None:
+    jobs = [make_job() for _ in range(20)]
+    key = IdempotencyKey("key", "print")
+    answers = await asyncio.gather(
+        *[storage.submit(job, make_execution(job), idempotency=key) for job in jobs]
+    )
+    assert len({answer.job.id for answer in answers}) == 1
+    assert [answer.repeated for answer in answers].count(False) == 1
+    assert (await storage.overview()).queued == 1
+
+
+async def test_a_delayed_execution_has_no_position(storage: Storage) -> None:
+    assert (await submit(storage, due_at=NOW + 10)).position is None
+    assert await claim(storage) is None
+
+
+# -- ticks ------------------------------------------------------------------------------------
+
+
+async def cron_job(storage: Storage, **changes: Any) -> Job:
+    job = make_job(schedule=Schedule(cron="* * * * *"), next_run_at=NOW, **changes)
+    return (await storage.submit(job, None)).job
+
+
+async def test_tick_stores_the_execution_and_moves_on(storage: Storage) -> None:
+    job = await cron_job(storage)
+    execution = await storage.tick(
+        job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW + 1
+    )
+    assert execution is not None
+    assert execution.number == 1
+    assert execution.position is not None
+    assert await storage.execution(execution.id) == execution
+    after = await storage.job("task", job.id)
+    assert after.next_run_at == NOW + 60
+    assert after.execution_count == 1
+    assert after.generation == job.generation
+
+
+async def test_a_skipped_tick_and_the_last_tick(storage: Storage) -> None:
+    job = await cron_job(storage)
+    assert await storage.tick(job, None, next_run_at=NOW + 60, now=NOW) is None
+    job = await storage.job("task", job.id)
+    assert (job.next_run_at, job.execution_count) == (NOW + 60, 0)
+    await storage.tick(job, make_execution(job, tick=NOW + 60), next_run_at=None, now=NOW + 60)
+    assert not (await storage.job("task", job.id)).scheduled
+    assert (await storage.overview()).scheduled == 0
+
+
+async def test_one_of_many_takes_a_tick(storage: Storage) -> None:
+    job = await cron_job(storage)
+    taken, refused = await outcomes(
+        storage.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
+        for _ in range(10)
+    )
+    assert len(taken) == 1
+    assert {type(error) for error in refused} == {CompareFailed}
+    assert (await storage.executions(job.id, PageRequest())).total == 1
+
+
+async def test_a_tick_never_has_two_executions(storage: Storage) -> None:
+    job = await cron_job(storage)
+    await storage.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
+    back = (await storage.submit(job, None, replace=True)).job
+    assert back.next_run_at == NOW
+    again = await storage.tick(back, make_execution(back, tick=NOW), next_run_at=NOW + 60, now=NOW)
+    assert again is None
+    assert (await storage.executions(job.id, PageRequest())).total == 1
+    assert (await storage.job("task", job.id)).next_run_at == NOW + 60
+
+
+async def test_a_retry_may_stand_for_the_same_tick(storage: Storage) -> None:
+    job = await cron_job(storage)
+    await storage.tick(job, make_execution(job, tick=NOW), next_run_at=None, now=NOW)
+    retry = make_execution(job, tick=NOW, attempt=1)
+    assert (await finish(storage, await running(storage), FAILED, retry=retry))[1] is not None
+
+
+async def test_the_tick_of_a_stopped_or_replaced_job_is_refused(storage: Storage) -> None:
+    stopped = await cron_job(storage)
+    await storage.stop_job("task", stopped.id, now=NOW)
+    replaced = await cron_job(storage)
+    await storage.submit(replaced, None, replace=True)
+    for job in (stopped, replaced, make_job(next_run_at=NOW)):
+        with pytest.raises(CompareFailed):
+            await storage.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
+        assert (await storage.executions(job.id, PageRequest())).total == 0
+
+
+async def test_ticks_that_wait_for_each_other_run_one_by_one(storage: Storage) -> None:
+    job = await cron_job(storage)
+    runs: list[Execution] = []
+    for number in range(4):
+        tick = NOW + 60 * number
+        execution = await storage.tick(
+            await storage.job("task", job.id),
+            make_execution(job, tick=tick, waits_for=runs[-1].id if runs else None),
+            next_run_at=tick + 60,
+            now=tick,
+        )
+        assert execution is not None
+        runs.append(execution)
+    assert [run.position is None for run in runs] == [False, True, True, True]
+    assert (await storage.overview()).delayed == 3
+
+    first = await running(storage)
+    assert first.id == runs[0].id
+    assert await claim(storage) is None
+    # What waited for one that never ran waits on for the one that runs.
+    await storage.stop_execution(runs[1].id, reason=Reason.STOPPED, now=NOW)
+    assert await claim(storage) is None
+    await finish(storage, first)
+    third = await running(storage)
+    assert third.id == runs[2].id
+    assert third.waits_for is None
+    await finish(storage, third)
+    assert (await claimed(storage)).id == runs[3].id
+
+
+async def test_who_waits_for_a_final_execution_is_queued_at_once(storage: Storage) -> None:
+    job = await cron_job(storage)
+    first = await storage.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
+    assert first is not None
+    await finish(storage, await running(storage))
+    late = await storage.tick(
+        await storage.job("task", job.id),
+        make_execution(job, waits_for=first.id),
+        next_run_at=NOW + 120,
+        now=NOW + 60,
+    )
+    assert late is not None
+    await storage.queue_due(NOW + 60, 10)
+    assert (await claimed(storage)).id == late.id
+
+
+# -- stopping a job ---------------------------------------------------------------------------
+
+
+async def test_stop_job_ends_what_is_enqueued(storage: Storage) -> None:
+    execution = await submit(storage)
+    job = await storage.stop_job("task", execution.job_id, now=NOW + 3)
+    assert (job.generation, job.stopped_at, job.next_run_at) == (2, NOW + 3, None)
+    ended = await storage.execution(execution.id)
+    assert (ended.status, ended.reason) == (Status.FAILED, Reason.STOPPED)
+    assert ended.finished_at == NOW + 3
+    assert await claim(storage) is None
+    assert await storage.job("task", job.id) == job
+
+
+async def test_stop_job_asks_an_active_execution_to_end(storage: Storage) -> None:
+    job = await cron_job(storage)
+    await storage.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
+    active = await running(storage)
+
+    first = await storage.stop_job("task", job.id, now=NOW + 3)
+    again = await storage.stop_job("task", job.id, now=NOW + 9)
+
+    assert again == first
+    assert not first.scheduled
+    stopping = await storage.execution(active.id)
+    assert stopping.status is Status.RUNNING
+    assert (stopping.stop_reason, stopping.stop_requested_at) == (Reason.STOPPED, NOW + 3)
+    retry = make_execution(job, attempt=1)
+    ended, stored = await finish(storage, active, FAILED, expected_stop=Reason.STOPPED, retry=retry)
+    assert ended.final
+    assert stored is None
+    with pytest.raises(NotFound):
+        await storage.execution(retry.id)
+
+
+async def test_stop_job_ends_delayed_and_waiting_ones(storage: Storage) -> None:
+    job = make_job()
+    first = await submit(storage, job=job)
+    active = await running(storage)
+    _, retry = await finish(
+        storage, active, FAILED, retry=make_execution(job, attempt=1, due_at=NOW + 50)
+    )
+    await storage.submit(job, make_execution(job, waits_for=first.id), replace=True)
+    assert retry is not None
+    await storage.stop_job("task", job.id, now=NOW)
+    assert (await storage.execution(retry.id)).reason is Reason.STOPPED
+    assert (await storage.overview()).delayed == 0
+    assert (await storage.overview()).queued == 0
+    assert await storage.queue_due(NOW + 100, 10) == 0
+
+
+async def test_stop_job_of_what_is_not_there(storage: Storage) -> None:
+    execution = await submit(storage)
+    with pytest.raises(NotFound):
+        await storage.stop_job("task", new_id(), now=NOW)
+    with pytest.raises(NotFound):
+        await storage.stop_job("other", execution.job_id, now=NOW)
+    assert (await storage.execution(execution.id)).status is Status.ENQUEUED
+
+
+async def test_stop_racing_with_finish_leaves_it_stopped(storage: Storage) -> None:
+    for _ in range(10):
+        job = make_job()
+        await submit(storage, job=job)
+        active = await running(storage)
+        retry = make_execution(job, attempt=1)
+        await asyncio.gather(
+            finish(storage, active, FAILED, retry=retry),
+            storage.stop_job("task", job.id, now=NOW),
+            return_exceptions=True,
+        )
+        current = await storage.execution(active.id)
+        if not current.final:
+            await finish(storage, active, FAILED, expected_stop=Reason.STOPPED, retry=retry)
+        assert await claim(storage) is None
+        for execution in (await storage.executions(job.id, PageRequest())).items:
+            assert execution.final
+
+
+# -- retrying a job ---------------------------------------------------------------------------
+
+
+async def test_retry_job_queues_a_new_run(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    await finish(storage, await running(storage))
+    stopped = await storage.stop_job("task", job.id, now=NOW)
+    execution = make_execution(stopped, queue_job_id=new_id())
+
+    stored = await storage.retry_job(stopped, execution, now=NOW + 5)
+
+    assert (stored.number, stored.waits_for) == (2, None)
+    assert stored.position is not None
+    after = await storage.job("task", job.id)
+    assert (after.generation, after.stopped_at) == (stopped.generation, None)
+    assert (after.queue_job_id, after.execution_count) == (execution.queue_job_id, 2)
+    assert await storage.last_execution(job.id) == stored
+
+
+async def test_retry_job_waits_for_a_running_one(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    active = await running(storage)
+    stored = await storage.retry_job(job, make_execution(job), now=NOW + 5)
+    assert stored.waits_for == active.id
+    assert stored.position is None
+    stopping = await storage.execution(active.id)
+    assert stopping.stop_reason is Reason.STOPPED
+    assert await claim(storage) is None
+    await finish(storage, active, FAILED, expected_stop=Reason.STOPPED)
+    assert (await claimed(storage)).id == stored.id
+
+    # And again, with the new one only enqueued: it ends, the newest takes its place.
+    third = await storage.retry_job(job, make_execution(job), now=NOW + 6)
+    fourth = await storage.retry_job(job, make_execution(job), now=NOW + 7)
+    assert (await storage.execution(third.id)).reason is Reason.STOPPED
+    assert fourth.waits_for == stored.id
+
+
+async def test_retry_job_is_refused_before_the_first_run(storage: Storage) -> None:
+    job = make_job()
+    execution = await submit(storage, job=job)
+    with pytest.raises(Rejected):
+        await storage.retry_job(job, make_execution(job), now=NOW)
+    assert (await storage.execution(execution.id)).status is Status.ENQUEUED
+    scheduled = await cron_job(storage)
+    with pytest.raises(Rejected):
+        await storage.retry_job(scheduled, make_execution(scheduled), now=NOW)
+
+
+async def test_retry_job_compares_the_generation(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    await finish(storage, await running(storage))
+    await storage.stop_job("task", job.id, now=NOW)
+    with pytest.raises(CompareFailed):
+        await storage.retry_job(job, make_execution(job), now=NOW)
+    with pytest.raises(CompareFailed):
+        await storage.retry_job(make_job(), make_execution(job), now=NOW)
+    assert await claim(storage) is None
+
+
+# -- the queue --------------------------------------------------------------------------------
+
+
+async def test_claim_is_first_in_first_out_per_farm(storage: Storage) -> None:
+    ids = [(await submit(storage)).id for _ in range(5)]
+    other = await submit(storage, farm="other")
+    assert (await claimed(storage, farm="other")).id == other.id
+    assert [(await claimed(storage)).id for _ in ids] == ids
+    assert await claim(storage) is None
+    assert await claim(storage, farm="unknown") is None
+
+
+async def test_claim_makes_it_pulling(storage: Storage) -> None:
+    execution = await submit(storage)
+    taken = await claimed(storage, owner="me")
+    assert taken == dataclasses.replace(
+        execution, status=Status.PULLING, owner="me", host="host:1", epoch=1
+    )
+    assert await storage.execution(execution.id) == taken
+
+
+async def test_claim_never_exceeds_max_running(storage: Storage) -> None:
+    for _ in range(20):
+        await submit(storage)
+    taken = await asyncio.gather(
+        *[claim(storage, owner=f"owner {n}", max_running=3) for n in range(20)]
+    )
+    got = [execution for execution in taken if execution is not None]
+    assert len({execution.id for execution in got}) == 3
+    assert (await storage.overview()).active == 3
+    await storage.started(got[0].id, got[0].epoch, run_id="c", started_at=NOW)
+    assert await claim(storage, max_running=3) is None
+    await finish(storage, got[0])
+    assert await claim(storage, max_running=3) is not None
+    assert await claim(storage, max_running=3) is None
+
+
+async def test_claim_passes_over_the_expired(storage: Storage) -> None:
+    late = make_job(definition=Definition("busy", ("true",), expires_at=NOW))
+    expired = await submit(storage, job=late)
+    good = await submit(storage)
+    assert (await claimed(storage, now=NOW)).id == good.id
+    assert (await storage.execution(expired.id)).status is Status.ENQUEUED
+
+
+async def test_release_gives_the_old_place_back(storage: Storage) -> None:
+    first = await submit(storage)
+    await submit(storage)
+    taken = await claimed(storage)
+    await storage.release(taken.id, taken.epoch)
+    back = await storage.execution(first.id)
+    assert back == dataclasses.replace(first, epoch=1)
+    again = await claimed(storage)
+    assert (again.id, again.epoch) == (first.id, 2)
+    with pytest.raises(CompareFailed):
+        await storage.release(first.id, 1)
+
+
+async def test_release_of_what_is_not_pulling_is_refused(storage: Storage) -> None:
+    await submit(storage)
+    active = await running(storage)
+    with pytest.raises(CompareFailed) as refused:
+        await storage.release(active.id, active.epoch)
+    assert refused.value.current == active
+    with pytest.raises(CompareFailed):
+        await storage.release(new_id(), 1)
+
+
+async def test_release_with_a_stop_intent_ends_it(storage: Storage) -> None:
+    await submit(storage)
+    taken = await claimed(storage)
+    await storage.stop_execution(taken.id, reason=Reason.STOPPED, now=NOW + 3)
+    await storage.release(taken.id, taken.epoch)
+    ended = await storage.execution(taken.id)
+    assert (ended.status, ended.reason) == (Status.FAILED, Reason.STOPPED)
+    assert ended.finished_at is not None
+    assert await claim(storage) is None
+
+
+# -- starting and finishing -------------------------------------------------------------------
+
+
+async def test_started_makes_it_running_and_may_be_repeated(storage: Storage) -> None:
+    await submit(storage)
+    taken = await claimed(storage)
+    first = await storage.started(taken.id, taken.epoch, run_id="c1", started_at=NOW + 1)
+    assert first == dataclasses.replace(
+        taken, status=Status.RUNNING, run_id="c1", started_at=NOW + 1
+    )
+    again = await storage.started(taken.id, taken.epoch, run_id="c2", started_at=NOW + 9)
+    assert again == first
+    with pytest.raises(CompareFailed):
+        await storage.started(taken.id, taken.epoch + 1, run_id="c1", started_at=NOW)
+    await finish(storage, taken)
+    with pytest.raises(CompareFailed):
+        await storage.started(taken.id, taken.epoch, run_id="c1", started_at=NOW)
+    with pytest.raises(CompareFailed):
+        await storage.started(new_id(), 1, run_id="c1", started_at=NOW)
+
+
+async def test_finish_writes_outcome_and_retry(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    active = await running(storage)
+    retry = make_execution(job, attempt=1, due_at=NOW + 30)
+    error = Outcome(Status.FAILED, Reason.OOM, exit_code=137, error="no memory \udcff left")
+
+    ended, stored = await finish(storage, active, error, retry=retry)
+
+    assert ended.status is Status.FAILED
+    assert (ended.reason, ended.exit_code) == (Reason.OOM, 137)
+    assert ended.finished_at == NOW + 2
+    assert ended.error is not None
+    assert ended.error.startswith("no memory")
+    assert await storage.execution(ended.id) == ended
+    assert stored == dataclasses.replace(retry, number=2)
+    assert await storage.last_execution(job.id) == stored
+    assert (await storage.job("task", job.id)).execution_count == 2
+    assert (await storage.overview()).delayed == 1
+
+
+async def test_a_retry_without_delay_is_queued(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    _, retry = await finish(
+        storage, await running(storage), FAILED, retry=make_execution(job, attempt=1)
+    )
+    assert retry is not None
+    assert (await claimed(storage)).id == retry.id
+
+
+async def test_a_retry_of_an_older_generation_is_not_stored(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    active = await running(storage)
+    await storage.submit(job, None, replace=True)
+    retry = make_execution(job, attempt=1)
+    assert (await finish(storage, active, FAILED, retry=retry))[1] is None
+    assert await claim(storage) is None
+
+
+async def test_finish_while_pulling(storage: Storage) -> None:
+    await submit(storage)
+    ended, _ = await finish(
+        storage, await claimed(storage), Outcome(Status.FAILED, Reason.PULL_FAILED, error="no")
+    )
+    assert ended.reason is Reason.PULL_FAILED
+
+
+async def test_one_of_two_finishes_wins(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    active = await running(storage)
+    won, lost = await outcomes(
+        finish(storage, active, FAILED, retry=make_execution(job, attempt=1)) for _ in range(8)
+    )
+    assert len(won) == 1
+    assert len(lost) == 7
+    for error in lost:
+        assert isinstance(error, CompareFailed)
+        assert error.current == won[0][0]
+    assert (await storage.executions(job.id, PageRequest())).total == 2
+
+
+async def test_finish_compares_the_stop_intent(storage: Storage) -> None:
+    await submit(storage)
+    active = await running(storage)
+    with pytest.raises(CompareFailed):
+        await finish(storage, active, expected_stop=Reason.TIMEOUT)
+    stopping = await storage.stop_execution(active.id, reason=Reason.TIMEOUT, now=NOW)
+    with pytest.raises(CompareFailed) as refused:
+        await finish(storage, active)
+    assert refused.value.current == stopping
+    ended, _ = await finish(
+        storage, active, Outcome(Status.TIMEDOUT, Reason.TIMEOUT), expected_stop=Reason.TIMEOUT
+    )
+    assert ended.status is Status.TIMEDOUT
+
+
+async def test_finish_frees_what_waited(storage: Storage) -> None:
+    job = make_job()
+    first = await submit(storage, job=job)
+    active = await running(storage)
+    waiting = await submit(storage, waits_for=first.id)
+    delayed = await submit(storage, waits_for=first.id, due_at=NOW + 100)
+    await storage.queue_due(NOW + 200, 10)
+    assert await claim(storage) is None
+    await finish(storage, active)
+    assert (await claimed(storage)).id == waiting.id
+    assert await claim(storage) is None
+    merely = await storage.execution(delayed.id)
+    assert (merely.waits_for, merely.due_at, merely.position) == (None, NOW + 100, None)
+    assert await storage.queue_due(NOW + 100, 10) == 1
+    assert (await claimed(storage)).id == delayed.id
+
+
+# -- stopping an execution --------------------------------------------------------------------
+
+
+async def test_stop_execution_in_every_status(storage: Storage) -> None:
+    enqueued = await submit(storage)
+    ended = await storage.stop_execution(enqueued.id, reason=Reason.STOPPED, now=NOW + 4)
+    assert (ended.status, ended.reason, ended.finished_at) == (
+        Status.FAILED,
+        Reason.STOPPED,
+        NOW + 4,
+    )
+    again = await storage.stop_execution(enqueued.id, reason=Reason.STOPPED, now=NOW + 5)
+    assert again == ended
+
+    await submit(storage)
+    pulling = await claimed(storage)
+    first = await storage.stop_execution(pulling.id, reason=Reason.TIMEOUT, now=NOW + 4)
+    assert (first.status, first.stop_reason, first.stop_requested_at) == (
+        Status.PULLING,
+        Reason.TIMEOUT,
+        NOW + 4,
+    )
+    second = await storage.stop_execution(pulling.id, reason=Reason.STOPPED, now=NOW + 5)
+    assert second == first
+    with pytest.raises(NotFound):
+        await storage.stop_execution(new_id(), reason=Reason.STOPPED, now=NOW)
+
+
+async def test_stopping_and_expiring_free_what_waited(storage: Storage) -> None:
+    late = make_job(definition=Definition("busy", "true", expires_at=NOW + 5))
+    first = await submit(storage)
+    second = await submit(storage, job=late)
+    freed = [
+        await submit(storage, waits_for=first.id),
+        await submit(storage, waits_for=second.id),
+    ]
+    await storage.stop_execution(first.id, reason=Reason.STOPPED, now=NOW)
+    await storage.expire(NOW + 5, 10)
+    assert [(await claimed(storage)).id for _ in freed] == [one.id for one in freed]
+
+
+async def test_claim_racing_with_stop(storage: Storage) -> None:
+    for _ in range(10):
+        execution = await submit(storage)
+        taken, _ = await asyncio.gather(
+            claim(storage),
+            storage.stop_execution(execution.id, reason=Reason.STOPPED, now=NOW),
+        )
+        current = await storage.execution(execution.id)
+        if taken is None:
+            assert current.final
+        else:
+            assert current.stop_reason is Reason.STOPPED
+            await finish(storage, taken, FAILED, expected_stop=Reason.STOPPED)
+
+
+# -- what is due ------------------------------------------------------------------------------
+
+
+async def test_due_jobs_come_earliest_first(storage: Storage) -> None:
+    at = {}
+    for delay in (30, 10, 20, 99):
+        job = make_job(next_run_at=NOW + delay, schedule=Schedule(start_at=NOW + delay))
+        await storage.submit(job, None)
+        at[delay] = job.id
+    assert [job.id for job in await storage.due_jobs(NOW + 30, 10)] == [at[10], at[20], at[30]]
+    assert [job.id for job in await storage.due_jobs(NOW + 30, 2)] == [at[10], at[20]]
+    assert await storage.due_jobs(NOW + 9, 10) == []
+    assert [job.id for job in await storage.scheduled_jobs(3)] == [at[10], at[20], at[30]]
+    assert (await storage.overview()).scheduled == 4
+
+
+async def test_queue_due_queues_in_the_order_of_time(storage: Storage) -> None:
+    second = await submit(storage, due_at=NOW + 20)
+    first = await submit(storage, due_at=NOW + 10)
+    third = await submit(storage, due_at=NOW + 30)
+    at_once = await submit(storage)
+    assert await storage.queue_due(NOW + 9, 10) == 0
+    assert await storage.queue_due(NOW + 30, 2) == 2
+    assert await storage.queue_due(NOW + 30, 2) == 1
+    assert await storage.queue_due(NOW + 30, 2) == 0
+    queued = await storage.execution(first.id)
+    assert queued.due_at is None
+    assert queued.position is not None
+    order = [(await claimed(storage)).id for _ in range(4)]
+    assert order == [at_once.id, first.id, second.id, third.id]
+
+
+async def test_expire_ends_what_was_not_started_in_time(storage: Storage) -> None:
+    late = Definition("busy", "true", expires_at=NOW + 5)
+    queued = await submit(storage, job=make_job(definition=late))
+    delayed = await submit(storage, job=make_job(definition=late), due_at=NOW + 100)
+    await submit(storage, job=make_job(definition=late))
+    active = await submit(storage)
+    assert await storage.expire(NOW + 4, 10) == []
+    first = await claimed(storage)
+    assert first.id == queued.id
+    await storage.release(first.id, first.epoch)
+
+    ended = [*await storage.expire(NOW + 5, 2), *await storage.expire(NOW + 5, 2)]
+
+    assert len(ended) == 3
+    assert {queued.id, delayed.id} < {execution.id for execution in ended}
+    for execution in ended:
+        assert (execution.status, execution.reason) == (Status.EXPIRED, Reason.EXPIRED)
+        assert execution.finished_at == NOW + 5
+        assert await storage.execution(execution.id) == execution
+    assert (await claimed(storage)).id == active.id
+    assert (await storage.overview()).queued == 0
+
+
+async def test_a_started_execution_does_not_expire(storage: Storage) -> None:
+    await submit(storage, job=make_job(definition=Definition("b", "c", expires_at=NOW + 5)))
+    await claimed(storage)
+    assert await storage.expire(NOW + 10, 10) == []
+    assert await storage.next_due_at() is None
+
+
+async def test_next_due_at_is_the_earliest_of_three(storage: Storage) -> None:
+    assert await storage.next_due_at() is None
+    await submit(storage)
+    assert await storage.next_due_at() is None
+    await submit(storage, job=make_job(definition=Definition("b", "c", expires_at=NOW + 50)))
+    assert await storage.next_due_at() == NOW + 50
+    await storage.submit(make_job(next_run_at=NOW + 40), None)
+    assert await storage.next_due_at() == NOW + 40
+    await submit(storage, due_at=NOW + 30)
+    assert await storage.next_due_at() == NOW + 30
+    await storage.queue_due(NOW + 30, 10)
+    assert await storage.next_due_at() == NOW + 40
+
+
+# -- instances --------------------------------------------------------------------------------
+
+
+async def test_adopt_takes_what_a_dead_owner_had(storage: Storage) -> None:
+    for _ in range(3):
+        await submit(storage)
+    mine = await running(storage, owner="me")
+    await storage.beat("other", now=NOW, lease_seconds=10)
+    others = [await running(storage, owner="other"), await claimed(storage, owner="other")]
+
+    assert await storage.adopt("me", now=NOW + 9.9, limit=10) == []
+    await storage.beat("other", now=NOW + 5, lease_seconds=10)
+    assert await storage.adopt("me", now=NOW + 14, limit=10) == []
+    first = await storage.adopt("me", now=NOW + 15, limit=1)
+    rest = await storage.adopt("me", now=NOW + 15, limit=10)
+
+    assert [*first, *rest] == [
+        dataclasses.replace(other, owner="me", epoch=other.epoch + 1) for other in others
+    ]
+    assert await storage.active_executions(owner="other") == []
+    assert list(await storage.active_executions(owner="me")) == [mine, *first, *rest]
+
+
+async def test_an_owner_without_any_lease_is_dead(storage: Storage) -> None:
+    await submit(storage)
+    await running(storage, owner="gone")
+    assert len(await storage.adopt("me", now=NOW, limit=10)) == 1
+
+
+async def test_leave_lets_others_adopt_at_once(storage: Storage) -> None:
+    await submit(storage)
+    await storage.beat("other", now=NOW, lease_seconds=1000)
+    await running(storage, owner="other")
+    await storage.leave("other")
+    await storage.leave("other")
+    assert len(await storage.adopt("me", now=NOW, limit=10)) == 1
+
+
+async def test_one_of_many_adopts(storage: Storage) -> None:
+    await submit(storage)
+    await running(storage, owner="gone")
+    names = [f"instance {number}" for number in range(8)]
+    for name in names:
+        await storage.beat(name, now=NOW, lease_seconds=100)
+    adopted = await asyncio.gather(*[storage.adopt(name, now=NOW, limit=10) for name in names])
+    assert sum(map(len, adopted)) == 1
+
+
+async def test_the_old_owner_is_fenced_off(storage: Storage) -> None:
+    await submit(storage)
+    old = await running(storage, owner="frozen")
+    await storage.append_log(old.id, old.epoch, records(1, 3), bookmark="a", cap=None)
+    (new,) = await storage.adopt("me", now=NOW, limit=10)
+    with pytest.raises(CompareFailed):
+        await storage.append_log(old.id, old.epoch, records(4, 5), bookmark="b", cap=None)
+    with pytest.raises(CompareFailed):
+        await finish(storage, old)
+    with pytest.raises(CompareFailed):
+        await storage.started(old.id, old.epoch, run_id="x", started_at=NOW)
+    await storage.append_log(new.id, new.epoch, records(4, 5), bookmark="b", cap=None)
+    assert (await finish(storage, new))[0].final
+
+
+async def test_after_a_restart_what_was_active_can_be_adopted(place: Place) -> None:
+    first = place.storage()
+    await first.open()
+    await submit(first)
+    await first.beat("first", now=NOW, lease_seconds=10)
+    active = await running(first, owner="first")
+    await first.append_log(active.id, active.epoch, records(1, 3), bookmark="a", cap=None)
+    await first.close()
+
+    second = place.storage()
+    await second.open()
+    try:
+        (adopted,) = await second.adopt("second", now=NOW + 10, limit=10)
+        assert (adopted.run_id, adopted.host) == (active.run_id, active.host)
+        assert (await second.log_state(active.id)).bookmark == "a"
+    finally:
+        await second.close()
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+async def test_what_is_not_there(storage: Storage) -> None:
+    execution = await submit(storage)
+    with pytest.raises(NotFound):
+        await storage.task("nowhere")
+    with pytest.raises(NotFound):
+        await storage.job("task", new_id())
+    with pytest.raises(NotFound):
+        await storage.job("other", execution.job_id)
+    with pytest.raises(NotFound):
+        await storage.jobs("nowhere", PageRequest())
+    with pytest.raises(NotFound):
+        await storage.execution(new_id())
+    assert await storage.last_execution(new_id()) is None
+    assert await storage.executions(new_id(), PageRequest()) == Page([], 0, None)
+    assert await storage.log_state(new_id()) == LogState()
+    assert await storage.read_log(new_id()) == []
+    assert await storage.read_log_tail(new_id(), Stream.STDOUT, max_bytes=10) == (b"", False)
+
+
+async def test_tasks_are_listed_oldest_first(storage: Storage) -> None:
+    names = [f"task-{number}" for number in (3, 1, 2, 5, 4)]
+    for age, name in enumerate(names):
+        await storage.submit(make_job(name, created_at=NOW + age, modified_at=NOW + age), None)
+    await storage.submit(make_job(names[0], modified_at=NOW + 99), None)
+    pages = [page async for page in every_page(storage.tasks, 2)]
+    assert [[task.id for task in page.items] for page in pages] == [
+        names[:2],
+        names[2:4],
+        names[4:],
+    ]
+    assert {page.total for page in pages} == {5}
+    second = await storage.tasks(PageRequest(number=2, size=2))
+    assert [task.id for task in second.items] == names[2:4]
+    beyond = await storage.tasks(PageRequest(number=10**30, size=2))
+    assert beyond == Page([], 5, None)
+    exact = await storage.tasks(PageRequest(size=5))
+    assert exact.next_cursor is None
+
+
+async def test_jobs_and_executions_are_listed_newest_first(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    jobs = [job.id]
+    for age in range(1, 5):
+        other = make_job(created_at=NOW + age, modified_at=NOW + age)
+        await storage.submit(other, None)
+        jobs.append(other.id)
+    await storage.submit(make_job("elsewhere"), None)
+    for attempt in range(1, 5):
+        retry = make_execution(job, attempt=attempt, created_at=NOW + attempt)
+        await finish(storage, await running(storage), FAILED, retry=retry)
+
+    job_pages = [
+        page async for page in every_page(lambda request: storage.jobs("task", request), 2)
+    ]
+    assert [found.id for page in job_pages for found in page.items] == jobs[::-1]
+    assert {page.total for page in job_pages} == {5}
+    third = await storage.jobs("task", PageRequest(number=3, size=2))
+    assert [found.id for found in third.items] == jobs[:1]
+
+    pages = [
+        page async for page in every_page(lambda request: storage.executions(job.id, request), 2)
+    ]
+    assert [found.number for page in pages for found in page.items] == [5, 4, 3, 2, 1]
+    assert {page.total for page in pages} == {5}
+    second = await storage.executions(job.id, PageRequest(number=2, size=2))
+    assert [found.number for found in second.items] == [3, 2]
+    newest = await storage.last_execution(job.id)
+    assert newest is not None
+    assert newest.number == 5
+
+
+async def test_a_cursor_stays_where_it_was_while_others_come(storage: Storage) -> None:
+    job = make_job()
+    await submit(storage, job=job)
+    for attempt in range(1, 4):
+        retry = make_execution(job, attempt=attempt)
+        await finish(storage, await running(storage), FAILED, retry=retry)
+    page = await storage.executions(job.id, PageRequest(size=2))
+    await finish(storage, await running(storage), FAILED, retry=make_execution(job, attempt=4))
+    rest = await storage.executions(job.id, PageRequest(size=2, after=page.next_cursor))
+    assert [found.number for found in [*page.items, *rest.items]] == [4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("cursor", ["x", "", "1.2.3.4", "-1", "9" * 40, "\0"])
+async def test_a_cursor_that_is_none_is_refused(storage: Storage, cursor: str) -> None:
+    request = PageRequest(after=cursor)
+    await submit(storage)
+    with pytest.raises(Rejected):
+        await storage.tasks(request)
+    with pytest.raises(Rejected):
+        await storage.search_tasks("task", request)
+    with pytest.raises(Rejected):
+        await storage.jobs("task", request)
+
+
+async def test_ten_thousand_tasks_by_cursor(storage: Storage) -> None:
+    names = [f"t{number:05}" for number in range(10_000)]
+    jobs = iter([make_job(name, created_at=NOW + at) for at, name in enumerate(names)])
+
+    async def one_after_another() -> None:
+        for job in jobs:
+            await storage.submit(job, None)
+
+    await asyncio.gather(*[one_after_another() for _ in range(200)])
+    seen = [task.id async for page in every_page(storage.tasks, 500) for task in page.items]
+    assert sorted(seen) == names
+    assert (await storage.overview()).tasks == 10_000
+
+
+async def test_search_finds_whole_words_best_first(storage: Storage) -> None:
+    for name in ("alpha", "Alpha-Beta", "beta_gamma", "alphabet", "ÄRGER.straße 7", "beta beta"):
+        await storage.submit(make_job(name), None)
+
+    async def search(query: str) -> Sequence[str]:
+        page = await storage.search_tasks(query, PageRequest(size=100))
+        assert page.total == len(page.items)
+        return [task.id for task in page.items]
+
+    assert await search("alpha") == ["alpha", "Alpha-Beta"]
+    assert await search("BETA, alpha!") == ["Alpha-Beta", "alpha", "beta_gamma", "beta beta"]
+    assert await search("gamma") == ["beta_gamma"]
+    assert await search("ärger") == ["ÄRGER.straße 7"]
+    assert await search("STRASSE") == ["ÄRGER.straße 7"]
+    assert await search("7") == ["ÄRGER.straße 7"]
+    assert await search("alph") == []
+    assert await search("") == []
+    assert await search(" -_% '\"*") == []
+    assert await search(" ".join(f"w{n}" for n in range(5000)) + " zzz") == []
+
+
+async def test_search_by_pages(storage: Storage) -> None:
+    for number in range(7):
+        await storage.submit(make_job(f"one{' two' * (number % 2)} {number}"), None)
+    pages = [
+        page
+        async for page in every_page(lambda request: storage.search_tasks("one two", request), 2)
+    ]
+    found = [task.id for page in pages for task in page.items]
+    assert len(set(found)) == len(found) == 7
+    assert all("two" in name for name in found[:3])
+    assert {page.total for page in pages} == {7}
+    second = await storage.search_tasks("one two", PageRequest(number=2, size=2))
+    assert [task.id for task in second.items] == found[2:4]
+
+
+async def test_overview_counts(storage: Storage) -> None:
+    job = make_job("a")
+    await submit(storage, job=job)
+    await submit(storage, "a")
+    await submit(storage, "b", due_at=NOW + 5)
+    await storage.submit(make_job("c", next_run_at=NOW), None)
+    await submit(storage, "b", farm="other")
+    active = await running(storage)
+    assert await storage.overview() == Overview(
+        tasks=3, jobs=5, queued=2, delayed=1, active=1, scheduled=1
+    )
+    await finish(storage, active, FAILED, retry=make_execution(job, attempt=1, due_at=NOW + 9))
+    taken = await claimed(storage)
+    await storage.release(taken.id, taken.epoch)
+    await storage.queue_due(NOW + 9, 10)
+    assert await storage.overview() == Overview(
+        tasks=3, jobs=5, queued=4, delayed=0, active=0, scheduled=1
+    )
+
+
+async def test_active_executions_come_oldest_first(storage: Storage) -> None:
+    for number in range(4):
+        await submit(storage, farm=f"farm {number % 2}", created_at=NOW + number)
+    taken = [
+        await claimed(storage, farm=f"farm {number}", owner=f"owner {number}")
+        for number in (1, 0, 0, 1)
+    ]
+    by_age = sorted(taken, key=lambda execution: execution.created_at)
+    assert list(await storage.active_executions()) == by_age
+    mine = await storage.active_executions(owner="owner 1")
+    assert list(mine) == [one for one in by_age if one.owner == "owner 1"]
+
+
+# -- logs -------------------------------------------------------------------------------------
+
+
+def records(
+    first: int, last: int, *, size: int = 10, stream: Stream = Stream.STDOUT
+) -> list[LogRecord]:
+    """Records *first* to *last*; each begins with its own number."""
+    return [
+        LogRecord(seq, NOW + seq / 8, stream, f"{seq:09}\n".encode().ljust(size, b"."))
+        for seq in range(first, last + 1)
+    ]
+
+
+async def whole_log(storage: Storage, execution: Execution, **options: Any) -> list[LogRecord]:
+    found: list[LogRecord] = []
+    after = 0
+    while part := await storage.read_log(execution.id, after=after, **options):
+        found += part
+        after = part[-1].seq
+    return found
+
+
+@pytest.fixture
+async def logging(storage: Storage) -> Execution:
+    """A running execution."""
+    await submit(storage)
+    return await running(storage)
+
+
+async def test_log_round_trip(storage: Storage, logging: Execution) -> None:
+    written = [
+        LogRecord(1, NOW, Stream.STDOUT, b"\x00\xff\n"),
+        LogRecord(2, NOW + 0.000001, Stream.STDERR, "ü".encode()),
+        LogRecord(3, NOW - 5, Stream.FASTLANE, b"note"),
+        LogRecord(4, NOW, Stream.STDOUT, b""),
+    ]
+    await storage.append_log(logging.id, logging.epoch, written[:2], bookmark="1", cap=None)
+    await storage.append_log(logging.id, logging.epoch, written[2:], bookmark="2", cap=None)
+    assert await storage.read_log(logging.id) == written
+    assert await storage.log_state(logging.id) == LogState(
+        last_seq=4, bookmark="2", stdout_bytes=3, stderr_bytes=2, dropped_bytes=0
+    )
+    await storage.append_log(logging.id, logging.epoch, [], bookmark="3", cap=None)
+    state = await storage.log_state(logging.id)
+    assert (state.last_seq, state.bookmark) == (4, "3")
+    assert await storage.read_log(logging.id, after=2) == written[2:]
+    assert await storage.read_log(logging.id, after=4) == []
+    assert await storage.read_log(logging.id, after=1000) == []
+
+
+async def test_a_bookmark_before_the_first_record(storage: Storage, logging: Execution) -> None:
+    await storage.append_log(logging.id, logging.epoch, [], bookmark="x", cap=None)
+    assert await storage.log_state(logging.id) == LogState(bookmark="x")
+    await storage.append_log(logging.id, logging.epoch, records(1, 1), bookmark="y", cap=None)
+    assert await whole_log(storage, logging) == records(1, 1)
+
+
+async def test_append_refuses_a_gap_and_a_repeat(storage: Storage, logging: Execution) -> None:
+    for wrong in (records(2, 3), records(0, 3), [*records(1, 1), *records(3, 3)]):
+        with pytest.raises(CompareFailed):
+            await storage.append_log(logging.id, logging.epoch, wrong, bookmark="x", cap=None)
+    await storage.append_log(logging.id, logging.epoch, records(1, 3), bookmark="a", cap=None)
+    for wrong in (records(1, 3), records(3, 5), records(5, 6)):
+        with pytest.raises(CompareFailed):
+            await storage.append_log(logging.id, logging.epoch, wrong, bookmark="x", cap=None)
+    assert await whole_log(storage, logging) == records(1, 3)
+    assert (await storage.log_state(logging.id)).bookmark == "a"
+
+
+async def test_append_to_a_final_execution_is_refused(storage: Storage, logging: Execution) -> None:
+    await storage.append_log(logging.id, logging.epoch, records(1, 3), bookmark="a", cap=None)
+    await finish(storage, logging)
+    with pytest.raises(CompareFailed):
+        await storage.append_log(logging.id, logging.epoch, records(4, 4), bookmark="", cap=None)
+    with pytest.raises(CompareFailed):
+        await storage.append_log(new_id(), 1, records(1, 1), bookmark="", cap=None)
+    assert await whole_log(storage, logging) == records(1, 3)
+
+
+async def test_reading_in_parts(storage: Storage, logging: Execution) -> None:
+    written = records(1, 300, size=7000)
+    for at in range(0, 300, 37):
+        part = written[at : at + 37]
+        await storage.append_log(logging.id, logging.epoch, part, bookmark="", cap=None)
+    assert await whole_log(storage, logging) == written
+    for max_bytes in (1, 6999, 7000, 20_000, LOG_CHUNK_BYTES, 10**9):
+        part_of_it = await storage.read_log(logging.id, after=100, max_bytes=max_bytes)
+        expected = min(200, max(1, max_bytes // 7000))
+        assert part_of_it == written[100 : 100 + expected]
+    assert await whole_log(storage, logging, max_bytes=15_000) == written
+
+
+async def test_a_record_larger_than_a_chunk(storage: Storage, logging: Execution) -> None:
+    written = [
+        *records(1, 1),
+        *records(2, 2, size=LOG_CHUNK_BYTES + 1),
+        *records(3, 3),
+    ]
+    await storage.append_log(logging.id, logging.epoch, written, bookmark="", cap=None)
+    assert await storage.read_log(logging.id, after=1, max_bytes=5) == written[1:2]
+    assert await whole_log(storage, logging) == written
+
+
+async def test_many_small_appends(storage: Storage, logging: Execution) -> None:
+    written = records(1, 400, size=100)
+    for record in written:
+        await storage.append_log(logging.id, logging.epoch, [record], bookmark="", cap=None)
+    assert await whole_log(storage, logging) == written
+
+
+async def test_the_cap_keeps_head_and_tail(storage: Storage, logging: Execution) -> None:
+    size = 8 * 1024
+    cap = LogCap(head_bytes=20 * size, tail_bytes=40 * size)
+    written = records(1, 400, size=size)
+    for at in range(0, 400, 7):
+        part = written[at : at + 7]
+        await storage.append_log(logging.id, logging.epoch, part, bookmark="", cap=cap)
+        kept = await whole_log(storage, logging)
+        end = kept[-1].seq
+        assert kept[: min(end, 20)] == written[: min(end, 20)]
+        assert kept[-min(end, 40) :] == written[max(0, end - 40) : end]
+        assert sum(len(record.data) for record in kept) <= (60 * size + 3 * LOG_CHUNK_BYTES)
+
+    (gap,) = [record for record in kept if record.stream is Stream.FASTLANE]
+    at = kept.index(gap)
+    state = await storage.log_state(logging.id)
+    assert state.dropped_bytes > 0
+    assert state.dropped_bytes + state.stdout_bytes == 400 * size
+    assert gap.data == dropped_note(state.dropped_bytes)
+    assert gap.at == written[gap.seq - 1].at
+    assert kept[at + 1].seq == gap.seq + 1
+    assert state.dropped_bytes == (gap.seq - kept[at - 1].seq) * size
+    assert kept[:at] == written[:at]
+    assert kept[at + 1 :] == written[gap.seq :]
+
+    # Whoever had read into what is gone now gets the note and goes on behind it.
+    assert (await storage.read_log(logging.id, after=gap.seq - 1))[0] == gap
+    assert (await storage.read_log(logging.id, after=kept[at - 1].seq))[0] == gap
+    assert (await storage.read_log(logging.id, after=gap.seq))[0] == written[gap.seq]
+    assert await whole_log(storage, logging, max_bytes=1) == kept
+    tail, more = await storage.read_log_tail(
+        logging.id, Stream.STDOUT, max_bytes=state.stdout_bytes
+    )
+    assert tail == b"".join(r.data for r in kept if r.stream is Stream.STDOUT)
+    assert not more
+
+
+async def test_a_log_within_the_cap_is_whole(storage: Storage, logging: Execution) -> None:
+    cap = LogCap(head_bytes=1000, tail_bytes=1000)
+    written = records(1, 200)
+    for record in written:
+        await storage.append_log(logging.id, logging.epoch, [record], bookmark="", cap=cap)
+    assert await whole_log(storage, logging) == written
+    assert (await storage.log_state(logging.id)).dropped_bytes == 0
+
+
+async def test_a_cap_without_a_head(storage: Storage, logging: Execution) -> None:
+    cap = LogCap(head_bytes=0, tail_bytes=1)
+    written = records(1, 20, size=LOG_CHUNK_BYTES)
+    await storage.append_log(logging.id, logging.epoch, written, bookmark="", cap=cap)
+    kept = await whole_log(storage, logging)
+    assert kept[0].stream is Stream.FASTLANE
+    assert kept[-1] == written[-1]
+    assert len(kept) <= 4
+
+
+async def test_the_tail_of_each_stream(storage: Storage, logging: Execution) -> None:
+    written = [
+        *records(1, 40, size=30_000),
+        *records(41, 80, size=30_000, stream=Stream.STDERR),
+        *records(81, 81, size=5),
+    ]
+    for at in range(0, 81, 5):
+        part = written[at : at + 5]
+        await storage.append_log(logging.id, logging.epoch, part, bookmark="", cap=None)
+    for stream in (Stream.STDOUT, Stream.STDERR):
+        whole = b"".join(record.data for record in written if record.stream is stream)
+        for size in (0, 1, 4, 5, 6, 30_000, 100_001, len(whole) - 1, len(whole), 10**9):
+            tail, more = await storage.read_log_tail(logging.id, stream, max_bytes=size)
+            assert tail == (whole[-size:] if size else b"")
+            assert more == (size < len(whole))
+    assert await storage.read_log_tail(logging.id, Stream.FASTLANE, max_bytes=9) == (b"", False)
+
+
+async def test_a_log_can_be_read_while_it_is_written(storage: Storage, logging: Execution) -> None:
+    written = records(1, 2000, size=500)
+
+    async def write() -> None:
+        for at in range(0, 2000, 20):
+            part = written[at : at + 20]
+            await storage.append_log(logging.id, logging.epoch, part, bookmark="", cap=None)
+
+    async def follow() -> list[LogRecord]:
+        found: list[LogRecord] = []
+        while len(found) < 2000:
+            found += await storage.read_log(logging.id, after=len(found), max_bytes=9000)
+        return found
+
+    _, first, second = await asyncio.gather(write(), follow(), follow())
+    assert first == second == written
