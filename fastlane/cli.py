@@ -67,7 +67,7 @@ def server(
     """Serve the API and run jobs until SIGTERM or Ctrl-C."""
     # Arguments are given as texts, so that their faults read as those of all other options.
     loaded = _load(config, host=host, port=port)
-    logs.configure(loaded.log_format, loaded.log_level, loaded.env_blacklisted_words)
+    logs.configure(loaded)
     # The server's imports take longer than any other command needs.
     from fastlane.server import run
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from fastlane.config import Config
 from fastlane.redact import HIDDEN, is_secret
 
 # Bounds how deep values are looked into for secrets.
@@ -25,29 +26,24 @@ _DEPTH = 5
 _CHATTY = ("aiohttp", "aiosqlite", "asyncio", "pymongo")
 
 
-def configure(
-    log_format: str = "auto",
-    log_level: str = "info",
-    secret_words: Iterable[str] = (),
-    stream: TextIO | None = None,
-) -> None:
-    """Set up logging for the whole process; a second call replaces the first.
+def configure(config: Config, stream: TextIO | None = None) -> None:
+    """Set up logging for the whole process, as ``LOG_FORMAT`` and ``LOG_LEVEL`` say; a second call
+    replaces the first.
 
-    :param log_format: ``console``, ``json``, or ``auto``: console on a terminal, else JSON.
-    :param log_level: ``debug``, ``info``, ``warning`` or ``error``.
-    :param secret_words: values whose name holds one of them are hidden.
+    Values whose name holds one of ``ENV_BLACKLISTED_WORDS`` are hidden.
+
     :param stream: where to, standard error unless given.
     """
     stream = stream or sys.stderr
-    level = logging.getLevelNamesMapping()[log_level.upper()]
-    people = log_format == "console" or (log_format == "auto" and stream.isatty())
+    level = logging.getLevelNamesMapping()[config.log_level.upper()]
+    people = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        _hide(tuple(secret_words)),
+        _hide(config.env_blacklisted_words),
     ]
     render: list[Processor]
     if people:

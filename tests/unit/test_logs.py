@@ -13,8 +13,18 @@ import pytest
 import structlog
 
 from fastlane import logs
+from fastlane.config import Config
 
-WORDS = ("password", "token")
+
+def set_up(log_format: Any, log_level: Any, stream: io.StringIO) -> None:
+    logs.configure(
+        Config(
+            log_format=log_format,
+            log_level=log_level,
+            env_blacklisted_words=("password", "token"),
+        ),
+        stream,
+    )
 
 
 class Terminal(io.StringIO):
@@ -44,7 +54,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def test_json_lines_carry_level_time_and_context() -> None:
     stream = io.StringIO()
-    logs.configure("auto", "info", WORDS, stream)
+    set_up("auto", "info", stream)
     log = structlog.get_logger("fastlane.test")
     with structlog.contextvars.bound_contextvars(request_id="r1"):
         log.info("something", task="t")
@@ -67,7 +77,7 @@ def test_json_lines_carry_level_time_and_context() -> None:
 
 def test_lines_for_people_on_a_terminal() -> None:
     stream = Terminal()
-    logs.configure("auto", "info", WORDS, stream)
+    set_up("auto", "info", stream)
     structlog.get_logger("fastlane.test").info("something", task="t")
     (line,) = stream.getvalue().splitlines()
     assert "something" in line
@@ -76,7 +86,7 @@ def test_lines_for_people_on_a_terminal() -> None:
 
 def test_what_others_wrote_cannot_pass_for_a_line_of_ours() -> None:
     stream = io.StringIO()
-    logs.configure("console", "info", WORDS, stream)
+    set_up("console", "info", stream)
     structlog.get_logger("fastlane.test").info("a\nb", task="x\n\x1b[2Jfake line")
     (line,) = stream.getvalue().splitlines()
     assert "\x1b" not in line
@@ -86,7 +96,7 @@ def test_what_others_wrote_cannot_pass_for_a_line_of_ours() -> None:
 @pytest.mark.parametrize("log_format", ["console", "json"])
 def test_secrets_are_in_no_line(log_format: str) -> None:
     stream = io.StringIO()
-    logs.configure(log_format, "debug", WORDS, stream)
+    set_up(log_format, "debug", stream)
     log = structlog.get_logger("fastlane.test")
     log.info("start", envs={"DB_PASSWORD": "hunter2", "A": "b"}, deep=[{"x": {"token": "hunter2"}}])
     log.info("start", api_token="hunter2")
@@ -108,7 +118,7 @@ def test_secrets_are_in_no_line(log_format: str) -> None:
 
 def test_levels_and_warnings() -> None:
     stream = io.StringIO()
-    logs.configure("json", "debug", WORDS, stream)
+    set_up("json", "debug", stream)
     logging.getLogger("asyncio").debug("using selector")
     logging.getLogger("fastlane.test").debug("shown")
     with warnings.catch_warnings():
@@ -117,15 +127,15 @@ def test_levels_and_warnings() -> None:
     shown, warned = lines(stream)
     assert shown["event"] == "shown"
     assert "old thing" in warned["event"]
-    logs.configure("json", "error", WORDS, stream)
+    set_up("json", "error", stream)
     structlog.get_logger("fastlane.other").warning("not any more")
     assert len(lines(stream)) == 2
 
 
 def test_a_second_call_replaces_the_first() -> None:
     first, second = io.StringIO(), io.StringIO()
-    logs.configure("json", "info", WORDS, first)
-    logs.configure("json", "info", WORDS, second)
+    set_up("json", "info", first)
+    set_up("json", "info", second)
     structlog.get_logger("fastlane.test").info("once")
     assert first.getvalue() == ""
     assert len(lines(second)) == 1
@@ -133,7 +143,7 @@ def test_a_second_call_replaces_the_first() -> None:
 
 def test_what_json_does_not_know_is_still_logged() -> None:
     stream = io.StringIO()
-    logs.configure("json", "info", WORDS, stream)
+    set_up("json", "info", stream)
     structlog.get_logger("fastlane.test").info("odd", data=b"\xff", text="\ud800", number=1.5)
     (line,) = lines(stream)
     assert line["event"] == "odd"
