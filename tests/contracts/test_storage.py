@@ -6,6 +6,7 @@ Another storage is one more line in :data:`PLACES`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import uuid
 from abc import ABC, abstractmethod
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailable
 from fastlane.model import (
+    ACTIVE,
     Backoff,
     Definition,
     Execution,
@@ -1474,3 +1478,193 @@ async def test_a_log_can_be_read_while_it_is_written(storage: Storage, logging: 
 
     _, first, second = await asyncio.gather(write(), follow(), follow())
     assert first == second == written
+
+
+# -- any order of events ----------------------------------------------------------------------
+
+EVENTS = (
+    "submit",
+    "submit late",
+    "submit waiting",
+    "submit expiring",
+    "replace",
+    "claim",
+    "claim",
+    "release",
+    "started",
+    "finish",
+    "finish and retry",
+    "stop execution",
+    "stop job",
+    "retry job",
+    "queue due",
+    "expire",
+    "adopt",
+)
+
+
+class Storm:
+    """Any events in any order on one farm; after each, what must always hold is looked at."""
+
+    MAX_RUNNING = 2
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.farm = new_id()
+        self.task_id = new_id()
+        self.now = NOW
+        self.jobs: list[Job] = []
+        self.seen: dict[str, Execution] = {}
+
+    async def meet(self, event: str, pick: int) -> None:
+        self.now += 1
+        active = [one for one in self.seen.values() if not one.final and one.owner]
+        with contextlib.suppress(CompareFailed, Rejected):
+            if event.startswith("submit"):
+                await self._submit(event.removeprefix("submit").strip(), pick)
+            elif event == "claim":
+                await self._claim()
+            elif event == "queue due":
+                await self.storage.queue_due(self.now, 2)
+            elif event == "expire":
+                await self.storage.expire(self.now, 2)
+            elif event == "adopt":
+                await self.storage.adopt(f"owner {pick}", now=self.now, limit=2)
+            elif event in {"replace", "stop job", "retry job"} and self.jobs:
+                await self._change_job(event, self.jobs[pick % len(self.jobs)])
+            elif event == "stop execution" and self.seen:
+                chosen = list(self.seen)[pick % len(self.seen)]
+                await self.storage.stop_execution(chosen, reason=Reason.STOPPED, now=self.now)
+            elif active:
+                await self._act(event, active[pick % len(active)])
+        await self.look()
+
+    async def _submit(self, kind: str, pick: int) -> None:
+        changes: dict[str, Any] = {}
+        definition = Definition("busy", "true")
+        if kind == "late":
+            changes["due_at"] = self.now + pick % 7
+        if kind == "waiting" and self.seen:
+            changes["waits_for"] = list(self.seen)[pick % len(self.seen)]
+        if kind == "expiring":
+            definition = Definition("busy", "true", expires_at=self.now + pick % 7)
+        job = make_job(self.task_id, definition=definition)
+        self.jobs.append(job)
+        await self.storage.submit(job, make_execution(job, farm=self.farm, **changes))
+
+    async def _claim(self) -> None:
+        queue = sorted(
+            (one.position, one.id)
+            for one in self.seen.values()
+            if one.status is Status.ENQUEUED
+            and one.position is not None
+            and (one.definition.expires_at or self.now + 1) > self.now
+        )
+        active = sum(one.status in ACTIVE for one in self.seen.values())
+        got = await self.storage.claim(
+            self.farm, host="h", owner="one", max_running=self.MAX_RUNNING, now=self.now
+        )
+        if not queue or active >= self.MAX_RUNNING:
+            assert got is None
+        else:
+            assert got is not None
+            assert got.id == queue[0][1]
+
+    async def _change_job(self, event: str, job: Job) -> None:
+        job = await self.storage.job(self.task_id, job.id)
+        execution = make_execution(job, farm=self.farm)
+        if event == "replace":
+            await self.storage.submit(job, execution, replace=True)
+        elif event == "retry job":
+            await self.storage.retry_job(job, execution, now=self.now)
+        else:
+            await self.storage.stop_job(self.task_id, job.id, now=self.now)
+
+    async def _act(self, event: str, execution: Execution) -> None:
+        if event == "release":
+            await self.storage.release(execution.id, execution.epoch)
+        elif event == "started":
+            await self.storage.started(
+                execution.id, execution.epoch, run_id="c", started_at=self.now
+            )
+        else:
+            retry = dataclasses.replace(
+                make_execution(await self.storage.job(self.task_id, execution.job_id)),
+                farm=self.farm,
+                attempt=execution.attempt + 1,
+                due_at=self.now + 3,
+                generation=execution.generation,
+            )
+            await self.storage.finish(
+                execution.id,
+                execution.epoch,
+                FAILED,
+                expected_stop=execution.stop_reason,
+                retry=retry if event == "finish and retry" else None,
+                finished_at=self.now,
+            )
+
+    async def look(self) -> None:
+        before = self.seen
+        self.seen = {}
+        for job in self.jobs:
+            page = await self.storage.executions(job.id, PageRequest(size=1000))
+            numbers = [execution.number for execution in page.items]
+            assert numbers == list(range(len(numbers), 0, -1))
+            assert page.total == len(numbers)
+            self.seen |= {execution.id: execution for execution in page.items}
+        everything = self.seen.values()
+        for execution in everything:
+            earlier = before.get(execution.id, execution)
+            assert execution.epoch >= earlier.epoch
+            if earlier.final:
+                assert execution == earlier
+            if execution.status is Status.ENQUEUED:
+                waits = execution.waits_for is not None or execution.due_at is not None
+                assert waits == (execution.position is None)
+                if execution.waits_for is not None:
+                    assert not self.seen[execution.waits_for].final
+        places = [one.position for one in everything if one.position is not None]
+        assert len(places) == len(set(places))
+        enqueued = [one for one in everything if one.status is Status.ENQUEUED]
+        active = [one for one in everything if one.status in ACTIVE]
+        assert len(active) <= self.MAX_RUNNING
+        overview = await self.storage.overview()
+        assert overview.queued == sum(one.position is not None for one in enqueued)
+        assert overview.delayed == sum(one.position is None for one in enqueued)
+        assert overview.active == len(active)
+        times = [one.due_at for one in enqueued if one.waits_for is None] + [
+            one.definition.expires_at for one in enqueued
+        ]
+        assert await self.storage.next_due_at() == min(
+            (at for at in times if at is not None), default=None
+        )
+
+    async def calm_down(self) -> None:
+        """Leave nothing unfinished behind for the next storm."""
+        for execution_id in self.seen:
+            await self.storage.stop_execution(execution_id, reason=Reason.STOPPED, now=self.now)
+        await self.look()
+        for execution in self.seen.values():
+            if not execution.final:
+                await self._act("finish", execution)
+        await self.look()
+        assert all(execution.final for execution in self.seen.values())
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 20)), min_size=5, max_size=60)
+)
+async def test_any_order_of_events(storage: Storage, events: list[tuple[str, int]]) -> None:
+    storm = Storm(storage)
+    try:
+        for event, pick in events:
+            await storm.meet(event, pick)
+    finally:
+        await storm.look()
+        await storm.calm_down()

@@ -77,10 +77,11 @@ class SqliteStorage(Storage):
             raise translated(error) from error
 
     async def close(self) -> None:
-        if self._writer is not None:
-            await self._writer.close()
+        # The writer is the last, so that it takes the write-ahead log into the file.
         if self._readers is not None:
             await self._readers.close()
+        if self._writer is not None:
+            await self._writer.close()
         self._unlock()
 
     def _unlock(self) -> None:

@@ -142,12 +142,13 @@ class Writer:
     def _run(self, batch: list[_Waiting]) -> list[_Ended]:
         connection = self._connection
         try:
+            # Only after a roll-back that failed as well is there something to do here.
+            _roll_back(connection)
             connection.execute("BEGIN IMMEDIATE")
             ended = [self._run_one(waiting) for waiting in batch if not waiting.future.cancelled()]
             connection.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            _roll_back(connection)
             raise
         self.commits += 1
         return ended
@@ -165,6 +166,12 @@ class Writer:
             return _Ended(waiting, None, translated(error))
         connection.execute("RELEASE operation")
         return _Ended(waiting, result, None)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """End the transaction, unless the database has done so itself, as it does on some errors."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 def _deliver(ended: list[_Ended]) -> None:
@@ -224,7 +231,7 @@ class Readers:
             try:
                 return query(connection)
             finally:
-                connection.execute("ROLLBACK")
+                _roll_back(connection)
         except sqlite3.Error as error:
             raise translated(error) from error
 

@@ -1,0 +1,340 @@
+"""What is the embedded storage's own: group commit, the lock, the plans of its queries, faults."""
+
+# ruff: noqa: ASYNC220, ASYNC240 (a test looks at the disk and at its child, nobody waits for it)
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fastlane.errors import NotFound, StorageInUse, StorageUnavailable
+from fastlane.model import Reason, Status
+from fastlane.storage.base import PageRequest
+from fastlane.storage.sqlite import SqliteStorage, log, operations, queries, schema
+from fastlane.storage.sqlite.storage import DATABASE_NAME, LOCK_NAME
+from fastlane.storage.sqlite.writer import Writer
+from tests.contracts.test_storage import NOW, claim, claimed, make_execution, make_job, submit
+
+# Bounds the wait for a child process, in seconds.
+CHILD_TIMEOUT = 30.0
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+async def storage(data_dir: Path) -> AsyncIterator[SqliteStorage]:
+    storage = SqliteStorage(data_dir)
+    await storage.open()
+    yield storage
+    await storage.close()
+
+
+# -- the group commit -------------------------------------------------------------------------
+
+
+async def test_concurrent_submits_share_commits(storage: SqliteStorage) -> None:
+    await asyncio.gather(*[submit(storage) for _ in range(500)])
+    assert (await storage.overview()).queued == 500
+    assert storage.commits <= 10
+
+
+async def test_a_lone_write_is_one_commit(storage: SqliteStorage) -> None:
+    await submit(storage)
+    assert storage.commits == 1
+
+
+async def test_an_operation_that_raises_undoes_only_itself(tmp_path: Path) -> None:
+    writer = Writer(schema.connect_writer(tmp_path / "x.db"))
+
+    def add(connection: sqlite3.Connection, name: str, *, fail: bool) -> None:
+        connection.execute(operations.CREATE_TASK, (name, NOW, NOW, 0))
+        if fail:
+            raise NotFound(name)
+
+    ended = await asyncio.gather(
+        *[
+            writer.run(lambda connection, n=n: add(connection, str(n), fail=n % 2 == 1))  # type: ignore[misc]
+            for n in range(20)
+        ],
+        return_exceptions=True,
+    )
+    names = await writer.run(
+        lambda connection: [row[0] for row in connection.execute("SELECT id FROM tasks")]
+    )
+    await writer.close()
+    assert [isinstance(one, NotFound) for one in ended] == [n % 2 == 1 for n in range(20)]
+    assert sorted(map(int, names)) == list(range(0, 20, 2))
+    with pytest.raises(StorageUnavailable):
+        await writer.run(lambda connection: None)
+
+
+async def test_a_commit_that_fails_fails_all_and_the_next_one_works(
+    data_dir: Path, storage: SqliteStorage
+) -> None:
+    pages = (data_dir / DATABASE_NAME).stat().st_size // 4096
+    writer = storage._writer
+    assert writer is not None
+    await writer.run(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}"))
+    job = make_job(request_ip="x" * 1_000_000)
+    ended = await asyncio.gather(
+        *[submit(storage) for _ in range(3)],
+        storage.submit(job, make_execution(job)),
+        return_exceptions=True,
+    )
+    assert isinstance(ended[-1], StorageUnavailable)
+    stored = [one for one in ended if not isinstance(one, BaseException)]
+    assert (await storage.overview()).jobs == len(stored)
+
+    await writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1000000"))
+    await submit(storage)
+    assert (await storage.overview()).jobs == len(stored) + 1
+    assert await storage.check() == {"mongo": None, "redis": None}
+
+
+async def test_a_lock_held_by_a_stranger_is_storage_unavailable(
+    data_dir: Path, storage: SqliteStorage
+) -> None:
+    writer = storage._writer
+    assert writer is not None
+    await writer.run(lambda connection: connection.execute("PRAGMA busy_timeout = 1"))
+    stranger = sqlite3.connect(data_dir / DATABASE_NAME, isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageUnavailable, match="locked"):
+        await submit(storage)
+    assert (await storage.check())["redis"] is not None
+    assert (await storage.check())["mongo"] is None
+    assert (await storage.overview()).jobs == 0
+    stranger.execute("ROLLBACK")
+    stranger.close()
+    await submit(storage)
+    assert (await storage.check())["redis"] is None
+
+
+async def test_a_caller_that_gave_up_harms_nobody(storage: SqliteStorage) -> None:
+    calls = [asyncio.create_task(submit(storage)) for _ in range(50)]
+    await asyncio.sleep(0)
+    for call in calls[::2]:
+        call.cancel()
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert not any(isinstance(one, BaseException) for one in ended[1::2])
+    assert (await storage.overview()).jobs >= 25
+
+
+# -- the file ---------------------------------------------------------------------------------
+
+
+async def test_only_its_owner_can_read_it(data_dir: Path, storage: SqliteStorage) -> None:
+    await submit(storage)
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+    for path in data_dir.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert {DATABASE_NAME, LOCK_NAME} <= {path.name for path in data_dir.iterdir()}
+
+
+async def test_close_leaves_one_file(data_dir: Path, storage: SqliteStorage) -> None:
+    await submit(storage)
+    await storage.overview()
+    await storage.close()
+    assert {path.name for path in data_dir.iterdir()} == {DATABASE_NAME, LOCK_NAME}
+
+
+async def test_every_commit_is_synced(storage: SqliteStorage) -> None:
+    writer = storage._writer
+    assert writer is not None
+    journal = await writer.run(lambda c: c.execute("PRAGMA journal_mode").fetchone()[0])
+    synchronous = await writer.run(lambda c: c.execute("PRAGMA synchronous").fetchone()[0])
+    assert (journal, synchronous) == ("wal", 2)
+
+
+async def test_a_second_owner_is_refused(data_dir: Path, storage: SqliteStorage) -> None:
+    second = SqliteStorage(data_dir)
+    with pytest.raises(StorageInUse, match=re.escape(str(data_dir))):
+        await second.open()
+    await second.close()
+    await submit(storage)
+    await storage.close()
+    await second.open()
+    assert (await second.overview()).jobs == 1
+    await second.close()
+
+
+async def test_opening_forgets_the_leases(data_dir: Path, storage: SqliteStorage) -> None:
+    await submit(storage)
+    await storage.beat("one", now=NOW, lease_seconds=1000)
+    await claimed(storage, owner="one")
+    assert await storage.adopt("two", now=NOW, limit=10) == []
+    await storage.close()
+    again = SqliteStorage(data_dir)
+    await again.open()
+    assert len(await again.adopt("two", now=NOW, limit=10)) == 1
+    await again.close()
+
+
+async def test_a_file_of_a_newer_version_is_refused(data_dir: Path) -> None:
+    data_dir.mkdir()
+    with sqlite3.connect(data_dir / DATABASE_NAME) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StorageUnavailable, match="newer"):
+        await SqliteStorage(data_dir).open()
+
+
+async def test_what_is_not_a_database_is_refused(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / DATABASE_NAME).write_bytes(b"no database at all" * 1000)
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable, match="not a database"):
+            await SqliteStorage(data_dir).open()
+
+
+async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageUnavailable, match="DATA_DIR"):
+        await SqliteStorage(tmp_path / "file" / "data").open()
+
+
+async def test_it_must_be_opened_first(data_dir: Path) -> None:
+    storage = SqliteStorage(data_dir)
+    with pytest.raises(StorageUnavailable):
+        await storage.overview()
+    with pytest.raises(StorageUnavailable):
+        await submit(storage)
+    assert None not in (await storage.check()).values()
+
+
+# -- records that cannot be read --------------------------------------------------------------
+
+
+async def test_an_unreadable_record_ends_and_the_rest_goes_on(
+    data_dir: Path, storage: SqliteStorage
+) -> None:
+    broken = [await submit(storage) for _ in range(4)]
+    waiting = await submit(storage, waits_for=broken[0].id)
+    good = await submit(storage)
+    stranger = sqlite3.connect(data_dir / DATABASE_NAME, isolation_level=None)
+    for execution, text in zip(broken, ("{", "[]", '{"image": 1}', "null"), strict=True):
+        stranger.execute("UPDATE executions SET definition = ? WHERE id = ?", (text, execution.id))
+    stranger.execute("UPDATE jobs SET definition = '{' WHERE id = ?", (broken[0].job_id,))
+    stranger.close()
+
+    assert (await claimed(storage)).id == good.id
+    assert (await claimed(storage)).id == waiting.id
+    assert await claim(storage) is None
+    for execution in broken:
+        ended = await storage.execution(execution.id)
+        assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
+        assert ended.error is not None
+        assert ended.finished_at == NOW
+    assert (await storage.jobs("task", PageRequest())).total == 6
+    assert (await storage.overview()).queued == 0
+
+
+# -- the plans of the queries -----------------------------------------------------------------
+
+# What may be scanned: the table of one row, the words given to a search with the tasks found for
+# them, and the index of what is active, which the farms' limits bound.
+BOUNDED_SCANS = re.compile(
+    r"SCAN (counters|json_each VIRTUAL TABLE.*|\(subquery-\d+\)"
+    r"|executions USING (COVERING )?INDEX executions_active)"
+)
+QUERIES = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": query
+    for module in (operations, queries, log)
+    for name, query in vars(module).items()
+    if name.isupper()
+    and isinstance(query, str)
+    and query.split()[0] in {"SELECT", "UPDATE", "DELETE", "INSERT"}
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_no_query_scans_a_table(tmp_path: Path, name: str) -> None:
+    connection = schema.connect_writer(tmp_path / "x.db")
+    query = QUERIES[name]
+    numbered = [int(number) for number in re.findall(r"\?(\d+)", query)]
+    parameters = ("1",) * max(numbered, default=query.count("?"))
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", parameters).fetchall()
+    connection.close()
+    scans = [row[3] for row in plan if row[3].startswith("SCAN")]
+    assert [scan for scan in scans if not BOUNDED_SCANS.fullmatch(scan)] == []
+
+
+def test_the_hot_queries_need_no_sorting(tmp_path: Path) -> None:
+    connection = schema.connect_writer(tmp_path / "x.db")
+    for query in (
+        operations.FIRST_QUEUED,
+        operations.DUE_EXECUTIONS,
+        operations.EXPIRED_EXECUTIONS,
+        operations.LAST_EXECUTION,
+        queries.DUE_JOBS,
+        queries.TASKS_PAGE,
+        queries.JOBS_PAGE,
+        queries.EXECUTIONS_PAGE,
+        log.CHUNKS_BEHIND,
+        log.CHUNKS_BACKWARDS,
+    ):
+        parameters = ("1",) * query.count("?")
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", parameters).fetchall()
+        assert not [row[3] for row in plan if "TEMP B-TREE" in row[3]], query
+    connection.close()
+
+
+# -- kill -9 ----------------------------------------------------------------------------------
+
+CHILD = """
+import asyncio, pathlib, sys
+from fastlane.storage.sqlite import SqliteStorage
+from tests.contracts.test_storage import submit
+
+async def submit_for_ever(storage):
+    while True:
+        execution = await submit(storage)
+        print(execution.id, flush=True)
+
+async def main():
+    storage = SqliteStorage(pathlib.Path(sys.argv[1]))
+    await storage.open()
+    await asyncio.gather(*[submit_for_ever(storage) for _ in range(20)])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 50, 1000])
+async def test_what_was_answered_survives_kill_9(data_dir: Path, lines: int) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(data_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert child.stdout is not None
+    with child.stdout as output:
+        answered = [output.readline() for _ in range(lines)]
+        child.send_signal(signal.SIGKILL)
+        answered += output.readlines()
+    child.wait(CHILD_TIMEOUT)
+
+    storage = SqliteStorage(data_dir)
+    await storage.open()
+    try:
+        ids = [line.strip() for line in answered if line.endswith("\n")]
+        assert len(ids) >= lines
+        for execution_id in ids:
+            assert (await storage.execution(execution_id)).status is Status.ENQUEUED
+        overview = await storage.overview()
+        assert overview.queued == overview.jobs >= len(ids)
+    finally:
+        await storage.close()
