@@ -1,4 +1,4 @@
-"""The command line: arguments → configuration → server.
+"""The command line: arguments → configuration → server, or a call to a running one.
 
 Exit codes: 0 for success, 1 when something failed, 2 when the arguments or the configuration are
 at fault; then nothing was started. What went wrong is one sentence a line on standard error.
@@ -6,18 +6,21 @@ at fault; then nothing was started. What went wrong is one sentence a line on st
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from fastlane import __version__, logs
+from fastlane.client import Client, End, connected
 from fastlane.config import Config, Option, load, misspellings, options
 from fastlane.errors import ConfigError, FastlaneError
 
@@ -41,6 +44,22 @@ ConfigFile = Annotated[
         help="Read options from lines NAME=value; the environment wins over the file.",
     ),
 ]
+
+
+ServerUrl = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        envvar="FASTLANE_URL",
+        metavar="URL",
+        help="The server to call; http://user:password@host:port where it asks for them.",
+    ),
+]
+
+T = TypeVar("T")
+
+# The address that a server listens on without any configuration.
+_LOCAL = "http://localhost:10000"
 
 
 class Format(StrEnum):
@@ -96,6 +115,104 @@ def show_config(
 def version() -> None:
     """Show the version."""
     typer.echo(f"fastlane {__version__}")
+
+
+@app.command()
+def submit(
+    task: Annotated[str, typer.Argument(help="The name that groups jobs.")],
+    image: Annotated[str, typer.Option(help="The image to run.")],
+    command: Annotated[str, typer.Option(help="The command, split as a shell splits words.")],
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="For its environment.")
+    ] = None,
+    retries: Annotated[int, typer.Option(help="How often to try again after a failure.")] = 0,
+    start_in: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Run later: 10s, 2m30s, 4h.")
+    ] = None,
+    cron: Annotated[str | None, typer.Option(help="Run again and again: '*/5 * * * *'.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show the log and exit as the job does.")
+    ] = False,
+    server: ServerUrl = _LOCAL,
+) -> None:
+    """Submit a job to a running server and print its URL."""
+    payload: dict[str, Any] = {"image": image, "command": command}
+    if env:
+        pairs = [pair.partition("=") for pair in env]
+        for name, equals, _ in pairs:
+            if not name or not equals:
+                raise ConfigError(f"--env {name} has no value: give NAME=VALUE.")
+        payload["envs"] = {name: value for name, _, value in pairs}
+    if retries:
+        payload["retries"] = retries
+    if start_in is not None:
+        payload["startIn"] = start_in
+    if cron is not None:
+        payload["cron"] = cron
+
+    async def post(client: Client) -> End | None:
+        answer = await client.submit(task, payload)
+        url = answer.get("executionUrl") or answer.get("jobUrl")
+        if not isinstance(url, str):
+            raise FastlaneError(f"{server} does not answer as fastlane does: is it a server?")
+        typer.echo(url, err=follow)
+        return await client.follow(url, _write) if follow else None
+
+    _end(_call(server, post))
+
+
+@app.command("logs")
+def show_logs(
+    url: Annotated[str, typer.Argument(help="The URL of a job or an execution.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until it ends, and exit as it does.")
+    ] = False,
+    server: ServerUrl = _LOCAL,
+) -> None:
+    """Show the log of an execution, or of a job's last one."""
+
+    async def read(client: Client) -> End | None:
+        if follow:
+            return await client.follow(url, _write)
+        async for chunk in client.logs(url):
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+        return None
+
+    _end(_call(server, read))
+
+
+@app.command()
+def status(server: ServerUrl = _LOCAL) -> None:
+    """Show what a running server says of its hosts, jobs and queues."""
+
+    async def ask(client: Client) -> dict[str, Any]:
+        return await client.status()
+
+    typer.echo(json.dumps(_call(server, ask), indent=2, ensure_ascii=False))
+
+
+def _call(server: str, talk: Callable[[Client], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with connected(server) as client:
+            return await talk(client)
+
+    return asyncio.run(run())
+
+
+def _write(stream: str, text: str) -> None:
+    file = sys.stdout if stream == "stdout" else sys.stderr
+    # Half a character of UTF-16 can stand in JSON, but in no output.
+    file.write(text.encode(errors="replace").decode())
+    file.flush()
+
+
+def _end(end: End | None) -> None:
+    """Exit as the job did; without an exit code of its own, with 1."""
+    if end is None or end.exit_code == 0:
+        return
+    _say(f"the execution is {end.status} ({end.reason}).")
+    raise typer.Exit(1 if end.exit_code is None else end.exit_code)
 
 
 def _load(file: Path | None, **overrides: str | None) -> Config:
@@ -156,7 +273,8 @@ def main() -> None:
             _say(sentence)
         sys.exit(2)
     except FastlaneError as error:
-        _say(str(error))
+        for sentence in str(error).splitlines():
+            _say(sentence)
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
