@@ -14,6 +14,7 @@ points as seen from here:
 * Killed any later: the supervisor goes on alone, and the restarted server finds the run.
 * The supervisor itself killed: what it had started is killed by whoever finds out, and the run
   has vanished (:class:`~fastlane.errors.RunVanished`), for nobody knows its exit code.
+* The directory deleted behind our back: the supervisor kills the command within a second.
 * ``stop`` of a run that was never started writes its end under the same lock.
 * ``remove`` renames the directory away under the lock, then deletes it.
 

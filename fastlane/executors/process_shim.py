@@ -63,6 +63,8 @@ READ_BYTES = 64 * 1024
 # Bounds how long the pipes are read behind the command's end, when a process that left the
 # command's group still holds them open.
 DRAIN_SECONDS = 1.0
+# Bounds how long a command goes on after its run's directory was deleted behind our back.
+WATCH_SECONDS = 1.0
 # Bounds how often the result is tried to be written (once a second) on a disk that is full.
 EXIT_WRITES = 600
 
@@ -190,6 +192,11 @@ class Log:
             self.lost_bytes += len(data)
         else:
             self._end += len(frame)
+
+    @property
+    def removed(self) -> bool:
+        """Whether the file was deleted."""
+        return os.fstat(self._descriptor).st_nlink == 0
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -336,8 +343,8 @@ def follow(child: int, streams: dict[int, int], log: Log, woken: int) -> int:
     deadline: float | None = None
     status = 0
     while deadline is None or (is_open and time.monotonic() < deadline):
-        timeout_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        for descriptor, _ in poll.poll(timeout_ms):
+        timeout = WATCH_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+        for descriptor, _ in poll.poll(timeout * 1000):
             if descriptor == woken:
                 with contextlib.suppress(BlockingIOError):
                     os.read(woken, 4096)
@@ -349,6 +356,9 @@ def follow(child: int, streams: dict[int, int], log: Log, woken: int) -> int:
                 poll.unregister(descriptor)
                 os.close(descriptor)
                 is_open.discard(descriptor)
+        if deadline is None and log.removed:
+            # Everybody was told, or will be, that it is lost: then it must not run.
+            os.killpg(child, signal.SIGKILL)
         # Its pid, and so its group's, is ours to name for as long as it is not reaped.
         if deadline is None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             with contextlib.suppress(ProcessLookupError):

@@ -787,7 +787,8 @@ async def test_a_new_run_after_removal_is_another_one(stage: Stage) -> None:
 
 async def test_a_running_run_that_vanishes(stage: Stage) -> None:
     executor = await stage.executor()
-    spec = stage.spec("sh", "-c", "echo ready; exec sleep 30")
+    token = uuid.uuid4().hex
+    spec = stage.spec("sh", "-c", f"echo ready; {FOREVER}", token)
     await executor.pull(stage.host, spec, lambda _: None)
     run_id = await executor.create(stage.host, spec)
     await executor.start(stage.host, run_id)
@@ -800,6 +801,8 @@ async def test_a_running_run_that_vanishes(stage: Stage) -> None:
         results = await asyncio.gather(following, waiting, return_exceptions=True)
     assert [type(result) for result in results] == [RunVanished] * 2
     await assert_gone(stage, executor, spec.execution_id, run_id)
+    # Lost is said of nothing that goes on.
+    await eventually(lambda: not stage.harness.processes(token))
 
 
 async def test_what_never_was(stage: Stage) -> None:
