@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -314,6 +314,7 @@ def test_a_malformed_farm_is_named(text: str, says: str) -> None:
     assert "give a JSON list like" in sentence
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([n.upper() for n in Config.model_fields]), st.text()))
 def test_any_text_is_taken_or_refused_in_sentences(environ: dict[str, str]) -> None:
     told = ""

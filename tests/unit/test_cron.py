@@ -10,7 +10,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fastlane.cron import check_cron, check_timezone, next_tick, previous_tick
@@ -438,7 +438,7 @@ moments = st.one_of(
 WALK = 26 * 60
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(crons(), st.sampled_from(ZONES), moments)
 @example(("* * * * *", (None,) * 5), "Australia/Lord_Howe", at("2026-04-04T15:10"))
 @example(("*/7 * * * *", (frozenset(range(0, 60, 7)), *(None,) * 4)), "Europe/Berlin", CHANGES[1])
@@ -473,7 +473,7 @@ def test_every_minute_agrees(cron: Parsed, zone: str, after: float) -> None:
         assert before is None or before < middle - WALK * 60
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(crons(), st.sampled_from(ZONES), st.floats(0, 30_000_000_000))
 def test_next_and_previous_are_each_others_reverse(cron: Parsed, zone: str, after: float) -> None:
     if never_comes(cron[1]):
@@ -488,7 +488,7 @@ def test_next_and_previous_are_each_others_reverse(cron: Parsed, zone: str, afte
     assert before is None or before <= after
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(st.text(), st.text(alphabet="0123456789*/,-LW#?@ HRmonjan", max_size=40)))
 def test_any_text_is_decided_quickly(text: str) -> None:
     began = time.process_time()
