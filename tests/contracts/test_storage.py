@@ -1444,6 +1444,26 @@ async def test_a_cap_without_a_head(storage: Storage, logging: Execution) -> Non
     assert len(kept) <= 4
 
 
+async def test_a_capped_log_of_small_appends(storage: Storage, logging: Execution) -> None:
+    cap = LogCap(head_bytes=1000, tail_bytes=1000)
+    written = records(1, 500, size=100)
+    for record in written:
+        await storage.append_log(logging.id, logging.epoch, [record], bookmark="", cap=cap)
+    kept = await whole_log(storage, logging)
+    assert kept[:10] == written[:10]
+    assert kept[-10:] == written[-10:]
+
+
+async def test_a_cap_without_a_tail(storage: Storage, logging: Execution) -> None:
+    cap = LogCap(head_bytes=1, tail_bytes=0)
+    written = records(1, 5, size=LOG_CHUNK_BYTES)
+    for record in written:
+        await storage.append_log(logging.id, logging.epoch, [record], bookmark="", cap=cap)
+        kept = await whole_log(storage, logging)
+        assert kept[0] == written[0]
+        assert kept[-1].seq == record.seq
+
+
 async def test_the_tail_of_each_stream(storage: Storage, logging: Execution) -> None:
     written = [
         *records(1, 40, size=30_000),

@@ -94,6 +94,9 @@ async def test_a_commit_that_fails_fails_all_and_the_next_one_works(
         return_exceptions=True,
     )
     assert isinstance(ended[-1], StorageUnavailable)
+    for _ in range(2):
+        health = await storage.check()
+        assert "full" in (health["redis"] or "")
     stored = [one for one in ended if not isinstance(one, BaseException)]
     assert (await storage.overview()).jobs == len(stored)
 

@@ -114,9 +114,10 @@ class SqliteStorage(Storage):
         except StorageUnavailable as error:
             records = str(error)
         try:
-            # What the last commit ended with; an empty transaction costs no fsync, but resets it.
-            queue = None if self._writer is None else self._writer.failure
+            # An empty transaction costs no fsync, so it shows a lock but not a full disk: that is
+            # known from the last group which had something to write.
             await self._write(queries.overview)
+            queue = None if self._writer is None else self._writer.failure
         except StorageUnavailable as error:
             queue = str(error)
         return {"mongo": records, "redis": queue}

@@ -82,7 +82,7 @@ class Writer:
         self.commits = 0
         """How many commits there have been."""
         self.failure: str | None = None
-        """What was wrong with the last commit; None when nothing was."""
+        """What was wrong with the last group that had something to write; None when nothing."""
 
     async def run(
         self, operation: Callable[[sqlite3.Connection], R], *, weight_bytes: int = 0
@@ -115,8 +115,6 @@ class Writer:
                 lost = StorageUnavailable(f"the database refused the commit: {error}")
                 lost.__cause__ = error
                 ended = [_Ended(waiting, None, lost) for waiting in batch]
-            else:
-                self.failure = None
             _deliver(ended)
         self._connection.close()
 
@@ -145,12 +143,16 @@ class Writer:
             # Only after a roll-back that failed as well is there something to do here.
             _roll_back(connection)
             connection.execute("BEGIN IMMEDIATE")
+            changes = connection.total_changes
             ended = [self._run_one(waiting) for waiting in batch if not waiting.future.cancelled()]
             connection.execute("COMMIT")
         except BaseException:
             _roll_back(connection)
             raise
         self.commits += 1
+        lost = [one.error for one in ended if isinstance(one.error, StorageUnavailable)]
+        if lost or connection.total_changes != changes:
+            self.failure = str(lost[0]) if lost else None
         return ended
 
     def _run_one(self, waiting: _Waiting) -> _Ended:
