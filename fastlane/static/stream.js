@@ -41,6 +41,8 @@
   let dropped = 0;
   let total = 0;
   let open = null;
+  // Rows between those shown and those pending were dropped: the shown ones have to go first.
+  let stale = false;
 
   const cubeColour = (n) => {
     if (n < 16) return n;
@@ -142,7 +144,7 @@
     if (pending.length > 2 * MAX_LINES) {
       const gone = pending.splice(0, pending.length - MAX_LINES);
       dropped += gone.reduce((sum, each) => sum + (each.begins ? 1 : 0), 0);
-      clearShown();
+      stale = true;
     }
   }
 
@@ -219,6 +221,7 @@
   let follow = true;
   let filter = "";
   let painting = false;
+  let paintCost = 0;
   let unseen = 0;
   const pad = (number, width = 2) => String(number).padStart(width, "0");
   const dateOf = (ts) => new Date(`${ts}Z`);
@@ -243,10 +246,13 @@
   function paintSoon() {
     if (painting) return;
     painting = true;
-    requestAnimationFrame(paint);
+    // In a flood, most of the time is for reading it: paint the less often the more it costs.
+    if (paintCost < 8) requestAnimationFrame(paint);
+    else setTimeout(() => requestAnimationFrame(paint), Math.min(1000, paintCost * 5));
   }
 
   function paint() {
+    const begun = performance.now();
     painting = false;
     for (let i = shown.length - 1; i >= 0 && i >= shown.length - 8; i--) {
       const row = shown[i];
@@ -256,8 +262,15 @@
       row.node.hidden = filter !== "" && !row.plain.includes(filter);
     }
     if (pending.length > 0) {
-      const fresh = pending;
+      let fresh = pending;
       pending = [];
+      if (stale) clearShown();
+      stale = false;
+      if (follow && fresh.length >= MAX_LINES) {
+        clearShown();
+        for (const row of fresh.slice(0, -MAX_LINES)) if (row.begins) dropped++;
+        fresh = fresh.slice(-MAX_LINES);
+      }
       const fragment = document.createDocumentFragment();
       for (const row of fresh) { row.dirty = false; shownChars += row.raw.length; fragment.append(build(row)); }
       rows.append(fragment);
@@ -268,6 +281,7 @@
     }
     if (follow) log.scrollTop = log.scrollHeight;
     tell();
+    paintCost = performance.now() - begun;
   }
 
   function trim() {
@@ -486,9 +500,9 @@
       each.held = "";
       if (held !== "" && !held.startsWith("\x1b")) addPiece(each, name, state.finishedAt || new Date().toISOString().slice(0, -1), held, false);
     }
-    element("connection").textContent = ended ? "Ended; this is the whole log" : "Ended";
+    paint();
     showState();
-    paintSoon();
+    element("connection").textContent = ended ? "Ended; this is the whole log" : "Ended";
   }
 
   element("now").addEventListener("click", () => { attempts = 0; connect(); });
