@@ -1,0 +1,282 @@
+"""What every handler does before and after its own work.
+
+Request id, client address, auth, host and origin checks on the way in; JSON, absolute URLs and
+problem answers on the way out.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import re
+import uuid
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import structlog
+import ujson
+from tornado.web import HTTPError, RequestHandler
+
+from fastlane.api.problems import Problem, problem_body
+from fastlane.api.services import Services
+from fastlane.errors import NotFound, Rejected, StorageUnavailable
+
+log = structlog.get_logger(__name__)
+
+# What a request id of a client's may be; another is replaced by one of ours.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# Seconds after which a client may try again when the storage is away.
+RETRY_AFTER_SECONDS = 5
+
+
+class BaseHandler(RequestHandler):
+    """The base of every handler of the API and of its pages."""
+
+    SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
+    open_to_all = False
+    """Whether the route is answered without auth."""
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.settings["services"]
+        return services
+
+    # -- on the way in ------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        given = self.request.headers.get("X-Request-ID", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        self.set_header("X-Request-ID", self.request_id)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=self.request_id)
+        self._scheme, self.client_ip = self._whence()
+        self._allow_cross_origin()
+        if self.request.method == "OPTIONS":
+            return
+        self._check_credentials()
+        self._check_host_and_origin()
+
+    def _whence(self) -> tuple[str, str]:
+        """Scheme and client address; what a proxy says counts only when we trust the proxy."""
+        headers = self.request.headers
+        peer = self.request.remote_ip or ""
+        scheme = self.request.protocol
+        if not self._is_trusted(peer):
+            return scheme, peer
+        forwarded = headers.get("X-Forwarded-Proto", "").split(",")[0].strip().lower()
+        if forwarded in {"http", "https"}:
+            scheme = forwarded
+        # The last address that no trusted proxy of ours has added itself.
+        chain = [part.strip() for part in headers.get("X-Forwarded-For", "").split(",")]
+        for address in reversed([part for part in chain if part]):
+            if not _is_address(address):
+                break
+            peer = address
+            if not self._is_trusted(address):
+                break
+        else:
+            real = headers.get("X-Real-Ip", "").strip()
+            if not any(chain) and _is_address(real):
+                peer = real
+        return scheme, peer
+
+    def _is_trusted(self, address: str) -> bool:
+        if not _is_address(address):
+            return False
+        parsed = ipaddress.ip_address(address)
+        return any(parsed in network for network in self.services.config.trusted_proxies)
+
+    @property
+    def _host(self) -> str:
+        """Host and port under which the client knows us."""
+        if self._is_trusted(self.request.remote_ip or ""):
+            forwarded = self.request.headers.get("X-Forwarded-Host", "").split(",")[0].strip()
+            if re.fullmatch(r"[A-Za-z0-9._:\[\]-]{1,255}", forwarded):
+                return forwarded
+        return self.request.host
+
+    def _check_credentials(self) -> None:
+        config = self.services.config
+        user, password = config.basic_auth_user, config.basic_auth_password.get_secret_value()
+        if not user or self.open_to_all:
+            return
+        expected = f"{user}:{password}".encode()
+        scheme, _, encoded = self.request.headers.get("Authorization", "").partition(" ")
+        try:
+            given = base64.b64decode(encoded.strip(), validate=True)
+        except (binascii.Error, ValueError):
+            given = b""
+        # Constant in time, so that nothing can be learnt by measuring.
+        if not hmac.compare_digest(given, expected) or scheme.lower() != "basic":
+            raise Problem(
+                401,
+                "Give user and password by HTTP Basic auth.",
+                headers={"WWW-Authenticate": 'Basic realm="fastlane", charset="UTF-8"'},
+            )
+
+    def _check_host_and_origin(self) -> None:
+        is_socket = self.request.headers.get("Upgrade", "").lower() == "websocket"
+        if self.request.method in _SAFE_METHODS and not is_socket:
+            return
+        allowed = self.services.config.allowed_hosts
+        host = self._host.lower()
+        if allowed and host not in allowed and (urlsplit(f"//{host}").hostname not in allowed):
+            raise Problem(403, f"Host {host!r} is not one of ALLOWED_HOSTS.")
+        origin = self.request.headers.get("Origin")
+        if origin is None:
+            site = self.request.headers.get("Sec-Fetch-Site", "none")
+            if site not in {"same-origin", "none"}:
+                raise Problem(403, f"Requests from another origin ({site}) are refused.")
+        elif not self._is_own_origin(origin) and not self._cors_allows(origin):
+            raise Problem(403, f"Requests from origin {origin[:200]!r} are refused.")
+
+    def _is_own_origin(self, origin: str) -> bool:
+        return origin.lower() == f"{self._scheme}://{self._host}".lower()
+
+    def _cors_allows(self, origin: str) -> bool:
+        origins = self.services.config.cors_origins
+        return "*" in origins or origin.lower() in origins
+
+    def check_origin(self, origin: str) -> bool:
+        """Tornado's own question for WebSockets; ``prepare`` has answered it already."""
+        return True
+
+    def _allow_cross_origin(self) -> None:
+        if not self.services.config.cors_origins:
+            return
+        self.add_header("Vary", "Origin")
+        origin = self.request.headers.get("Origin")
+        if origin is None or not self._cors_allows(origin):
+            return
+        self.set_header("Access-Control-Allow-Origin", origin)
+        self.set_header(
+            "Access-Control-Expose-Headers",
+            "X-Request-ID, Fastlane-Exit-Code, Fastlane-Status, Retry-After",
+        )
+        if self.request.method == "OPTIONS":
+            self.set_header("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE")
+            self.set_header(
+                "Access-Control-Allow-Headers",
+                "Authorization, Content-Type, Idempotency-Key, X-Request-ID",
+            )
+            self.set_header("Access-Control-Max-Age", "600")
+
+    # -- on the way out -----------------------------------------------------------------------
+
+    def set_default_headers(self) -> None:
+        self.set_header("Server", "fastlane")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def url(self, *parts: str, slash: bool = True) -> str:
+        """The absolute URL of *parts*, each percent-encoded."""
+        path = "/".join(quote(part, safe="") for part in parts)
+        return f"{self._scheme}://{self._host}/{path}{'/' if slash else ''}"
+
+    def send_json(self, body: Any, *, status: int = 200) -> None:
+        """Answer with *body* as JSON."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(ujson.dumps(body, ensure_ascii=False, escape_forward_slashes=False))
+
+    def options(self, *_: str, **__: str) -> None:
+        self.set_header("Allow", ", ".join(self.allowed_methods()))
+        self.set_status(204)
+        self.finish()
+
+    def allowed_methods(self) -> list[str]:
+        """What this route answers."""
+        base = RequestHandler
+        return [
+            method
+            for method in self.SUPPORTED_METHODS
+            if getattr(type(self), method.lower(), None) is not getattr(base, method.lower())
+        ]
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Once, and only what is our own fault."""
+        if isinstance(value, StorageUnavailable):
+            log.warning("storage is away", path=self.request.path, error=str(value))
+        elif not isinstance(value, (Problem, HTTPError, NotFound, Rejected)):
+            log.error(
+                "request failed inside fastlane",
+                method=self.request.method,
+                path=self.request.path,
+                exc_info=value,
+            )
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        problem = self._problem_of(status_code, error)
+        for name, value in problem.headers.items():
+            self.set_header(name, value)
+        self.set_status(problem.status)
+        if problem.status == 405:
+            self.set_header("Allow", ", ".join(self.allowed_methods()))
+        self.set_header("Content-Type", "application/problem+json")
+        self.finish(
+            ujson.dumps(
+                problem_body(
+                    problem.status,
+                    problem.detail,
+                    getattr(self, "request_id", ""),
+                    problem.faults,
+                ),
+                ensure_ascii=False,
+                escape_forward_slashes=False,
+            )
+        )
+
+    def _problem_of(self, status: int, error: BaseException | None) -> Problem:
+        match error:
+            case Problem():
+                return error
+            case NotFound():
+                return Problem(404, str(error))
+            case Rejected():
+                return Problem(400, str(error))
+            case StorageUnavailable():
+                return Problem(
+                    503,
+                    "The storage is away; nothing was changed. Try again.",
+                    headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+                )
+        if status == 405:
+            return Problem(405, f"{self.request.method} is not answered here.")
+        if status >= 500:
+            return Problem(500, "Something failed inside fastlane; its log has the details.")
+        return Problem(status, _sentence(error) or HTTPStatus(status).description or "Refused.")
+
+
+class NoSuchRoute(BaseHandler):
+    """Answers whatever no route matches."""
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        super().prepare()
+        raise Problem(404, f"There is nothing at {self.request.path[:200]!r}.")
+
+
+def _sentence(error: BaseException | None) -> str:
+    if isinstance(error, HTTPError) and error.log_message:
+        try:
+            return error.log_message % error.args if error.args else error.log_message
+        except (TypeError, ValueError):
+            return error.log_message
+    return ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

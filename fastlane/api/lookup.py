@@ -1,0 +1,71 @@
+"""From the ids of a path to records, or to a 404 that says which of them is not there."""
+
+from __future__ import annotations
+
+import unicodedata
+import uuid
+
+from fastlane.api.problems import Problem
+from fastlane.errors import NotFound
+from fastlane.model import Execution, Job
+from fastlane.storage.base import Storage
+
+# API.md: "A task id is an arbitrary name of 1 to 255 characters".
+TASK_ID_MAX_CHARS = 255
+
+
+def check_task_id(task_id: str) -> str:
+    """*task_id* when it may name a task.
+
+    :raises Problem: 400 with what is wrong with it.
+    """
+    shown = repr(task_id[:50])
+    if not 1 <= len(task_id) <= TASK_ID_MAX_CHARS:
+        raise Problem(
+            400, f"A task id has 1 to {TASK_ID_MAX_CHARS} characters; {shown} has {len(task_id)}."
+        )
+    if "/" in task_id:
+        raise Problem(400, f"Task id {shown} holds a slash; use another character, such as '-'.")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in task_id):
+        raise Problem(400, f"Task id {shown} holds a control character; leave it out.")
+    if task_id != task_id.strip():
+        raise Problem(400, f"Task id {shown} begins or ends with a blank; leave it out.")
+    return task_id
+
+
+def check_job_id(job_id: str) -> str:
+    """*job_id* in its canonical form when it is a UUID4.
+
+    :raises Problem: 400, with what to do instead.
+    """
+    try:
+        parsed = uuid.UUID(job_id)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.version != 4 or str(parsed) != job_id.lower():
+        raise Problem(400, f"Job id {job_id[:50]!r} is not a UUID4, such as {uuid.uuid4()}.")
+    return str(parsed)
+
+
+async def find_execution(
+    storage: Storage, task_id: str, job_id: str, execution_id: str
+) -> tuple[Job, Execution]:
+    """:raises NotFound: the job or the execution is not there, or not in this task or job."""
+    job = await storage.job(task_id, job_id)
+    execution = await storage.execution(execution_id)
+    if execution.job_id != job.id:
+        raise NotFound(f"Job {job_id} has no execution {execution_id[:50]!r}.")
+    return job, execution
+
+
+async def find_log(
+    storage: Storage, task_id: str, job_id: str, execution_id: str | None
+) -> tuple[Job, Execution | None]:
+    """The job and the execution whose log is meant: the named one, or the job's last.
+
+    :raises NotFound: the job or the execution is not there.
+    """
+    if execution_id is not None:
+        return await find_execution(storage, task_id, job_id, execution_id)
+    job = await storage.job(task_id, job_id)
+    return job, await storage.last_execution(job.id)

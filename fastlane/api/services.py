@@ -1,0 +1,30 @@
+"""What every handler is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastlane.api.sockets import Sockets
+from fastlane.config import Config
+from fastlane.events import Bus
+from fastlane.executors.base import Executor
+from fastlane.hosts import Hosts
+from fastlane.lifecycle import Lifecycle
+from fastlane.model import Clock, Farm
+from fastlane.storage.base import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of the server that handlers talk to."""
+
+    storage: Storage
+    lifecycle: Lifecycle
+    executor: Executor
+    bus: Bus
+    clock: Clock
+    config: Config
+    farms: tuple[Farm, ...]
+    version: str
+    hosts: Hosts
+    sockets: Sockets
