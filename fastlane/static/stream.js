@@ -98,7 +98,7 @@
     let { fore, back } = style;
     if (style.inverse) {
       [fore, back] = [back, fore];
-      if (back === undefined) span.classList.add("inverse");
+      if (back === undefined) { span.classList.add("inverse"); fore = undefined; }
     }
     if (typeof back === "number") span.classList.add(`b${back}`);
     else if (back) span.style.backgroundColor = `rgb(${back.join(",")})`;
@@ -502,7 +502,7 @@
     }
     paint();
     showState();
-    element("connection").textContent = ended ? "Ended; this is the whole log" : "Ended";
+    element("connection").textContent = ended ? "Ended; nothing more will come" : "Ended";
   }
 
   element("now").addEventListener("click", () => { attempts = 0; connect(); });

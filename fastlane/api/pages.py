@@ -1,0 +1,88 @@
+"""``…/stream/``: the page on which a person watches a log, and what it is made of."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from tornado.template import Loader
+
+import fastlane
+from fastlane.api.base import BaseHandler
+from fastlane.api.feed import find_log
+from fastlane.errors import NotFound
+
+_PACKAGE = Path(fastlane.__file__).parent
+_TEMPLATES = Loader(str(_PACKAGE / "templates"), autoescape="xhtml_escape")
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Read once: they are part of the release, and a few kilobytes.
+_ASSETS = {
+    path.name: path.read_bytes()
+    for path in sorted((_PACKAGE / "static").iterdir())
+    if path.suffix in _TYPES
+}
+_VERSIONS = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in _ASSETS.items()}
+ASSET_URLS = {name: f"/static/{name}?v={version}" for name, version in _VERSIONS.items()}
+"""Where the page finds each asset; the version makes it safe to cache for good."""
+
+# Nothing inline, nothing from elsewhere: a log cannot become script, whatever is in it.
+_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+
+class StreamPage(BaseHandler):
+    """The log of an execution, or of a job's last one, in a browser."""
+
+    async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
+        await find_log(self.services.storage, task_id, job_id, execution_id)
+        task_path = f"/tasks/{quote(task_id, safe='')}"
+        job_path = f"{task_path}/jobs/{job_id}"
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Content-Security-Policy", _SECURITY_POLICY)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "same-origin")
+        self.set_header("Cache-Control", "no-cache")
+        self.finish(
+            _TEMPLATES.load("stream.html").generate(
+                task_id=task_id,
+                job_id=job_id,
+                execution_id=execution_id,
+                task_path=task_path,
+                job_path=job_path,
+                base_path=f"{job_path}/executions/{execution_id}" if execution_id else job_path,
+                download_name=re.sub(r"[^A-Za-z0-9._-]+", "-", f"{task_id}-{job_id}"),
+                assets=ASSET_URLS,
+            )
+        )
+
+
+class Asset(BaseHandler):
+    """A file of the package's ``static`` directory."""
+
+    async def get(self, name: str) -> None:
+        body = _ASSETS.get(name)
+        if body is None:
+            raise NotFound(f"There is no file {name!r} here.")
+        versioned = self.get_query_argument("v", "") == _VERSIONS[name]
+        self.set_header("Content-Type", _TYPES[Path(name).suffix])
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header(
+            "Cache-Control", "private, max-age=31536000, immutable" if versioned else "no-cache"
+        )
+        self.finish(body)

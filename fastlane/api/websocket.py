@@ -1,0 +1,237 @@
+"""``…/ws/``: the log of an execution as it is written, to any number of viewers.
+
+The contract is API.md, "Streams". Beyond it, ``state=true`` (with ``format=json``) adds frames
+``{"state": {...}}`` whenever the execution's state changes, for the page of :mod:`.pages`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+import ujson
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.websocket import WebSocketHandler
+
+from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
+from fastlane.api.feed import Format, Watch, find_log, frame_header, time_text
+from fastlane.api.problems import Problem
+from fastlane.errors import NotFound, StorageError
+from fastlane.model import Execution, Job, Status
+
+log = structlog.get_logger(__name__)
+
+# Bounds how long a client may take for one page before it is given up.
+STALL_SECONDS = 60.0
+# Bounds how long a dead peer goes unnoticed (an interval and a time-out of the same length).
+PING_SECONDS = 60.0
+# Bounds what a client may send; it has nothing to say.
+MAX_MESSAGE_BYTES = 4096
+# Bounds ``after``: what JSON numbers hold exactly (RFC 8259, section 6).
+MAX_SEQ = 2**53 - 1
+
+DONE = "done"
+RETRY = "retry"
+
+# RFC 6455, section 7.4.1, and the registry that it founded.
+NORMAL, GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 1001, 1011, 1013
+
+
+class _Stalled(Exception):
+    """The client does not read."""
+
+
+class LogSocket(BaseHandler, WebSocketHandler):
+    """One viewer's connection."""
+
+    _task: asyncio.Task[None]
+    _wire: IOStream
+    _stream_format = Format.PLAIN
+    _after = 0
+    _tells_state = False
+    _job: Job
+    _execution: Execution | None = None
+
+    async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
+        """Refuse with an HTTP answer what can be refused, then shake hands."""
+        self._read_query()
+        self._job, self._execution = await find_log(
+            self.services.storage, task_id, job_id, execution_id
+        )
+        if self.request.headers.get("Upgrade", "").lower() != "websocket":
+            raise Problem(
+                426,
+                "This is a WebSocket: connect to it with the scheme ws or wss.",
+                headers={"Upgrade": "websocket"},
+            )
+        if self.services.sockets.full:
+            raise Problem(
+                503,
+                "The server has as many open sockets as it can take; try again later.",
+                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
+        await super().get()
+
+    def _read_query(self) -> None:
+        form = self.get_query_argument("format", Format.PLAIN)
+        if form not in tuple(Format):
+            raise Problem(400, f"format is {form[:50]!r}; it must be 'plain' or 'json'.")
+        self._stream_format = Format(form)
+        after = self.get_query_argument("after", "0")
+        if not (after.isascii() and after.isdigit() and len(after) <= 16 and int(after) <= MAX_SEQ):
+            raise Problem(
+                400, f"after is {after[:50]!r}; it must be the seq of a record, such as 17."
+            )
+        self._after = int(after)
+        state = self.get_query_argument("state", "false")
+        if state not in ("true", "false"):
+            raise Problem(400, f"state is {state[:50]!r}; it must be 'true' or 'false'.")
+        self._tells_state = state == "true"
+        if self._tells_state and self._stream_format is not Format.JSON:
+            raise Problem(400, "state=true needs format=json.")
+
+    @property
+    def ping_interval(self) -> float | None:
+        return PING_SECONDS
+
+    @property
+    def ping_timeout(self) -> float | None:
+        return PING_SECONDS
+
+    @property
+    def max_message_size(self) -> int:
+        return MAX_MESSAGE_BYTES
+
+    def open(self) -> None:
+        assert self.ws_connection is not None
+        assert self.ws_connection.stream is not None
+        self._wire = self.ws_connection.stream
+        self.set_nodelay(True)
+        self._task = asyncio.create_task(self._serve(), name=f"socket {self.request.path}")
+        self.services.sockets.add(self)
+
+    def on_message(self, message: str | bytes) -> None:
+        """A viewer has nothing to say; what it sends is read and forgotten."""
+
+    def on_close(self) -> None:
+        self._task.cancel()
+        self._task.add_done_callback(lambda _: self.services.sockets.discard(self))
+
+    def shut_down(self) -> None:
+        """See :class:`fastlane.api.sockets.Socket`."""
+        self._task.cancel()
+        self.close(GOING_AWAY, RETRY)
+
+    def cut_off(self) -> None:
+        """See :class:`fastlane.api.sockets.Socket`."""
+        self._wire.close()
+
+    async def _serve(self) -> None:
+        code, reason = INTERNAL_ERROR, RETRY
+        try:
+            code, reason = await self._stream()
+        except StreamClosedError:
+            return
+        except _Stalled:
+            code = TRY_AGAIN_LATER
+        except StorageError as error:
+            log.warning("a log stream broke", path=self.request.path, error=str(error))
+        except NotFound:
+            # The record was there at the handshake: its history was cleaned up since.
+            pass
+        except Exception:
+            log.exception("a log stream broke", path=self.request.path)
+        self.close(code, reason)
+
+    async def _stream(self) -> tuple[int, str]:
+        """Send everything that there is to send; the close code and reason that fit."""
+        if self._execution is None:
+            await self._tell_state(None)
+            return NORMAL, RETRY
+        told = None
+        async with self.services.sockets.feed.watch(self._execution.id) as watch:
+            while True:
+                execution, version = watch.execution, watch.version
+                if execution != told:
+                    await self._tell_state(execution)
+                    told = execution
+                if execution.status is Status.ENQUEUED:
+                    return NORMAL, RETRY
+                await self._drain(watch)
+                if execution.final:
+                    await self._tell_end(execution)
+                    return NORMAL, DONE
+                await watch.news(version)
+
+    async def _drain(self, watch: Watch) -> None:
+        while (page := await watch.page(self._after, self._stream_format)) is not None:
+            await self._send(page.behind(self._after))
+            self._after = page.last
+
+    async def _tell_state(self, execution: Execution | None) -> None:
+        if self._tells_state:
+            await self._send_json({"state": state_of(self._job, execution, self.services.clock())})
+
+    async def _tell_end(self, execution: Execution) -> None:
+        if self._stream_format is Format.JSON:
+            await self._send_json(
+                {
+                    "end": True,
+                    "status": execution.status,
+                    "exitCode": execution.exit_code,
+                    "reason": execution.reason,
+                }
+            )
+
+    async def _send_json(self, message: Mapping[str, Any]) -> None:
+        text = ujson.dumps(message, ensure_ascii=False, escape_forward_slashes=False).encode()
+        await self._send(frame_header(len(text)) + text)
+
+    async def _send(self, frames: bytes | memoryview) -> None:
+        """Write whole frames and return once the kernel has taken them.
+
+        Straight to the stream, because ``write_message`` would copy each page for each viewer; a
+        page stays one object, however many sockets wait to send it.
+
+        :raises StreamClosedError: the connection is gone.
+        :raises _Stalled: the client does not read.
+        """
+        if self.ws_connection is None or self.ws_connection.is_closing():
+            raise StreamClosedError
+        written = self._wire.write(frames)
+        if written.done():
+            # Others get a turn when one socket takes whatever it is given.
+            await asyncio.sleep(0)
+        else:
+            # Unlike wait_for, this leaves the stream's own future alone when time is up.
+            await asyncio.wait([written], timeout=STALL_SECONDS)
+            if not written.done():
+                raise _Stalled
+        written.result()
+
+
+def state_of(job: Job, execution: Execution | None, now: float) -> Mapping[str, Any]:
+    """What the page shows beside the log; times as the API writes them."""
+
+    def text(at: float | None) -> str | None:
+        return None if at is None else time_text(at)
+
+    common = {
+        "scheduled": job.scheduled,
+        "nextScheduledAt": text(job.next_run_at),
+        "now": text(now),
+    }
+    if execution is None:
+        return {"status": "scheduled" if job.scheduled else "idle", "executionId": None, **common}
+    return {
+        "status": execution.status,
+        "executionId": execution.id,
+        "exitCode": execution.exit_code,
+        "reason": execution.reason,
+        "error": execution.error,
+        "startedAt": text(execution.started_at),
+        "finishedAt": text(execution.finished_at),
+        **common,
+    }
