@@ -413,6 +413,7 @@
     element("exit-item").hidden = exit === "";
     element("exit").textContent = Number.isInteger(state.exitCode) ? String(state.exitCode) : "";
     element("stop").hidden = state.status === "connecting" || state.status === "idle" || (final && !(page.kind === "job" && state.scheduled));
+    document.querySelector(".links").hidden = !page.execution;
     const notice = element("notice");
     if (state.error) { notice.textContent = state.error; notice.hidden = false; }
     const waiting = element("waiting");
