@@ -28,9 +28,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from fastlane.errors import NotFound
 from fastlane.events import Bus, log_topic
-from fastlane.model import Execution, Job, LogRecord
+from fastlane.model import Execution, LogRecord
 from fastlane.storage.base import Storage
 
 # Bounds the log data of one page, and with it what one viewer can hold of the server's memory.
@@ -48,22 +47,6 @@ _PAGE_OVERHEAD_BYTES = 1024
 
 # RFC 6455 section 5.2: FIN and the opcode of a text frame; a server's frames are not masked.
 _TEXT_FRAME = 0x81
-
-
-async def find_log(
-    storage: Storage, task_id: str, job_id: str, execution_id: str | None
-) -> tuple[Job, Execution | None]:
-    """The job and the execution whose log a path names: the job's last one without an id.
-
-    :raises NotFound: there is no such job or execution, or one is not the other's.
-    """
-    job = await storage.job(task_id, job_id)
-    if execution_id is None:
-        return job, await storage.last_execution(job_id)
-    execution = await storage.execution(execution_id)
-    if (execution.task_id, execution.job_id) != (task_id, job_id):
-        raise NotFound(f"Job {job_id} of task {task_id!r} has no execution {execution_id}.")
-    return job, execution
 
 
 class Format(StrEnum):

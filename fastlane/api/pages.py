@@ -11,7 +11,7 @@ from tornado.template import Loader
 
 import fastlane
 from fastlane.api.base import BaseHandler
-from fastlane.api.feed import find_log
+from fastlane.api.lookup import find_log
 from fastlane.errors import NotFound
 
 _PACKAGE = Path(fastlane.__file__).parent

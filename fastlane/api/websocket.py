@@ -16,7 +16,8 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
 
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
-from fastlane.api.feed import Format, Watch, find_log, frame_header, time_text
+from fastlane.api.feed import Format, Watch, frame_header, time_text
+from fastlane.api.lookup import find_log
 from fastlane.api.problems import Problem
 from fastlane.errors import NotFound, StorageError
 from fastlane.model import Execution, Job, Status
