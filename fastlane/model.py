@@ -111,7 +111,7 @@ class ImageReference:
         if match is None or len(match["name"]) > _NAME_MAX_CHARS:
             raise ValueError(
                 f"{text[:100]!r} is not an image reference; write it as name, name:tag, "
-                "registry:5000/name:tag or name@sha256:..."
+                "registry:5000/name:tag or name@sha256:<digest>"
             )
         return cls(match["name"], match["tag"], match["digest"])
 

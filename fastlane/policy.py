@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from fastlane import cron
+from fastlane.cron import next_tick, previous_tick
 from fastlane.model import (
     Backoff,
     Execution,
@@ -101,7 +101,7 @@ def with_stop_intent(outcome: Outcome, intent: Reason | None, execution: Executi
 def first_run_at(schedule: Schedule, now: float) -> float | None:
     """When a job submitted at *now* is to run first; None means at once."""
     if schedule.cron is not None:
-        return cron.next_tick(schedule.cron, schedule.timezone, now)
+        return next_tick(schedule.cron, schedule.timezone, now)
     if schedule.start_at is not None and schedule.start_at > now:
         return schedule.start_at
     return None
@@ -111,7 +111,7 @@ def tick_to_run(schedule: Schedule, next_run_at: float, now: float) -> float:
     """The tick that stands for all that are due: of several missed ones the latest."""
     if schedule.cron is None:
         return next_run_at
-    latest = cron.previous_tick(schedule.cron, schedule.timezone, now)
+    latest = previous_tick(schedule.cron, schedule.timezone, now)
     return next_run_at if latest is None else max(next_run_at, latest)
 
 
@@ -119,7 +119,7 @@ def run_after(schedule: Schedule, now: float) -> float | None:
     """The tick behind *now*, or None when the job has had its last."""
     if schedule.cron is None:
         return None
-    return cron.next_tick(schedule.cron, schedule.timezone, now)
+    return next_tick(schedule.cron, schedule.timezone, now)
 
 
 def late_seconds(tick: float, now: float) -> float | None:

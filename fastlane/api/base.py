@@ -15,7 +15,7 @@ import uuid
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import structlog
 import ujson
@@ -23,6 +23,7 @@ from tornado.web import HTTPError, RequestHandler
 
 from fastlane.api.problems import Problem, problem_body
 from fastlane.api.services import Services
+from fastlane.api.shapes import Urls
 from fastlane.errors import NotFound, Rejected, StorageUnavailable
 
 log = structlog.get_logger(__name__)
@@ -48,7 +49,7 @@ class BaseHandler(RequestHandler):
 
     # -- on the way in ------------------------------------------------------------------------
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         given = self.request.headers.get("X-Request-ID", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         self.set_header("X-Request-ID", self.request_id)
@@ -172,10 +173,10 @@ class BaseHandler(RequestHandler):
         self.set_header("Server", "fastlane")
         self.set_header("X-Content-Type-Options", "nosniff")
 
-    def url(self, *parts: str, slash: bool = True) -> str:
-        """The absolute URL of *parts*, each percent-encoded."""
-        path = "/".join(quote(part, safe="") for part in parts)
-        return f"{self._scheme}://{self._host}/{path}{'/' if slash else ''}"
+    @property
+    def urls(self) -> Urls:
+        """The URLs under which this client finds things."""
+        return Urls(f"{self._scheme}://{self._host}")
 
     def send_json(self, body: Any, *, status: int = 200) -> None:
         """Answer with *body* as JSON."""
@@ -260,8 +261,8 @@ class BaseHandler(RequestHandler):
 class NoSuchRoute(BaseHandler):
     """Answers whatever no route matches."""
 
-    async def prepare(self) -> None:  # type: ignore[override]
-        super().prepare()
+    async def prepare(self) -> None:
+        await super().prepare()
         raise Problem(404, f"There is nothing at {self.request.path[:200]!r}.")
 
 

@@ -9,7 +9,6 @@ from fastlane.errors import ExecutorError, NotFound
 from fastlane.executors.base import Executor
 from fastlane.hosts import Hosts
 from fastlane.lifecycle import Lifecycle
-from fastlane.model import Clock
 from fastlane.storage.base import Storage
 
 log = structlog.get_logger(__name__)
@@ -31,7 +30,6 @@ class Keeper:
         runner: Runner,
         hosts: Hosts,
         *,
-        clock: Clock,
         lease_seconds: float,
     ) -> None:
         self._lifecycle = lifecycle
@@ -39,7 +37,6 @@ class Keeper:
         self._executor = executor
         self._runner = runner
         self._hosts = hosts
-        self._clock = clock
         self._lease_seconds = lease_seconds
 
     async def beat(self) -> float:

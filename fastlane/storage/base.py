@@ -97,6 +97,9 @@ class Overview:
 class Storage(ABC):
     """Keeps tasks, jobs, executions and logs. See the module's docstring for the common rules."""
 
+    name: str
+    """As ``backend`` in ``/healthcheck/`` and ``/status/``."""
+
     @abstractmethod
     async def open(self) -> None:
         """Connect and make tables or indexes as needed. Called once, before anything else.

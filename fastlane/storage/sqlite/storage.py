@@ -48,6 +48,8 @@ class SqliteStorage(Storage):
     https://www.sqlite.org/pragma.html#pragma_synchronous.
     """
 
+    name = "sqlite"
+
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
         self._lock: int | None = None

@@ -1,0 +1,51 @@
+"""Executions: one of them, and its stop."""
+
+from __future__ import annotations
+
+from fastlane.api import shapes
+from fastlane.api.base import BaseHandler
+from fastlane.api.lookup import find_execution
+from fastlane.model import Execution as ExecutionRecord
+from fastlane.model import Status, Stream
+from fastlane.storage.base import Storage
+
+# API.md: "at most the last 64 KiB of each".
+OUTPUT_BYTES = 64 * 1024
+
+
+async def read_output(storage: Storage, execution: ExecutionRecord) -> shapes.Output:
+    """The ends of both streams, as much as an answer shows."""
+    if execution.status is Status.ENQUEUED or execution.epoch == 0:
+        return shapes.Output()
+    stdout, stdout_cut = await storage.read_log_tail(
+        execution.id, Stream.STDOUT, max_bytes=OUTPUT_BYTES
+    )
+    stderr, stderr_cut = await storage.read_log_tail(
+        execution.id, Stream.STDERR, max_bytes=OUTPUT_BYTES
+    )
+    return shapes.Output(stdout, stderr, stdout_cut, stderr_cut)
+
+
+class Execution(BaseHandler):
+    """``/tasks/T/jobs/J/executions/E/``"""
+
+    async def get(self, task_id: str, job_id: str, execution_id: str) -> None:
+        storage = self.services.storage
+        _, execution = await find_execution(storage, task_id, job_id, execution_id)
+        output = await read_output(storage, execution)
+        words = self.services.config.env_blacklisted_words
+        self.send_json(
+            {
+                "execution": shapes.execution_details(execution, output, words, self.urls),
+                "job": shapes.job_reference(task_id, job_id, self.urls),
+                "task": shapes.task_reference(task_id, self.urls),
+            }
+        )
+
+
+class StopExecution(BaseHandler):
+    """``/tasks/T/jobs/J/executions/E/stop/``"""
+
+    async def post(self, task_id: str, job_id: str, execution_id: str) -> None:
+        execution = await self.services.lifecycle.stop_execution(task_id, job_id, execution_id)
+        self.send_json(shapes.stopped_execution(execution, self.urls))

@@ -1,0 +1,86 @@
+"""Jobs: one of them with its executions, its replacement, its stop and its retry."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastlane.api import shapes
+from fastlane.api.base import BaseHandler
+from fastlane.api.executions import read_output
+from fastlane.api.lookup import check_job_id, check_task_id
+from fastlane.api.paging import page_body, requested_page
+from fastlane.api.payload import read_payload
+
+EXECUTIONS_PER_PAGE = 20
+
+
+class Job(BaseHandler):
+    """``/tasks/T/jobs/J/``"""
+
+    async def get(self, task_id: str, job_id: str) -> None:
+        request = requested_page(self, EXECUTIONS_PER_PAGE)
+        storage, words = self.services.storage, self.services.config.env_blacklisted_words
+        job = await storage.job(task_id, job_id)
+        page = await storage.executions(job.id, request)
+        last = await storage.last_execution(job.id)
+        outputs = await asyncio.gather(
+            *(read_output(storage, execution) for execution in page.items)
+        )
+        executions = [
+            shapes.execution_details(execution, output, words, self.urls)
+            for execution, output in zip(page.items, outputs, strict=True)
+        ]
+
+        def url(**keys: object) -> str:
+            return self.urls.job(task_id, job_id, **keys)
+
+        paging = page_body(page, request, executions, url, per_page=EXECUTIONS_PER_PAGE)
+        del paging["items"]
+        retry_count = 0 if last is None else last.attempt
+        self.send_json(
+            {
+                "task": shapes.task_reference(task_id, self.urls),
+                "job": shapes.job_details(job, executions, retry_count, words, self.urls),
+                **paging,
+            }
+        )
+
+    async def put(self, task_id: str, job_id: str) -> None:
+        check_task_id(task_id)
+        payload = read_payload(self.request.body)
+        submitted = await self.services.lifecycle.submit(
+            task_id=task_id,
+            job_id=check_job_id(job_id),
+            definition=payload.definition(
+                self.services.config.backoff,
+                self.services.config.hard_execution_timeout_seconds,
+            ),
+            schedule=payload.schedule(self.services.clock()),
+            request_ip=self.client_ip,
+        )
+        self.send_json(shapes.submitted(submitted.job, submitted.execution, self.urls))
+
+
+class StopJob(BaseHandler):
+    """``/tasks/T/jobs/J/stop/``"""
+
+    async def post(self, task_id: str, job_id: str) -> None:
+        job = await self.services.lifecycle.stop_job(task_id, job_id)
+        self.send_json(shapes.stopped_job(job, self.urls))
+
+
+class RetryJob(BaseHandler):
+    """``/tasks/T/jobs/J/retry/``"""
+
+    async def post(self, task_id: str, job_id: str) -> None:
+        execution = await self.services.lifecycle.retry_job(
+            task_id, job_id, request_ip=self.client_ip
+        )
+        job = await self.services.storage.job(task_id, job_id)
+        self.send_json(
+            {
+                **shapes.stopped_job(job, self.urls),
+                "executionId": execution.id,
+                "executionUrl": self.urls.execution(execution),
+            }
+        )

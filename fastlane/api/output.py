@@ -1,0 +1,134 @@
+"""``logs``, ``stdout`` and ``stderr`` as plain text: the exact bytes, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from fastlane.api.base import BaseHandler
+from fastlane.api.lookup import find_log
+from fastlane.api.problems import Problem
+from fastlane.model import Stream
+from fastlane.storage.base import Storage
+
+# The reference: stdout and stderr "separated by \n-=-\n".
+SEPARATOR = b"\n-=-\n"
+# Bounds what ?tail=N holds in memory; more lines than fit are cut at their beginning.
+TAIL_MAX_BYTES = 8 * 1024 * 1024
+TAIL_FIRST_BYTES = 64 * 1024
+TAIL_MAX_LINES = 1_000_000
+
+
+class OutputHandler(BaseHandler):
+    """The text of an execution, or of a job's last one."""
+
+    streams: tuple[Stream, ...]
+
+    async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
+        tail = self._tail()
+        storage = self.services.storage
+        _, execution = await find_log(storage, task_id, job_id, execution_id)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        if execution is None:
+            self.set_header("Fastlane-Status", "scheduled")
+            return
+        # The status is read first: behind a final one the log is complete.
+        self.set_header("Fastlane-Status", execution.status)
+        if execution.exit_code is not None:
+            self.set_header("Fastlane-Exit-Code", str(execution.exit_code))
+        if self.request.method == "HEAD":
+            return
+        if tail is not None:
+            self.write(await _last_lines(storage, execution.id, self.streams, tail))
+            return
+        last_seq = (await storage.log_state(execution.id)).last_seq
+        for number, stream in enumerate(self.streams):
+            if number:
+                self.write(SEPARATOR)
+            async for data in _read(storage, execution.id, stream, last_seq):
+                self.write(data)
+                await self.flush()
+
+    async def head(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
+        await self.get(task_id, job_id, execution_id)
+
+    def _tail(self) -> int | None:
+        text = self.get_query_argument("tail", None)
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and int(text[:12]) <= TAIL_MAX_LINES):
+            raise Problem(
+                400,
+                f"tail is {text[:50]!r}; it must be a number of lines from 0 to {TAIL_MAX_LINES}.",
+            )
+        return int(text[:12])
+
+
+class Logs(OutputHandler):
+    """``…/logs/``"""
+
+    streams = (Stream.STDOUT, Stream.STDERR)
+
+
+class Stdout(OutputHandler):
+    """``…/stdout/``"""
+
+    streams = (Stream.STDOUT,)
+
+
+class Stderr(OutputHandler):
+    """``…/stderr/``"""
+
+    streams = (Stream.STDERR,)
+
+
+async def _read(
+    storage: Storage, execution_id: str, stream: Stream, last_seq: int
+) -> AsyncIterator[bytes]:
+    """One stream up to *last_seq*; the note about what the cap dropped stands in both."""
+    after = 0
+    while after < last_seq:
+        records = await storage.read_log(execution_id, after=after)
+        if not records:
+            return
+        after = records[-1].seq
+        yield b"".join(
+            record.data
+            for record in records
+            if record.stream in {stream, Stream.FASTLANE} and record.seq <= last_seq
+        )
+
+
+async def _last_lines(
+    storage: Storage, execution_id: str, streams: tuple[Stream, ...], lines: int
+) -> bytes:
+    """The last *lines* lines of the whole text."""
+    text = b""
+    for number, stream in enumerate(reversed(streams)):
+        if number:
+            text = SEPARATOR + text
+        text = await _end_of_stream(storage, execution_id, stream, lines) + text
+        if _count_lines(text) > lines:
+            break
+    if lines == 0:
+        return b""
+    start = len(text) - 1
+    for _ in range(lines):
+        start = text.rfind(b"\n", 0, max(start, 0))
+        if start < 0:
+            return text
+    return text[start + 1 :]
+
+
+async def _end_of_stream(storage: Storage, execution_id: str, stream: Stream, lines: int) -> bytes:
+    """The end of one stream: enough for *lines* lines, or all there is, or all that is taken."""
+    size = TAIL_FIRST_BYTES
+    while True:
+        data, cut = await storage.read_log_tail(execution_id, stream, max_bytes=size)
+        if not cut or size >= TAIL_MAX_BYTES or _count_lines(data) > lines:
+            return data
+        size *= 8
+
+
+def _count_lines(text: bytes) -> int:
+    return text.count(b"\n") + (not text.endswith(b"\n"))

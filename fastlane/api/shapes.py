@@ -1,0 +1,271 @@
+"""What answers look like: from records to the objects of the API reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from fastlane.api.feed import time_text
+from fastlane.hosts import HostHealth
+from fastlane.model import Execution, Farm, Job, Task
+from fastlane.redact import redact
+
+NOTIFY_KEYS = ("fails", "finishes", "succeeds")
+WEBHOOK_KEYS = ("starts", "fails", "finishes", "succeeds")
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Absolute URLs below the one under which a client knows us."""
+
+    base: str
+    """``https://host:port``, without a slash at its end."""
+
+    def tasks(self, **query: object) -> str:
+        return self._with_query(f"{self.base}/tasks/", query)
+
+    def search(self, **query: object) -> str:
+        return self._with_query(f"{self.base}/search/", query)
+
+    def task(self, task_id: str, **query: object) -> str:
+        return self._with_query(f"{self.base}/tasks/{quote(task_id, safe='')}/", query)
+
+    def job(self, task_id: str, job_id: str, **query: object) -> str:
+        return self._with_query(f"{self.task(task_id)}jobs/{job_id}/", query)
+
+    def execution(self, execution: Execution) -> str:
+        job = self.job(execution.task_id, execution.job_id)
+        return f"{job}executions/{execution.id}/"
+
+    @staticmethod
+    def _with_query(url: str, query: Mapping[str, object]) -> str:
+        pairs = [
+            f"{name}={quote(str(value), safe='')}"
+            for name, value in query.items()
+            if value is not None
+        ]
+        return f"{url}?{'&'.join(pairs)}" if pairs else url
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The last bytes of an execution's two streams, and whether there are more before them."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_cut: bool = False
+    stderr_cut: bool = False
+
+
+def time_or_none(at: float | None) -> str | None:
+    return None if at is None else time_text(at)
+
+
+def task_item(task: Task, urls: Urls) -> dict[str, Any]:
+    return {
+        "createdAt": time_text(task.created_at),
+        "jobsCount": task.jobs_count,
+        "lastModifiedAt": time_text(task.modified_at),
+        "taskId": task.id,
+        "url": urls.task(task.id),
+    }
+
+
+def job_item(job: Job, urls: Urls) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "url": urls.job(job.task_id, job.id),
+        "createdAt": time_text(job.created_at),
+    }
+
+
+def task_reference(task_id: str, urls: Urls) -> dict[str, Any]:
+    return {"id": task_id, "url": urls.task(task_id)}
+
+
+def job_reference(task_id: str, job_id: str, urls: Urls) -> dict[str, Any]:
+    return {"id": job_id, "url": urls.job(task_id, job_id)}
+
+
+def submitted(job: Job, execution: Execution | None, urls: Urls) -> dict[str, Any]:
+    return {
+        "taskId": job.task_id,
+        "taskUrl": urls.task(job.task_id),
+        "jobId": job.id,
+        "jobUrl": urls.job(job.task_id, job.id),
+        "queueJobId": job.queue_job_id,
+        "executionId": None if execution is None else execution.id,
+        "executionUrl": None if execution is None else urls.execution(execution),
+    }
+
+
+def stopped_job(job: Job, urls: Urls) -> dict[str, Any]:
+    return {
+        "jobId": job.id,
+        "jobUrl": urls.job(job.task_id, job.id),
+        "taskId": job.task_id,
+        "taskUrl": urls.task(job.task_id),
+    }
+
+
+def stopped_execution(execution: Execution, urls: Urls) -> dict[str, Any]:
+    return {
+        "execution": {"id": execution.id, "url": urls.execution(execution)},
+        "job": job_reference(execution.task_id, execution.job_id, urls),
+        "task": task_reference(execution.task_id, urls),
+    }
+
+
+def job_details(
+    job: Job,
+    executions: Sequence[Mapping[str, Any]],
+    retry_count: int,
+    words: Sequence[str],
+    urls: Urls,
+) -> dict[str, Any]:
+    """*words*: names of environment variables that hold one of these are not shown."""
+    definition = job.definition
+    backoff = definition.backoff
+    return {
+        "id": job.id,
+        "url": urls.job(job.task_id, job.id),
+        "taskId": job.task_id,
+        "createdAt": time_text(job.created_at),
+        "lastModifiedAt": time_text(job.modified_at),
+        "image": definition.image,
+        "command": definition.command,
+        "scheduled": job.scheduled,
+        "nextScheduledAt": time_or_none(job.next_run_at),
+        "stoppedAt": time_or_none(job.stopped_at),
+        "executionCount": job.execution_count,
+        "executions": executions,
+        "requestIPAddress": job.request_ip,
+        "metadata": {
+            "enqueued_id": job.queue_job_id,
+            "envs": redact(definition.envs, words),
+            "notify": {key: list(definition.notify.get(key, ())) for key in NOTIFY_KEYS}
+            | {"everyAttempt": definition.notify.get("everyAttempt", False)},
+            "retries": definition.retries,
+            "retry_count": retry_count,
+            "timeout": definition.timeout_seconds,
+            "webhooks": {
+                key: [_webhook(hook, words) for hook in definition.webhooks.get(key, ())]
+                for key in WEBHOOK_KEYS
+            },
+            "custom": definition.custom,
+            "cron": job.schedule.cron,
+            "timezone": job.schedule.timezone,
+            "startAt": time_or_none(job.schedule.start_at),
+            "expiration": time_or_none(definition.expires_at),
+            "overlap": definition.overlap,
+            "backoff": {
+                "minMs": backoff.min_ms,
+                "factor": backoff.factor,
+                "maxMs": backoff.max_ms,
+            },
+            "resources": {
+                "cpus": definition.resources.cpus,
+                "memory": definition.resources.memory_bytes,
+                "pids": definition.resources.pids,
+            },
+            "pullPolicy": definition.effective_pull_policy if definition.image else None,
+            "rerunWhenLost": definition.rerun_when_lost,
+            "additionalDNSEntries": dict(definition.dns_entries),
+        },
+    }
+
+
+def _webhook(hook: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    # A receiver's credentials travel in headers, so authorization is as secret as any token.
+    return {**hook, "headers": redact(hook.get("headers", {}), (*words, "authorization", "cookie"))}
+
+
+def execution_details(
+    execution: Execution, output: Output, words: Sequence[str], urls: Urls
+) -> dict[str, Any]:
+    """One execution as it stands in a job and on a page of its own."""
+    error = output.stderr.decode("utf-8", "replace")
+    host, port = host_and_port(execution.host) if execution.host else (None, None)
+    return {
+        "executionId": execution.id,
+        "url": urls.execution(execution),
+        "createdAt": time_text(execution.created_at),
+        "startedAt": time_or_none(execution.started_at),
+        "finishedAt": time_or_none(execution.finished_at),
+        "status": execution.status,
+        "reason": execution.reason,
+        "exitCode": execution.exit_code,
+        "image": execution.definition.image,
+        "command": execution.definition.command,
+        "log": output.stdout.decode("utf-8", "replace"),
+        "logTruncated": output.stdout_cut,
+        "error": error or execution.error or "",
+        "errorTruncated": output.stderr_cut,
+        "requestIPAddress": execution.request_ip,
+        "metadata": {
+            "container_id": execution.run_id,
+            "docker_host": host,
+            "docker_port": port,
+            "envs": redact(execution.definition.envs, words),
+            "attempt": execution.attempt,
+            "retries": execution.definition.retries,
+            "farm": execution.farm,
+            "scheduledFor": time_or_none(execution.tick),
+            "lateSeconds": execution.late_seconds,
+            "dueAt": time_or_none(execution.due_at),
+            "message": execution.error,
+        },
+    }
+
+
+def host_and_port(host: str) -> tuple[str, int | None]:
+    """The two halves of a host as the reference shows them; a socket has no port."""
+    if host.startswith("unix://"):
+        return host, None
+    parts = urlsplit(host if "://" in host else f"//{host}")
+    return parts.hostname or host, parts.port
+
+
+def running_container(execution: Execution, urls: Urls) -> dict[str, Any]:
+    host, port = host_and_port(execution.host or "")
+    return {
+        "host": host,
+        "port": port,
+        "id": execution.run_id,
+        "task": execution.task_id,
+        "status": execution.status,
+        "startedAt": time_or_none(execution.started_at),
+        "executionId": execution.id,
+        "executionUrl": urls.execution(execution),
+    }
+
+
+def scheduled_job(job: Job, urls: Urls) -> dict[str, Any]:
+    url = urls.job(job.task_id, job.id)
+    return {
+        "id": job.id,
+        "nextScheduledAt": time_or_none(job.next_run_at),
+        "url": url,
+        "stopUrl": f"{url}stop/",
+        "task": task_reference(job.task_id, urls),
+    }
+
+
+def host_status(
+    name: str, health: HostHealth, running: int, farm: Farm, now: float
+) -> dict[str, Any]:
+    host, port = host_and_port(name)
+    paused = health.paused_until > now
+    return {
+        "host": host,
+        "port": port,
+        "farm": farm.name,
+        "available": not paused,
+        "blacklisted": False,
+        "circuit": "open" if paused else "half-open" if health.failures else "closed",
+        "error": health.error,
+        "running": running,
+        "maxRunning": farm.max_running,
+    }

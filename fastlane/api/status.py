@@ -1,0 +1,78 @@
+"""How the server and its farms are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fastlane.api import shapes
+from fastlane.api.base import BaseHandler
+from fastlane.errors import StorageUnavailable
+
+# Bounds the list of scheduled jobs; the count beside it is whole.
+SCHEDULED_SHOWN = 100
+
+
+class Healthcheck(BaseHandler):
+    """``/healthcheck/``"""
+
+    async def prepare(self) -> None:
+        self.open_to_all = self.services.config.healthcheck_open
+        await super().prepare()
+
+    async def get(self) -> None:
+        try:
+            parts = dict(await self.services.storage.check())
+        except StorageUnavailable as error:
+            parts = {"mongo": str(error), "redis": str(error)}
+        errors = [
+            {"source": source, "message": message}
+            for source, message in parts.items()
+            if message is not None
+        ]
+        self.send_json(
+            {
+                "errors": errors,
+                **{source: message is None for source, message in parts.items()},
+                "backend": self.services.storage.name,
+            },
+            status=503 if errors else 200,
+        )
+
+
+class Status(BaseHandler):
+    """``/status/``"""
+
+    async def get(self) -> None:
+        services, storage, urls = self.services, self.services.storage, self.urls
+        overview = await storage.overview()
+        active = await storage.active_executions()
+        scheduled = await storage.scheduled_jobs(SCHEDULED_SHOWN)
+        running = Counter(execution.host for execution in active)
+        now = services.clock()
+        self.send_json(
+            {
+                "version": services.version,
+                "executor": services.executor.name,
+                "backend": storage.name,
+                "containers": {"running": [shapes.running_container(e, urls) for e in active]},
+                "hosts": [
+                    shapes.host_status(host, services.hosts.health(host), running[host], farm, now)
+                    for farm in services.farms
+                    for host in farm.hosts
+                ],
+                "jobs": {
+                    "count": overview.jobs,
+                    "scheduled": [shapes.scheduled_job(job, urls) for job in scheduled],
+                    "scheduledCount": overview.scheduled,
+                },
+                "queues": {
+                    "jobs": {"length": overview.queued},
+                    "monitor": {"length": overview.active},
+                    "scheduled": {"length": overview.scheduled + overview.delayed},
+                    "error": {"length": 0},
+                    "webhooks": {"length": 0},
+                    "notify": {"length": 0},
+                },
+                "tasks": {"count": overview.tasks},
+            }
+        )

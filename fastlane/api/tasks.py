@@ -1,0 +1,98 @@
+"""Tasks: the list, the search, one of them, and a new job in one."""
+
+from __future__ import annotations
+
+import hashlib
+
+from fastlane.api import shapes
+from fastlane.api.base import BaseHandler
+from fastlane.api.lookup import check_task_id
+from fastlane.api.paging import page_body, requested_page
+from fastlane.api.payload import read_payload
+from fastlane.api.problems import Problem
+from fastlane.storage.base import IdempotencyKey
+
+TASKS_PER_PAGE = 10
+JOBS_PER_PAGE = 100
+# Bounds what is kept of a submitter's key.
+IDEMPOTENCY_KEY_MAX_CHARS = 255
+# Bounds the text that is split into words and looked up.
+QUERY_MAX_CHARS = 1000
+
+
+class Tasks(BaseHandler):
+    """``/tasks/``"""
+
+    async def get(self) -> None:
+        request = requested_page(self, TASKS_PER_PAGE)
+        page = await self.services.storage.tasks(request)
+        items = [shapes.task_item(task, self.urls) for task in page.items]
+        self.send_json(page_body(page, request, items, self.urls.tasks, per_page=TASKS_PER_PAGE))
+
+
+class Search(BaseHandler):
+    """``/search/?query=``"""
+
+    async def get(self) -> None:
+        query = self.get_query_argument("query", "")
+        if len(query) > QUERY_MAX_CHARS:
+            raise Problem(400, f"query has {len(query)} characters; at most {QUERY_MAX_CHARS}.")
+        request = requested_page(self, TASKS_PER_PAGE)
+        page = await self.services.storage.search_tasks(query, request)
+        items = [shapes.task_item(task, self.urls) for task in page.items]
+
+        def url(**keys: object) -> str:
+            return self.urls.search(query=query, **keys)
+
+        self.send_json(page_body(page, request, items, url, per_page=TASKS_PER_PAGE))
+
+
+class Task(BaseHandler):
+    """``/tasks/T/``"""
+
+    async def get(self, task_id: str) -> None:
+        request = requested_page(self, JOBS_PER_PAGE)
+        task = await self.services.storage.task(task_id)
+        page = await self.services.storage.jobs(task_id, request)
+        items = [shapes.job_item(job, self.urls) for job in page.items]
+
+        def url(**keys: object) -> str:
+            return self.urls.task(task_id, **keys)
+
+        self.send_json(
+            {
+                **shapes.task_item(task, self.urls),
+                **page_body(page, request, items, url, per_page=JOBS_PER_PAGE, name="jobs"),
+            }
+        )
+
+    async def post(self, task_id: str) -> None:
+        check_task_id(task_id)
+        key = self._idempotency_key()
+        payload = read_payload(self.request.body)
+        submitted = await self.services.lifecycle.submit(
+            task_id=task_id,
+            job_id=None,
+            definition=payload.definition(
+                self.services.config.backoff,
+                self.services.config.hard_execution_timeout_seconds,
+            ),
+            schedule=payload.schedule(self.services.clock()),
+            request_ip=self.client_ip,
+            idempotency=key,
+        )
+        if submitted.repeated:
+            self.set_header("Idempotent-Replayed", "true")
+        self.send_json(shapes.submitted(submitted.job, submitted.execution, self.urls))
+
+    def _idempotency_key(self) -> IdempotencyKey | None:
+        key = self.request.headers.get("Idempotency-Key")
+        if key is None:
+            return None
+        if not 1 <= len(key) <= IDEMPOTENCY_KEY_MAX_CHARS:
+            raise Problem(
+                400,
+                f"Idempotency-Key has {len(key)} characters; "
+                f"it must have 1 to {IDEMPOTENCY_KEY_MAX_CHARS}.",
+            )
+        return IdempotencyKey(key, hashlib.sha256(self.request.body).hexdigest())

@@ -1,0 +1,250 @@
+"""The one place that wires: storage, executor, background work and the HTTP server.
+
+Starts in the order in which the parts need each other and stops in the reverse one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+import tornado.netutil
+import uvloop
+from tornado.httpserver import HTTPServer
+
+from fastlane import __version__, policy
+from fastlane.api.feed import Feed
+from fastlane.api.services import Services
+from fastlane.api.sockets import Sockets
+from fastlane.background.dispatcher import Dispatcher
+from fastlane.background.keeper import Keeper
+from fastlane.background.loop import Loop
+from fastlane.background.runner import Runner, RunnerOptions
+from fastlane.background.scheduler import Scheduler
+from fastlane.config import Config
+from fastlane.errors import ConfigError, StorageUnavailable
+from fastlane.events import QUEUE, SCHEDULE, Bus
+from fastlane.executors.base import Executor
+from fastlane.executors.docker import DockerExecutor
+from fastlane.executors.process import ProcessExecutor
+from fastlane.hosts import Hosts
+from fastlane.lifecycle import Lifecycle
+from fastlane.model import Clock
+from fastlane.routes import make_app
+from fastlane.storage.base import Storage
+from fastlane.storage.sqlite import SqliteStorage
+
+log = structlog.get_logger(__name__)
+
+# Bounds how long requests that are under way may keep the shutdown waiting.
+DRAIN_SECONDS = 5.0
+# Bounds the whole shutdown, below the 30 s that Heroku and Kubernetes give by default.
+SHUTDOWN_SECONDS = 25.0
+# Bound what one connection may hold: its headers, and the time it may do nothing or dribble a body.
+MAX_HEADER_BYTES = 64 * 1024
+IDLE_CONNECTION_SECONDS = 75.0
+BODY_SECONDS = 60.0
+
+
+class Server:
+    """One instance. ``await start()``, then it serves until ``await stop()``."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        storage: Storage | None = None,
+        executor: Executor | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        """:param storage, executor, clock: in place of what the configuration asks for (tests)."""
+        self.config = config
+        self.storage = storage or SqliteStorage(config.data_dir)
+        self.executor = executor or make_executor(config)
+        self.bus = Bus()
+        self.instance = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        farms = config.docker_hosts
+        self.lifecycle = Lifecycle(
+            self.storage, self.bus, clock=clock, farms=farms, instance=self.instance
+        )
+        self.hosts = Hosts([host for farm in farms for host in farm.hosts], clock)
+        self.runner = Runner(
+            self.lifecycle,
+            self.storage,
+            self.executor,
+            self.bus,
+            self.hosts,
+            clock=clock,
+            options=RunnerOptions(
+                stop_grace_seconds=config.stop_grace_seconds,
+                host_lost_after_seconds=config.host_lost_after_seconds,
+                log_cap=policy.log_cap(config.log_max_bytes),
+                resource_caps=config.resources,
+            ),
+        )
+        scheduler = Scheduler(self.lifecycle, clock)
+        dispatcher = Dispatcher(
+            self.lifecycle, self.storage, self.runner, self.hosts, farms=farms, clock=clock
+        )
+        keeper = Keeper(
+            self.lifecycle,
+            self.storage,
+            self.executor,
+            self.runner,
+            self.hosts,
+            lease_seconds=config.lease_seconds,
+        )
+        # All periodic work there is.
+        self._work = (
+            Loop("heartbeat", (), keeper.beat),
+            Loop("scheduler", (SCHEDULE,), scheduler.step),
+            Loop("dispatcher", (QUEUE,), dispatcher.step),
+            Loop("sweep", (), keeper.sweep),
+        )
+        self.services = Services(
+            storage=self.storage,
+            lifecycle=self.lifecycle,
+            executor=self.executor,
+            bus=self.bus,
+            clock=clock,
+            config=config,
+            farms=farms,
+            version=__version__,
+            hosts=self.hosts,
+            sockets=Sockets(Feed(self.storage, self.bus)),
+        )
+        self._loops: list[asyncio.Task[None]] = []
+        self._http: HTTPServer | None = None
+        self.port = config.port
+
+    async def start(self) -> None:
+        """Open everything and begin to serve.
+
+        :raises ConfigError: the address is taken.
+        :raises StorageInUse: another server owns the data directory.
+        """
+        sockets = bind(self.config.host, self.config.port)
+        try:
+            await self.storage.open()
+            await self.executor.open()
+            # Before the first claim: what it claims must have an owner that lives.
+            await self.lifecycle.beat(self.config.lease_seconds)
+        except BaseException:
+            for bound in sockets:
+                bound.close()
+            raise
+        self.app = make_app(self.services)
+        self._http = HTTPServer(
+            self.app,
+            max_body_size=self.config.max_body_bytes,
+            max_header_size=MAX_HEADER_BYTES,
+            idle_connection_timeout=IDLE_CONNECTION_SECONDS,
+            body_timeout=BODY_SECONDS,
+        )
+        self._http.add_sockets(sockets)
+        self.port = sockets[0].getsockname()[1]
+        self._loops = [
+            asyncio.create_task(work.run(self.bus), name=work.name) for work in self._work
+        ]
+        log.info(
+            "fastlane serves",
+            url=f"http://{_url_host(self.config.host)}:{self.port}",
+            version=__version__,
+            executor=self.executor.name,
+            data_dir=str(self.config.data_dir),
+        )
+
+    async def stop(self) -> None:
+        """Stop claiming, hand back what has not started, let go of the rest.
+
+        Containers run on; the next owner finds them.
+        """
+        log.info("fastlane stops")
+        if self._http is not None:
+            self._http.stop()
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.runner.close()
+        await self.services.sockets.close_all()
+        if self._http is not None:
+            try:
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await self._http.close_all_connections()
+            except TimeoutError:
+                log.warning("requests were cut off by the shutdown")
+        try:
+            await self.lifecycle.leave()
+        except StorageUnavailable as error:
+            log.warning("could not sign off; the lease will run out", error=str(error))
+        await self.executor.close()
+        await self.storage.close()
+
+
+def make_executor(config: Config) -> Executor:
+    """The executor that ``EXECUTOR`` names."""
+    installation = config.installation or installation_id(config.data_dir)
+    if config.executor == "process":
+        return ProcessExecutor(data_dir=config.data_dir, installation=installation)
+    return DockerExecutor(installation=installation)
+
+
+def installation_id(data_dir: Path) -> str:
+    """The id that marks this installation's containers, made at the first start."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = data_dir / "installation"
+    try:
+        with path.open("x") as file:
+            file.write(uuid.uuid4().hex)
+    except FileExistsError:
+        pass
+    return path.read_text().strip()
+
+
+def bind(host: str, port: int) -> Sequence[socket.socket]:
+    """Sockets that listen on *host*; port 0 takes a free one.
+
+    :raises ConfigError: the address cannot be listened on.
+    """
+    try:
+        return tornado.netutil.bind_sockets(port, host)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {host}:{port} ({error.strerror}); "
+            "choose another address with --host and --port."
+        ) from error
+
+
+def _url_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    :raises ConfigError: see :meth:`Server.start`.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(Server(config)))
+
+
+async def serve(server: Server) -> None:
+    """Start *server*, and stop it at SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, ended.set)
+    await server.start()
+    await ended.wait()
+    try:
+        async with asyncio.timeout(SHUTDOWN_SECONDS):
+            await server.stop()
+    except TimeoutError:
+        log.error("shutdown took too long; the next start adopts what is left")

@@ -1,0 +1,69 @@
+"""A fastlane server that kills itself (SIGKILL) at a named point of a job's path.
+
+``CRASH_AT`` is ``before OPERATION`` or ``after OPERATION``, where the operation is a method of the
+storage or the executor; ``CRASH_ON`` (1) says at its how-manieth call. Without ``CRASH_AT`` it is
+the server as users run it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from fastlane import config, logs, server
+from fastlane.executors.base import Executor
+from fastlane.storage.base import Storage
+from fastlane.storage.sqlite import SqliteStorage
+
+
+def die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+class Crashing:
+    """Passes every call on to *target*, except that one of them is the last."""
+
+    def __init__(self, target: object, crash_at: str, crash_on: int) -> None:
+        self._target = target
+        self._when, _, self._operation = crash_at.partition(" ")
+        self._left = crash_on
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if name != self._operation:
+            return attribute
+        return self._crashing(attribute)
+
+    def _crashing(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        async def crash(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and self._when == "before":
+                die()
+            result = await call(*args, **kwargs)
+            if self._operation == "claim" and result is None:
+                self._left += 1
+            if self._left == 0:
+                die()
+            return result
+
+        return crash
+
+
+def main() -> None:
+    loaded = config.load(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    logs.configure(loaded)
+    crash_at = os.environ.get("CRASH_AT", "")
+    crash_on = int(os.environ.get("CRASH_ON", "1"))
+    storage = cast(Storage, Crashing(SqliteStorage(loaded.data_dir), crash_at, crash_on))
+    executor = cast(Executor, Crashing(server.make_executor(loaded), crash_at, crash_on))
+    asyncio.run(server.serve(server.Server(loaded, storage=storage, executor=executor)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""``kill -9`` at every named point of a job's path, and at random under load.
+
+After a restart every accepted job ends with the right exit code and its whole log, and none was
+started twice (REGRESSIONS 1, 2, 5, 12, 20; the rules of a restart in the README).
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine import IMAGE, engine_available
+from tests.fastlane_server import FastlaneServer, run_checked, wait_for
+
+# Each execution says once that it started, in a place that outlives the server.
+LINES = 12
+SCRIPT = (
+    "echo start; i=0; while [ $i -lt {lines} ]; do echo out $i; echo err $i >&2; "
+    "sleep {pause}; i=$((i+1)); done; exit 7"
+)
+STDOUT = "start\n" + "".join(f"out {i}\n" for i in range(LINES))
+STDERR = "".join(f"err {i}\n" for i in range(LINES))
+
+# The path of a job, point by point. Each is an operation of the storage or of the executor.
+POINTS = [
+    "before submit",
+    "after submit",
+    "before claim",
+    "after claim",
+    "before pull",
+    "after pull",
+    "before create",
+    "after create",
+    "before start",
+    "after start",
+    "before started",
+    "after started",
+    "before append_log",
+    "after append_log",
+    "before finish",
+    "after finish",
+    "before remove",
+    "after remove",
+]
+# Points at which the request was not answered: the client got no 2xx and the job may not exist.
+UNANSWERED = {"before submit", "after submit"}
+
+
+class Witness:
+    """Knows how often each execution was started, whatever fastlane says."""
+
+    def __init__(self, executor: str, directory: Path) -> None:
+        self._executor = executor
+        self._since = time.time() - 1
+        self._file = directory / "starts"
+
+    def command(self, name: str, pause: float = 0.05) -> list[str]:
+        script = SCRIPT.format(lines=LINES, pause=pause)
+        if self._executor == "process":
+            script = f"echo {name} >> {self._file}; {script}"
+        return ["sh", "-c", script]
+
+    def starts(self, name: str, execution_id: str) -> int:
+        if self._executor == "process":
+            return self._file.read_text().split().count(name) if self._file.exists() else 0
+        events = run_checked(
+            "docker", "events", "--since", f"{self._since:.3f}", "--until", f"{time.time():.3f}",
+            "--filter", f"label=fastlane.execution={execution_id}", "--filter", "event=start",
+        )  # fmt: skip
+        return len(events.splitlines())
+
+
+@pytest.fixture(params=["docker", "process"])
+def executor(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name == "docker":
+        engine_available()
+    return name
+
+
+@pytest.fixture
+def server(executor: str, tmp_path: Path) -> Iterator[FastlaneServer]:
+    server = FastlaneServer(tmp_path, EXECUTOR=executor)
+    yield server
+    server.kill()
+
+
+def check_ended_well(
+    server: FastlaneServer, witness: Witness, name: str, execution: dict[str, object]
+) -> None:
+    url = f"/tasks/{name}/jobs/{execution['jobId']}/executions/{execution['executionId']}"
+    assert (execution["status"], execution["exitCode"]) == ("failed", 7), execution
+    assert server.request("GET", f"{url}/stdout/")[1].decode() == STDOUT
+    assert server.request("GET", f"{url}/stderr/")[1].decode() == STDERR
+    assert witness.starts(name, str(execution["executionId"])) == 1
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at(point: str, executor: str, server: FastlaneServer, tmp_path: Path) -> None:
+    witness = Witness(executor, tmp_path)
+    # The last append of a short log is as good a middle as any: the run goes on while we are dead.
+    server.start_to_crash(point, 2 if point.endswith("append_log") else 1)
+    answer = server.try_submit("victim", image=IMAGE, command=witness.command("victim"))
+    server.await_death()
+    server.start()
+    if answer is None:
+        assert point in UNANSWERED
+        jobs = server.get("/tasks/victim/")["jobs"] if point == "after submit" else []
+        urls = [job["url"] for job in jobs]
+        assert len(urls) == (1 if point == "after submit" else 0)
+    else:
+        urls = [answer["jobUrl"]]
+    for url in urls:
+        (execution,) = server.await_end(url)
+        execution |= {"jobId": url.rstrip("/").rpartition("/")[2]}
+        check_ended_well(server, witness, "victim", execution)
+
+
+def kill_at_random(
+    server: FastlaneServer, executor: str, directory: Path, *, jobs: int, kills: int, seed: int
+) -> None:
+    """Submit *jobs* while the server is killed *kills* times; check each that was accepted."""
+    chance = random.Random(seed)
+    witness = Witness(executor, directory)
+    accepted: dict[str, str] = {}
+    server.start()
+
+    def submit_all() -> None:
+        for number in range(jobs):
+            name = f"load-{number}"
+            body = {"image": IMAGE, "command": witness.command(name, pause=0.02)}
+            # A job that got no answer is sent again under the same key, as a careful client does.
+            while name not in accepted:
+                try:
+                    answer = server.submit(name, **body)
+                except (OSError, AssertionError, ValueError):
+                    name = f"{name}-again"
+                    body["command"] = witness.command(name, pause=0.02)
+                    time.sleep(0.05)
+                else:
+                    accepted[name] = answer["jobUrl"]
+
+    submitter = threading.Thread(target=submit_all)
+    submitter.start()
+    for _ in range(kills):
+        time.sleep(chance.uniform(0.3, 2.0))
+        server.restart()
+    submitter.join()
+    counts: Counter[str] = Counter()
+    for name, url in accepted.items():
+        (execution,) = server.await_end(url)
+        execution |= {"jobId": url.rstrip("/").rpartition("/")[2]}
+        check_ended_well(server, witness, name, execution)
+        counts[str(execution["status"])] += 1
+    print(f"{executor}: {len(accepted)} accepted, {kills} kills, {dict(counts)}, seed {seed}")
+
+
+def test_killed_at_random(executor: str, server: FastlaneServer, tmp_path: Path) -> None:
+    kill_at_random(server, executor, tmp_path, jobs=12, kills=4, seed=random.randrange(10**6))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_killed_at_random_for_long(executor: str, server: FastlaneServer, tmp_path: Path) -> None:
+    kill_at_random(server, executor, tmp_path, jobs=150, kills=40, seed=random.randrange(10**6))
+
+
+def test_due_work_that_was_missed_runs_once(
+    executor: str, server: FastlaneServer, tmp_path: Path
+) -> None:
+    witness = Witness(executor, tmp_path)
+    server.start()
+    answer = server.submit(
+        "later", image=IMAGE, command=witness.command("later", pause=0), startIn="1s"
+    )
+    server.kill()
+    time.sleep(1.5)
+    server.start()
+    (execution,) = server.await_end(answer["jobUrl"])
+    execution |= {"jobId": answer["jobId"]}
+    check_ended_well(server, witness, "later", execution)
+
+
+def test_sigterm_hands_over(executor: str, server: FastlaneServer, tmp_path: Path) -> None:
+    """DESIGN rule 11: out within 25 s, containers run on, nothing lost, nothing run twice."""
+    server.options["MAX_RUNNING"] = "2"
+    witness = Witness(executor, tmp_path)
+    server.start()
+    answers = {
+        f"handed-{number}": server.submit(
+            f"handed-{number}", image=IMAGE, command=witness.command(f"handed-{number}", 0.1)
+        )
+        for number in range(5)
+    }
+    first = answers["handed-0"]["jobUrl"]
+    wait_for(lambda: server.executions(first)[0]["status"] == "running", "the first to run")
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < 25
+    server.start()
+    for name, answer in answers.items():
+        (execution,) = server.await_end(answer["jobUrl"])
+        execution |= {"jobId": answer["jobId"]}
+        check_ended_well(server, witness, name, execution)
