@@ -1,0 +1,121 @@
+"""A real server over a real storage, without background work: the test is the owner of each run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tornado.netutil
+from tornado.httpserver import HTTPServer
+
+from fastlane.api.feed import Feed
+from fastlane.api.services import Services
+from fastlane.api.sockets import Sockets
+from fastlane.config import Config
+from fastlane.events import Bus
+from fastlane.hosts import Hosts
+from fastlane.routes import make_app
+from fastlane.storage.sqlite import SqliteStorage
+from tests.api.log_owner import FARM, Owner, make_lifecycle
+from tests.fakes import MemoryExecutor
+
+T = TypeVar("T")
+
+# Bounds what a test may wait for in the server's thread, in seconds.
+CALL_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """What serves, and what is behind it."""
+
+    services: Services
+    storage: SqliteStorage
+    port: int
+
+    def owner(self, task_id: str = "watched") -> Owner:
+        return Owner(self.storage, self.services.lifecycle, task_id)
+
+    def url(self, path: str, scheme: str = "ws") -> str:
+        return f"{scheme}://127.0.0.1:{self.port}{path}"
+
+
+@asynccontextmanager
+async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
+    """:param options: of the configuration."""
+    config = Config(port=0, data_dir=data_dir, **options)
+    storage = SqliteStorage(data_dir)
+    await storage.open()
+    bus = Bus()
+    services = Services(
+        storage=storage,
+        lifecycle=make_lifecycle(storage, bus),
+        executor=MemoryExecutor(),
+        bus=bus,
+        clock=time.time,
+        config=config,
+        farms=(FARM,),
+        version="0.0.0",
+        hosts=Hosts(FARM.hosts, time.time),
+        sockets=Sockets(Feed(storage, bus)),
+    )
+    server = HTTPServer(make_app(services))
+    sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
+    server.add_sockets(sockets)
+    try:
+        yield Site(services, storage, sockets[0].getsockname()[1])
+    finally:
+        server.stop()
+        await services.sockets.close_all()
+        await server.close_all_connections()
+        await storage.close()
+
+
+async def eventually(probe: Callable[[], bool]) -> None:
+    """Return once *probe* is true, of something that tells nobody when it changes."""
+    async with asyncio.timeout(CALL_TIMEOUT):
+        while not probe():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+class ThreadedSite:
+    """A :class:`Site` on a loop of its own, for tests that block (a browser)."""
+
+    def __init__(self, site: Site, loop: asyncio.AbstractEventLoop) -> None:
+        self.site = site
+        self._loop = loop
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run *work* on the server's loop and return what it returns."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT)
+
+
+@contextmanager
+def serve_in_thread(data_dir: Path, **options: Any) -> Iterator[ThreadedSite]:
+    """:param options: of the configuration."""
+    ready = threading.Event()
+    found: list[ThreadedSite] = []
+    over: list[asyncio.Event] = []
+
+    async def main() -> None:
+        over.append(asyncio.Event())
+        async with serve(data_dir, **options) as site:
+            found.append(ThreadedSite(site, asyncio.get_running_loop()))
+            ready.set()
+            await over[0].wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()), name="site")
+    thread.start()
+    try:
+        assert ready.wait(CALL_TIMEOUT), "the server did not start"
+        yield found[0]
+    finally:
+        if found:
+            found[0]._loop.call_soon_threadsafe(over[0].set)
+        thread.join(CALL_TIMEOUT)
