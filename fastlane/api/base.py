@@ -218,6 +218,10 @@ class BaseHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
         problem = self._problem_of(status_code, error)
+        # Tornado has cleared what prepare() set.
+        if hasattr(self, "request_id"):
+            self.set_header("X-Request-ID", self.request_id)
+            self._allow_cross_origin()
         for name, value in problem.headers.items():
             self.set_header(name, value)
         self.set_status(problem.status)

@@ -102,7 +102,9 @@ async def refusal(site: Site, path: str, **headers: str) -> HTTPClientError:
     error = raised.value
     assert error.response is not None
     assert error.response.headers["Content-Type"].startswith("application/problem+json")
-    assert json.loads(error.response.body)["status"] == error.code
+    body = json.loads(error.response.body)
+    assert body["status"] == error.code
+    assert error.response.headers["X-Request-ID"] == body["requestId"]
     return error
 
 
