@@ -96,16 +96,18 @@ def _shell(script: str) -> str:
 JOBS = (
     Job(
         "demo-hello",
-        "writes to both streams, followed live",
+        "both streams, followed live",
         {
             "command": _shell(
-                "for n in 1 2 3 4; do echo hello $n of 4; echo note $n >&2; sleep 0.7; done"
+                # Apart in time: a reader of two pipes cannot tell which was written first.
+                "for n in 1 2 3 4; do"
+                " echo hello $n of 4; sleep 0.2; echo note $n >&2; sleep 0.5; done"
             )
         },
     ),
     Job(
         "demo-retry",
-        "fails, and is tried once more",
+        "fails, is tried again",
         {
             "command": _shell("echo this one fails >&2; exit 3"),
             "retries": 1,
@@ -117,7 +119,7 @@ JOBS = (
     ),
     Job(
         "demo-later",
-        "starts in three seconds",
+        "starts in 3 s",
         {"command": _shell("echo here I am"), "startIn": "3s"},
     ),
 )
