@@ -1,0 +1,79 @@
+"""What fastlane adds to a job on an idle server: POST → final status, minus the bare calls."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+from benchmarks.engine import BareEngine
+from benchmarks.measure import Bench, Result, summary, take_turns
+from benchmarks.server import FastlaneProcess
+
+NAME = "idle"
+
+TARGET_MS = 25.0
+# How often the status is asked for, in seconds: what the number may be too high by.
+POLL_SECONDS = 0.004
+
+
+async def measure(bench: Bench) -> Sequence[Result]:
+    """One job at a time, seen once by asking and once through the WebSocket."""
+    rounds = 5 if bench.quick else 40
+    async with bench.server() as server:
+        polled, bare = await take_turns(
+            rounds,
+            lambda: _job(server, bench.engine, watched=False),
+            lambda: _bare(bench.engine),
+        )
+        watched, bare_again = await take_turns(
+            rounds // 2,
+            lambda: _job(server, bench.engine, watched=True),
+            lambda: _bare(bench.engine),
+        )
+    return [
+        _result(bench, "POST → final status (asked for)", polled, bare),
+        _result(bench, "POST → end frame (WebSocket)", watched, bare_again),
+    ]
+
+
+def _result(bench: Bench, what: str, ours: list[float], bare: list[float]) -> Result:
+    # Pairs are neighbours in time, so the machine's drift is the same in both.
+    added = statistics.median(mine - its for mine, its in zip(ours, bare, strict=True))
+    return Result(
+        row=NAME,
+        setup=bench.setup.name,
+        what=what,
+        unit="ms",
+        ours=statistics.median(ours),
+        n=len(ours),
+        bare=statistics.median(bare),
+        bare_what="create, start, wait, logs, inspect",
+        compared=f"{added:+.1f} ms",
+        target=f"≤ +{TARGET_MS:g} ms",
+        met=added <= TARGET_MS,
+        details={"added_ms": added, "ours": summary(ours), "bare": summary(bare)},
+    )
+
+
+async def _job(server: FastlaneProcess, engine: BareEngine, *, watched: bool) -> float:
+    began = time.perf_counter()
+    job = await server.client.post("idle", {"image": engine.image, "command": ["true"]})
+    if watched:
+        end = await server.client.await_end_frame(job.url)
+    else:
+        end = await server.client.await_status(job.url, every_seconds=POLL_SECONDS)
+    took_ms = (time.perf_counter() - began) * 1000
+    if end["status"] != "done":
+        raise RuntimeError(f"the job ended as {end}")
+    assert job.execution_id is not None
+    await engine.await_removed(job.execution_id)
+    return took_ms
+
+
+async def _bare(engine: BareEngine) -> float:
+    began = time.perf_counter()
+    container = await engine.run(["true"])
+    took_ms = (time.perf_counter() - began) * 1000
+    await engine.remove(container)
+    return took_ms
