@@ -29,19 +29,25 @@ def die() -> NoReturn:
 class Crashing:
     """Passes every call on to *target*, except that one of them is the last."""
 
-    def __init__(self, target: object, crash_at: str, crash_on: int) -> None:
+    def __init__(self, target: object, crash_at: str, crash_on: int, armed: asyncio.Event) -> None:
+        """:param armed: set by the first ``submit``; an idle server looks for work, too."""
         self._target = target
+        self._armed = armed
         self._when, _, self._operation = crash_at.partition(" ")
         self._left = crash_on
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._target, name)
+        if name == "submit":
+            self._armed.set()
         if name != self._operation:
             return attribute
         return self._crashing(attribute)
 
     def _crashing(self, call: Callable[..., Any]) -> Callable[..., Any]:
         async def crash(*args: Any, **kwargs: Any) -> Any:
+            if not self._armed.is_set():
+                return await call(*args, **kwargs)
             self._left -= 1
             if self._left == 0 and self._when == "before":
                 die()
@@ -60,8 +66,13 @@ def main() -> None:
     logs.configure(loaded)
     crash_at = os.environ.get("CRASH_AT", "")
     crash_on = int(os.environ.get("CRASH_ON", "1"))
-    storage = cast(Storage, Crashing(SqliteStorage(loaded.data_dir), crash_at, crash_on))
-    executor = cast(Executor, Crashing(server.make_executor(loaded), crash_at, crash_on))
+    armed = asyncio.Event()
+
+    def crashing(target: object) -> Any:
+        return Crashing(target, crash_at, crash_on, armed)
+
+    storage = cast(Storage, crashing(SqliteStorage(loaded.data_dir)))
+    executor = cast(Executor, crashing(server.make_executor(loaded)))
     asyncio.run(server.serve(server.Server(loaded, storage=storage, executor=executor)))
 
 

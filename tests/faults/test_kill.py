@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import IMAGE, engine_available
+from tests.engine import find_engine
 from tests.fastlane_server import FastlaneServer, run_checked, wait_for
 
 # Each execution says once that it started, in a place that outlives the server.
@@ -79,14 +79,18 @@ class Witness:
 @pytest.fixture(params=["docker", "process"])
 def executor(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    if name == "docker":
-        engine_available()
     return name
 
 
 @pytest.fixture
+def image(executor: str) -> str:
+    return find_engine()[1] if executor == "docker" else "none:1"
+
+
+@pytest.fixture
 def server(executor: str, tmp_path: Path) -> Iterator[FastlaneServer]:
-    server = FastlaneServer(tmp_path, EXECUTOR=executor)
+    options = {"DOCKER_HOST": find_engine()[0]} if executor == "docker" else {}
+    server = FastlaneServer(tmp_path, EXECUTOR=executor, **options)
     yield server
     server.kill()
 
@@ -102,11 +106,13 @@ def check_ended_well(
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at(point: str, executor: str, server: FastlaneServer, tmp_path: Path) -> None:
+def test_killed_at(
+    point: str, executor: str, image: str, server: FastlaneServer, tmp_path: Path
+) -> None:
     witness = Witness(executor, tmp_path)
     # The last append of a short log is as good a middle as any: the run goes on while we are dead.
     server.start_to_crash(point, 2 if point.endswith("append_log") else 1)
-    answer = server.try_submit("victim", image=IMAGE, command=witness.command("victim"))
+    answer = server.try_submit("victim", image=image, command=witness.command("victim"))
     server.await_death()
     server.start()
     if answer is None:
@@ -123,7 +129,14 @@ def test_killed_at(point: str, executor: str, server: FastlaneServer, tmp_path: 
 
 
 def kill_at_random(
-    server: FastlaneServer, executor: str, directory: Path, *, jobs: int, kills: int, seed: int
+    server: FastlaneServer,
+    executor: str,
+    image: str,
+    directory: Path,
+    *,
+    jobs: int,
+    kills: int,
+    seed: int,
 ) -> None:
     """Submit *jobs* while the server is killed *kills* times; check each that was accepted."""
     chance = random.Random(seed)
@@ -134,7 +147,7 @@ def kill_at_random(
     def submit_all() -> None:
         for number in range(jobs):
             name = f"load-{number}"
-            body = {"image": IMAGE, "command": witness.command(name, pause=0.02)}
+            body = {"image": image, "command": witness.command(name, pause=0.02)}
             # A job that got no answer is sent again under the same key, as a careful client does.
             while name not in accepted:
                 try:
@@ -161,23 +174,31 @@ def kill_at_random(
     print(f"{executor}: {len(accepted)} accepted, {kills} kills, {dict(counts)}, seed {seed}")
 
 
-def test_killed_at_random(executor: str, server: FastlaneServer, tmp_path: Path) -> None:
-    kill_at_random(server, executor, tmp_path, jobs=12, kills=4, seed=random.randrange(10**6))
+def test_killed_at_random(
+    executor: str, image: str, server: FastlaneServer, tmp_path: Path
+) -> None:
+    kill_at_random(
+        server, executor, image, tmp_path, jobs=12, kills=4, seed=random.randrange(10**6)
+    )
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
-def test_killed_at_random_for_long(executor: str, server: FastlaneServer, tmp_path: Path) -> None:
-    kill_at_random(server, executor, tmp_path, jobs=150, kills=40, seed=random.randrange(10**6))
+def test_killed_at_random_for_long(
+    executor: str, image: str, server: FastlaneServer, tmp_path: Path
+) -> None:
+    kill_at_random(
+        server, executor, image, tmp_path, jobs=150, kills=40, seed=random.randrange(10**6)
+    )
 
 
 def test_due_work_that_was_missed_runs_once(
-    executor: str, server: FastlaneServer, tmp_path: Path
+    executor: str, image: str, server: FastlaneServer, tmp_path: Path
 ) -> None:
     witness = Witness(executor, tmp_path)
     server.start()
     answer = server.submit(
-        "later", image=IMAGE, command=witness.command("later", pause=0), startIn="1s"
+        "later", image=image, command=witness.command("later", pause=0), startIn="1s"
     )
     server.kill()
     time.sleep(1.5)
@@ -187,14 +208,16 @@ def test_due_work_that_was_missed_runs_once(
     check_ended_well(server, witness, "later", execution)
 
 
-def test_sigterm_hands_over(executor: str, server: FastlaneServer, tmp_path: Path) -> None:
+def test_sigterm_hands_over(
+    executor: str, image: str, server: FastlaneServer, tmp_path: Path
+) -> None:
     """DESIGN rule 11: out within 25 s, containers run on, nothing lost, nothing run twice."""
     server.options["MAX_RUNNING"] = "2"
     witness = Witness(executor, tmp_path)
     server.start()
     answers = {
         f"handed-{number}": server.submit(
-            f"handed-{number}", image=IMAGE, command=witness.command(f"handed-{number}", 0.1)
+            f"handed-{number}", image=image, command=witness.command(f"handed-{number}", 0.1)
         )
         for number in range(5)
     }
