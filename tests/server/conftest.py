@@ -1,0 +1,3 @@
+from tests.engine import registry
+
+__all__ = ["registry"]
