@@ -23,8 +23,11 @@ import pytest
 
 from fastlane.errors import ExecutorError, RunVanished, StartFailed
 from fastlane.executors.base import Executor, LogBatch, LogPiece, Phase, RunSpec, RunState
+from fastlane.executors.docker import DockerExecutor
 from fastlane.executors.process import ProcessExecutor
 from fastlane.model import ImageReference, Resources, Stream
+from scripts import engine as setup
+from tests.engine import find_engine
 
 # Bounds each test, and within it each wait for something that must come.
 pytestmark = pytest.mark.timeout(90)
@@ -82,7 +85,24 @@ class ProcessHarness(Harness):
         shutil.rmtree(self.directory / "runs" / self.host / execution_id)
 
 
-HARNESSES: dict[str, Callable[[Path], Harness]] = {"process": ProcessHarness}
+class DockerHarness(Harness):
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.host, image = find_engine()
+        self.image = ImageReference.parse(image)
+
+    def make(self, installation: str) -> Executor:
+        return DockerExecutor(installation=installation)
+
+    async def vanish(self, run_id: str) -> None:
+        engine = setup.Engine(self.host)
+        await asyncio.to_thread(engine.call, "DELETE", f"/containers/{run_id}?force=1")
+
+
+HARNESSES: dict[str, Callable[[Path], Harness]] = {
+    "process": ProcessHarness,
+    "docker": DockerHarness,
+}
 
 
 class Stage:

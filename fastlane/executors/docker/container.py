@@ -1,0 +1,137 @@
+"""What a run's container looks like: its name, labels, configuration, and its state read back.
+
+A submitter chooses image, command, environment, limits and extra hosts; everything else is fixed
+here: no mounts, no privileges, no other network than the engine's default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fastlane.executors.base import Phase, RunSpec, RunState
+from fastlane.model import ImageReference, Resources
+
+INSTALLATION_LABEL = "fastlane.installation"
+EXECUTION_LABEL = "fastlane.execution"
+TASK_LABEL = "fastlane.task"
+JOB_LABEL = "fastlane.job"
+
+# Enough for any build tool, few enough that a fork bomb leaves its host usable.
+DEFAULT_PIDS = 4096
+# The engine's states in which a container is on its way out and can no longer be relied on.
+GOING = frozenset({"removing", "dead"})
+_PHASES = {"created": Phase.CREATED, "exited": Phase.ENDED}
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """How much log a host keeps of one container, in ``max_files`` files of ``max_bytes`` each.
+
+    A log is stored while it is written, so this only has to bridge the time in which nobody reads.
+    """
+
+    max_bytes: int = 256 * 1024 * 1024
+    max_files: int = 4
+
+
+def container_name(execution_id: str) -> str:
+    return f"fastlane-{execution_id}"
+
+
+def engine_reference(image: ImageReference) -> str:
+    """The reference as the engine looks it up: a digest alone decides where there is one."""
+    return f"{image.name}@{image.digest}" if image.digest else str(image)
+
+
+def labels(spec: RunSpec, installation: str) -> dict[str, str]:
+    return {
+        INSTALLATION_LABEL: installation,
+        EXECUTION_LABEL: spec.execution_id,
+        TASK_LABEL: spec.task_id,
+        JOB_LABEL: spec.job_id,
+    }
+
+
+def container_config(
+    spec: RunSpec, *, installation: str, defaults: Resources, log_limits: LogLimits
+) -> dict[str, Any]:
+    """The body of ``POST /containers/create``.
+
+    The log driver is ``local``: unlike ``json-file`` it keeps every byte, where that one stores
+    U+FFFD for whatever is not UTF-8, also for both halves of a character that its 16 KiB line
+    split has cut.
+
+    Source: https://docs.docker.com/reference/api/engine/version/v1.47/#tag/Container/operation/ContainerCreate
+    """
+    return {
+        "Image": engine_reference(spec.image),
+        "Cmd": list(spec.argv),
+        "Env": [f"{name}={value}" for name, value in spec.envs.items()],
+        "Labels": labels(spec, installation),
+        "Tty": False,
+        "OpenStdin": False,
+        "HostConfig": {
+            # PID 1 ignores SIGTERM unless it handles it; an init passes it on and reaps.
+            "Init": True,
+            "Privileged": False,
+            "CapDrop": ["NET_RAW", "MKNOD"],
+            "SecurityOpt": ["no-new-privileges"],
+            "RestartPolicy": {"Name": "no"},
+            # An engine that removes on exit takes log and exit code along.
+            "AutoRemove": False,
+            "ExtraHosts": [f"{name}:{address}" for name, address in spec.dns_entries.items()],
+            "LogConfig": {
+                "Type": "local",
+                "Config": {
+                    "max-size": str(log_limits.max_bytes),
+                    "max-file": str(log_limits.max_files),
+                    "compress": "false",
+                },
+            },
+            **_limits(spec.resources, defaults),
+        },
+    }
+
+
+def _limits(asked: Resources, defaults: Resources) -> dict[str, int]:
+    cpus = asked.cpus if asked.cpus is not None else defaults.cpus
+    memory = asked.memory_bytes if asked.memory_bytes is not None else defaults.memory_bytes
+    pids = asked.pids if asked.pids is not None else defaults.pids
+    limits = {"PidsLimit": pids if pids is not None else DEFAULT_PIDS}
+    if cpus is not None:
+        limits["NanoCpus"] = math.ceil(cpus * 1e9)
+    if memory is not None:
+        # Equal values mean that nothing is swapped beyond the limit.
+        limits["Memory"] = limits["MemorySwap"] = memory
+    return limits
+
+
+def phase_of(status: str) -> Phase:
+    """The phase for the engine's own word (``paused`` and ``restarting`` still run)."""
+    return _PHASES.get(status, Phase.RUNNING)
+
+
+def run_state(details: Mapping[str, Any]) -> RunState:
+    """What ``GET /containers/{id}/json`` says, in the executor's words."""
+    state = details["State"]
+    phase = phase_of(state["Status"])
+    return RunState(
+        run_id=details["Id"],
+        phase=phase,
+        exit_code=state["ExitCode"] if phase is Phase.ENDED else None,
+        started_at=_unix(state.get("StartedAt")),
+        finished_at=_unix(state.get("FinishedAt")),
+        oom=bool(state.get("OOMKilled")),
+        error=state.get("Error") or None,
+    )
+
+
+def _unix(text: str | None) -> float | None:
+    """Unix seconds of an RFC 3339 time; the engine writes the year 1 for "never"."""
+    if not text or text.startswith("0001-"):
+        return None
+    return datetime.fromisoformat(text).astimezone(UTC).timestamp()

@@ -1,0 +1,305 @@
+"""The executor whose runs are containers on Docker hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastlane.errors import HostUnavailable, PullFailed, RunVanished, StartFailed
+from fastlane.executors.base import Executor, ListedRun, LogBatch, Phase, RunSpec, RunState
+from fastlane.executors.docker.container import (
+    EXECUTION_LABEL,
+    GOING,
+    INSTALLATION_LABEL,
+    LogLimits,
+    container_config,
+    container_name,
+    phase_of,
+    run_state,
+)
+from fastlane.executors.docker.engine import CONNECT_SECONDS, SLOW_CALL_SECONDS, Engine, Refused
+from fastlane.executors.docker.frames import HEADER_BYTES, STAMP_BYTES
+from fastlane.executors.docker.logs import (
+    details_or_vanished,
+    follow_logs,
+    tail,
+    vanished_or,
+)
+from fastlane.executors.docker.pull import Pulls, RegistryAuth
+from fastlane.model import Resources
+
+# Bounds one wait for the end of a run; then it is looked at and waited for again, because a
+# half-open connection would hang for ever.
+WAIT_SECONDS = 15.0
+# Bound the pauses of a wait for a run that was not started yet.
+FIRST_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 2.0
+# Bounds the wait for a name that an earlier container has not given up yet, and its steps.
+NAME_TAKEN_SECONDS = 15.0
+NAME_TAKEN_STEP_SECONDS = 0.2
+# Added to the grace of a stop before the engine itself is given up.
+STOP_MARGIN_SECONDS = 30.0
+# Bounds the attempts to stop a run that others start at the same time.
+STOP_ATTEMPTS = 5
+# What a shell and an engine say when a command cannot be executed.
+_CANNOT_EXECUTE = (126, 127)
+
+
+class DockerExecutor(Executor):
+    """Runs each execution as a container.
+
+    Hosts are written ``unix:///var/run/docker.sock``, ``tcp://host:port`` or ``host:port``.
+
+    :param installation: marks this installation's containers among others on the same host.
+    :param tls: for each host that speaks TLS, how. ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH``
+        are obeyed for the host in ``DOCKER_HOST``, as ``docker`` does.
+    :param log_limits: how much log a host keeps of one container.
+    :param defaults: limits of runs whose job asks for none.
+    :param registry_auth: credentials for a registry; None where all images are public.
+    """
+
+    name = "docker"
+
+    def __init__(
+        self,
+        *,
+        installation: str,
+        tls: Mapping[str, ssl.SSLContext] | None = None,
+        log_limits: LogLimits | None = None,
+        defaults: Resources | None = None,
+        registry_auth: RegistryAuth | None = None,
+    ) -> None:
+        self._installation = installation
+        self._tls = dict(tls or {})
+        self._log_limits = log_limits or LogLimits()
+        self._defaults = defaults or Resources()
+        self._engines: dict[str, Engine] = {}
+        self._pulls = Pulls(registry_auth)
+
+    async def open(self) -> None:
+        """Nothing is connected before it is needed."""
+
+    async def close(self) -> None:
+        await self._pulls.close()
+        engines, self._engines = self._engines, {}
+        for engine in engines.values():
+            await engine.close()
+
+    def _engine(self, host: str) -> Engine:
+        engine = self._engines.get(host)
+        if engine is None:
+            try:
+                engine = Engine(host, self._tls.get(host))
+            except (OSError, ValueError) as error:
+                raise HostUnavailable(host, f"its TLS files cannot be used: {error}") from error
+            self._engines[host] = engine
+        return engine
+
+    async def check(self, host: str) -> None:
+        await self._engine(host).call("GET", "_ping", seconds=CONNECT_SECONDS, raw=True)
+
+    async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
+        await self._pulls.pull(self._engine(host), spec.image, spec.pull_policy, progress)
+
+    async def create(self, host: str, spec: RunSpec) -> str:
+        engine = self._engine(host)
+        body = container_config(
+            spec,
+            installation=self._installation,
+            defaults=self._defaults,
+            log_limits=self._log_limits,
+        )
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + NAME_TAKEN_SECONDS
+        while True:
+            try:
+                created = await engine.call(
+                    "POST",
+                    "containers/create",
+                    params={"name": container_name(spec.execution_id)},
+                    body=body,
+                    seconds=SLOW_CALL_SECONDS,
+                )
+                return str(created["Id"])
+            except Refused as refused:
+                if refused.status == 404 and "no such image" in refused.reason.lower():
+                    raise PullFailed(f"Image {spec.image} is not on host {host}") from refused
+                if refused.status in (400, 404):
+                    raise StartFailed(
+                        f"Host {host} refuses such a run: {refused.reason}"
+                    ) from refused
+                if refused.status != 409:
+                    raise
+                taken = refused
+            # The name is ours, so this is an earlier call's container, or it is on its way out.
+            details = await self._details(engine, container_name(spec.execution_id))
+            if details is not None and details["State"]["Status"] not in GOING:
+                if self._is_run_of(details, spec.execution_id):
+                    return str(details["Id"])
+                raise StartFailed(f"On host {host} another container has the name of this run")
+            if loop.time() > give_up_at:
+                raise HostUnavailable(host, f"an old container stays: {taken.reason}") from taken
+            await asyncio.sleep(NAME_TAKEN_STEP_SECONDS)
+
+    async def find(self, host: str, execution_id: str) -> RunState | None:
+        details = await self._details(self._engine(host), container_name(execution_id))
+        if details is None or details["State"]["Status"] in GOING:
+            return None
+        return run_state(details) if self._is_run_of(details, execution_id) else None
+
+    async def start(self, host: str, run_id: str) -> None:
+        engine = self._engine(host)
+        try:
+            await engine.call("POST", f"containers/{run_id}/start", seconds=SLOW_CALL_SECONDS)
+        except Refused as refused:
+            state = await self.inspect(host, run_id)
+            if refused.status == 409:
+                raise vanished_or(refused, run_id) from refused
+            details = await self._present(host, run_id)
+            code = details["State"]["ExitCode"]
+            if state.phase is Phase.CREATED and (refused.status < 500 or code in _CANNOT_EXECUTE):
+                raise StartFailed(
+                    f"The command cannot be executed: {refused.reason}",
+                    code if code in _CANNOT_EXECUTE else None,
+                ) from refused
+            raise
+
+    async def inspect(self, host: str, run_id: str) -> RunState:
+        return run_state(await self._present(host, run_id))
+
+    async def wait(self, host: str, run_id: str) -> RunState:
+        """See ``Executor.wait``.
+
+        :raises StartFailed: the container's init could not execute the command, which no engine
+            knows when it answers a start.
+        """
+        engine = self._engine(host)
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await engine.call(
+                    "POST",
+                    f"containers/{run_id}/wait",
+                    params={"condition": "not-running"},
+                    seconds=WAIT_SECONDS,
+                    long=True,
+                )
+            except Refused as refused:
+                raise vanished_or(refused, run_id) from refused
+            except HostUnavailable as unavailable:
+                if not isinstance(unavailable.__cause__, TimeoutError):
+                    raise
+            state = await self.inspect(host, run_id)
+            if state.phase is Phase.ENDED:
+                await self._raise_if_never_executed(engine, state)
+                return state
+            if state.phase is Phase.CREATED:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+    async def logs(
+        self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
+    ) -> AsyncGenerator[LogBatch, None]:
+        async def inspect() -> Mapping[str, Any]:
+            return await self._present(host, run_id)
+
+        batches = follow_logs(
+            self._engine(host), run_id, bookmark=bookmark, ended=ended, inspect=inspect
+        )
+        async with aclosing(batches):
+            async for batch in batches:
+                yield batch
+
+    async def stop(self, host: str, run_id: str, *, grace_seconds: float) -> None:
+        engine = self._engine(host)
+        for _ in range(STOP_ATTEMPTS):
+            try:
+                await engine.call(
+                    "POST",
+                    f"containers/{run_id}/stop",
+                    params={"t": str(math.ceil(grace_seconds))},
+                    seconds=grace_seconds + STOP_MARGIN_SECONDS,
+                    long=True,
+                )
+            except Refused as refused:
+                if refused.status not in (404, 409):
+                    raise
+            try:
+                state = await self.inspect(host, run_id)
+                if state.phase is Phase.CREATED:
+                    # Gone is the only state from which it never can be started.
+                    await self.remove(host, run_id)
+                    return
+            except RunVanished:
+                return
+            except Refused as refused:
+                # Somebody started it in between.
+                if refused.status != 409:
+                    raise
+            else:
+                if state.phase is Phase.ENDED:
+                    return
+        raise HostUnavailable(host, f"container {run_id[:12]} does not stop")
+
+    async def remove(self, host: str, run_id: str) -> None:
+        try:
+            await self._engine(host).call(
+                "DELETE", f"containers/{run_id}", params={"v": "1"}, seconds=SLOW_CALL_SECONDS
+            )
+        except Refused as refused:
+            if isinstance(vanished_or(refused, run_id), RunVanished):
+                return
+            raise
+
+    async def runs(self, host: str) -> Sequence[ListedRun]:
+        label = f"{INSTALLATION_LABEL}={self._installation}"
+        found = await self._engine(host).call(
+            "GET",
+            "containers/json",
+            params={"all": "1", "filters": json.dumps({"label": [label]})},
+        )
+        return [
+            ListedRun(each["Labels"][EXECUTION_LABEL], each["Id"], phase_of(each["State"]))
+            for each in found
+            if each["State"] not in GOING and EXECUTION_LABEL in each["Labels"]
+        ]
+
+    async def _details(self, engine: Engine, name: str) -> Mapping[str, Any] | None:
+        try:
+            details: Mapping[str, Any] = await engine.call("GET", f"containers/{name}/json")
+        except Refused as refused:
+            if refused.status == 404:
+                return None
+            raise
+        return details
+
+    async def _present(self, host: str, run_id: str) -> Mapping[str, Any]:
+        details = await self._details(self._engine(host), run_id)
+        if details is None:
+            raise RunVanished(f"container {run_id[:12]} is not on host {host} any more")
+        return details_or_vanished(details, host)
+
+    def _is_run_of(self, details: Mapping[str, Any], execution_id: str) -> bool:
+        labels = details["Config"]["Labels"] or {}
+        return (labels.get(INSTALLATION_LABEL), labels.get(EXECUTION_LABEL)) == (
+            self._installation,
+            execution_id,
+        )
+
+    async def _raise_if_never_executed(self, engine: Engine, state: RunState) -> None:
+        """Tell a command that does not exist from one that exits with 126 or 127 itself.
+
+        With ``Init`` the engine starts its init and knows no more; that one writes
+        ``[FATAL tini (7)] exec no-such-command failed: No such file or directory`` and exits.
+        """
+        if state.exit_code not in _CANNOT_EXECUTE:
+            return
+        last = (await tail(engine, state.run_id, stdout="0"))[HEADER_BYTES + STAMP_BYTES :]
+        who, _, message = last.decode("utf-8", "replace").strip().partition("] ")
+        if who.startswith("[FATAL tini (") and message.startswith("exec "):
+            raise StartFailed(f"The command cannot be executed: {message}", state.exit_code)

@@ -1,0 +1,144 @@
+"""Takes the engine's raw log stream apart.
+
+Every frame is eight bytes (stream, three zeros, length as 32 bits big-endian) and a payload, which
+with ``timestamps=1`` begins with the time at which the engine read it, in a form of fixed width,
+and a blank. Source: "Stream format" in https://docs.docker.com/reference/api/engine/version/v1.47/
+"""
+
+from __future__ import annotations
+
+import struct
+from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
+
+STDOUT = 1
+STDERR = 2
+# The engine's own words about a log that it cannot read; they bear no timestamp.
+SYSTEM = 3
+
+HEADER_BYTES = 8
+# "2026-11-22T03:57:50.463188935Z " (Go's RFC3339NanoFixed in UTC, and a blank)
+STAMP_BYTES = 31
+# Bounds the frames that are merged into one run; the engine's own frames have 16 KiB.
+RUN_BYTES = 64 * 1024
+# Bounds one frame: something this long is not a log stream.
+FRAME_BYTES = 1024 * 1024
+
+_HEADER = struct.Struct(">B3xI")
+_PAYLOAD = HEADER_BYTES + STAMP_BYTES
+
+
+class FrameError(ValueError):
+    """The bytes are not a framed log stream."""
+
+
+class Run(NamedTuple):
+    """Adjacent frames of one stream."""
+
+    kind: int
+    first_stamp: bytes
+    """The first frame's timestamp as the engine wrote it."""
+    last_stamp: bytes
+    data: bytes
+    last_bytes: int
+    """How much of the end of *data* is the last frame's."""
+
+
+class FrameDecoder:
+    """Splits a stream that arrives in arbitrary pieces; not reused after a :class:`FrameError`.
+
+    The loop is where a log's time goes: per frame there is one header to unpack and one slice to
+    cut, and everything else happens per run.
+    """
+
+    def __init__(self) -> None:
+        self.merge = True
+        """Whether adjacent frames become one run; False gives every frame on its own."""
+        self._rest = b""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a frame has begun that is not complete."""
+        return bool(self._rest)
+
+    def feed(self, chunk: bytes) -> list[Run]:
+        """The frames that *chunk* completes.
+
+        :raises FrameError: the stream is malformed.
+        """
+        data = self._rest + chunk if self._rest else chunk
+        unpack = _HEADER.unpack_from
+        run_bytes = RUN_BYTES if self.merge else 0
+        runs: list[Run] = []
+        parts: list[bytes] = []
+        append = parts.append
+        current = begin = last = position = skip = 0
+        end = len(data)
+        while end - position >= HEADER_BYTES:
+            kind, size = unpack(data, position)
+            stop = position + HEADER_BYTES + size
+            if stop > end:
+                if size > FRAME_BYTES:
+                    raise FrameError(f"a frame of {size} bytes")
+                break
+            if kind != current or stop - begin > run_bytes:
+                if parts:
+                    runs.append(_run(current, data, begin, last, position, parts))
+                    parts.clear()
+                current, begin, skip = kind, position, _skip(kind, data, position, size)
+            append(data[position + skip : stop])
+            last = position
+            position = stop
+        if parts:
+            runs.append(_run(current, data, begin, last, position, parts))
+        self._rest = data[position:]
+        return runs
+
+
+def _skip(kind: int, data: bytes, position: int, size: int) -> int:
+    """How many bytes stand before the output of the frame at *position*."""
+    if kind == SYSTEM:
+        return HEADER_BYTES
+    if kind > SYSTEM or size < STAMP_BYTES or data[position + _PAYLOAD - 1] != ord(" "):
+        raise FrameError(f"a frame that begins with {data[position : position + _PAYLOAD]!r}")
+    return _PAYLOAD
+
+
+def _run(kind: int, data: bytes, begin: int, last: int, stop: int, parts: list[bytes]) -> Run:
+    joined = b"".join(parts)
+    if kind == SYSTEM:
+        return Run(kind, b"", b"", joined, stop - last - HEADER_BYTES)
+    first_stamp = data[begin + HEADER_BYTES : begin + _PAYLOAD - 1]
+    last_stamp = data[last + HEADER_BYTES : last + _PAYLOAD - 1]
+    # Zero is stdin, which the engine writes on stdout.
+    return Run(kind or STDOUT, first_stamp, last_stamp, joined, stop - last - _PAYLOAD)
+
+
+def stamp_seconds(stamp: bytes) -> float:
+    """Unix seconds of a frame's timestamp.
+
+    :raises FrameError: it is none.
+    """
+    try:
+        return _whole_second(stamp[:19]) + int(stamp[20:29]) / 1e9
+    except ValueError as error:
+        raise FrameError(f"a frame that begins with {stamp!r}") from error
+
+
+# Bounds nothing but the memory of seconds that were just seen.
+@lru_cache(maxsize=64)
+def _whole_second(stamp: bytes) -> float:
+    return datetime.fromisoformat(stamp.decode("ascii") + "+00:00").timestamp()
+
+
+def incomplete_tail(data: bytes) -> int:
+    """How many bytes at the end of *data* (0 to 3) begin a UTF-8 character without ending it."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte < 0x80:
+            return 0
+        if byte >= 0xC0:
+            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4 if byte < 0xF8 else 1
+            return back if back < needed else 0
+    return 0

@@ -1,0 +1,151 @@
+"""Pulls images: exactly the one that was named, once for all who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from fastlane.errors import HostUnavailable, PullFailed
+from fastlane.executors.docker.container import engine_reference
+from fastlane.executors.docker.engine import CONNECT_SECONDS, Engine, Refused
+from fastlane.model import ImageReference, PullPolicy
+
+Progress = Callable[[str], None]
+RegistryAuth = Callable[[str], str | None]
+"""The value of ``X-Registry-Auth`` for a registry's host, or None where none is needed."""
+
+# Bounds how long a pull may say nothing. The whole of it has no bound.
+SILENCE_SECONDS = 120.0
+# Bounds one line of a pull's progress.
+LINE_BYTES = 1024 * 1024
+
+
+@dataclass
+class _Pull:
+    task: asyncio.Task[None]
+    listeners: list[Progress] = field(default_factory=list)
+    last_line: str = ""
+
+    def tell(self, line: str) -> None:
+        self.last_line = line
+        for listener in list(self.listeners):
+            listener(line)
+
+
+class Pulls:
+    """The pulls that are under way."""
+
+    def __init__(self, registry_auth: RegistryAuth | None = None) -> None:
+        self._registry_auth = registry_auth
+        self._active: dict[tuple[str, str], _Pull] = {}
+
+    async def close(self) -> None:
+        tasks = [pull.task for pull in self._active.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def pull(
+        self, engine: Engine, image: ImageReference, policy: PullPolicy, progress: Progress
+    ) -> None:
+        """See ``Executor.pull``."""
+        if policy is not PullPolicy.ALWAYS:
+            if await present(engine, image):
+                return
+            if policy is PullPolicy.NEVER:
+                raise PullFailed(
+                    f"Image {image} is not on host {engine.host}, and the pull policy is never"
+                )
+        key = (engine.host, str(image))
+        pull = self._active.get(key)
+        if pull is None:
+            pull = _Pull(asyncio.create_task(self._run(key, engine, image), name=f"pull {image}"))
+            self._active[key] = pull
+        elif pull.last_line:
+            progress(pull.last_line)
+        pull.listeners.append(progress)
+        try:
+            await asyncio.shield(pull.task)
+        finally:
+            pull.listeners.remove(progress)
+            if not pull.listeners and not pull.task.done():
+                # Nobody waits any more; whoever comes now starts anew.
+                if self._active.get(key) is pull:
+                    del self._active[key]
+                pull.task.cancel()
+
+    async def _run(self, key: tuple[str, str], engine: Engine, image: ImageReference) -> None:
+        pull = self._active[key]
+        try:
+            auth = self._registry_auth(image.registry) if self._registry_auth else None
+            await pull_image(engine, image, pull.tell, auth)
+        finally:
+            if self._active.get(key) is pull:
+                del self._active[key]
+
+
+async def present(engine: Engine, image: ImageReference) -> bool:
+    """Whether the host has *image*."""
+    try:
+        await engine.call("GET", f"images/{engine_reference(image)}/json")
+    except Refused as refused:
+        if refused.status == 404:
+            return False
+        raise
+    return True
+
+
+async def pull_image(
+    engine: Engine, image: ImageReference, tell: Progress, auth: str | None
+) -> None:
+    """Pull *image* and nothing else.
+
+    :raises PullFailed: with the engine's own sentence; also when the registry falls silent.
+    """
+    # Without a tag the engine would pull all of them.
+    params = {"fromImage": image.name, "tag": image.digest or image.pinned_tag or ""}
+    try:
+        async with engine.stream(
+            "POST",
+            "images/create",
+            params=params,
+            silence_seconds=SILENCE_SECONDS,
+            headers={"X-Registry-Auth": auth} if auth else None,
+        ) as response:
+            async for line in _lines(response.content):
+                event = json.loads(line)
+                if not isinstance(event, dict):
+                    continue
+                # The status was 200 long before this was known.
+                if error := (event.get("errorDetail") or {}).get("message") or event.get("error"):
+                    raise PullFailed(f"Image {image} cannot be pulled: {error}")
+                if event.get("status") and not event.get("progressDetail"):
+                    layer = f"{event['id']}: " if event.get("id") else ""
+                    tell(f"{layer}{event['status']}"[:200])
+    except Refused as refused:
+        raise PullFailed(f"Image {image} cannot be pulled: {refused.reason}") from refused
+    except HostUnavailable as unavailable:
+        if not isinstance(unavailable.__cause__, TimeoutError):
+            raise
+        # Silence is the registry's fault as long as the engine itself answers.
+        await engine.call("GET", "_ping", seconds=CONNECT_SECONDS, raw=True)
+        raise PullFailed(
+            f"Image {image} cannot be pulled: nothing was heard for {SILENCE_SECONDS:g} s"
+        ) from unavailable
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+        if len(rest) > LINE_BYTES:
+            raise ValueError("a line without end")
+    if rest.strip():
+        yield rest

@@ -1,0 +1,154 @@
+"""The Docker engine for tests: the one that is there, and others of a test's own.
+
+Fixtures: ``docker_host`` and ``docker_image`` (session: an engine's address, and a busybox on it),
+``registry`` (session). A test that stops and starts an engine makes an :class:`EngineServer`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import engine as setup
+from scripts.machine import SetupError
+from tests.services import Server, missing
+
+
+def find_engine() -> tuple[str, str]:
+    """Address and image of the engine of ``DOCKER_HOST`` or the default socket; skips without."""
+    engine = setup.Engine.from_environment()
+    try:
+        engine.version()
+        return engine.host, setup.small_image(engine)
+    except (setup.EngineError, SetupError) as error:
+        missing("a Docker engine", str(error))
+
+
+@pytest.fixture(scope="session")
+def docker_host() -> str:
+    return find_engine()[0]
+
+
+@pytest.fixture(scope="session")
+def docker_image() -> str:
+    return find_engine()[1]
+
+
+class EngineServer(Server):
+    """A dockerd of a test's own, without network, on a socket in a short directory."""
+
+    name = "dockerd"
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        if shutil.which("dockerd") is None or os.geteuid() != 0:
+            missing("dockerd", "not on the path, or not root")
+        super().__init__(directory)
+        self._options = options
+        # A socket's path has room for a hundred characters, pytest's directories are longer.
+        self._short = Path(tempfile.mkdtemp(prefix="dockerd-"))
+
+    @property
+    def url(self) -> str:
+        """In the form of ``DOCKER_HOST``."""
+        return f"unix://{self._short}/docker.sock"
+
+    def command(self) -> list[str]:
+        """See :meth:`Server.command`."""
+        return [
+            # `--bridge=none` removes docker0 when it starts: without a network namespace of its
+            # own it would take the bridge away from the engine that is there.
+            *("unshare", "--net", "dockerd"),
+            *("--data-root", str(self.directory / "data"), "--exec-root", str(self._short / "run")),
+            *("--pidfile", str(self._short / "docker.pid"), "-H", self.url),
+            *("--bridge=none", "--iptables=false", "--ip-masq=false"),
+            *self._options,
+        ]
+
+    def ping(self) -> bool:
+        """See :meth:`Server.ping`."""
+        try:
+            setup.Engine(self.url).version()
+        except setup.EngineError:
+            return False
+        return True
+
+    def image(self) -> str:
+        """A busybox on this engine."""
+        return setup.small_image(setup.Engine(self.url))
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            for each in setup.Engine(self.url).get("/containers/json?all=1"):
+                setup.Engine(self.url).call("DELETE", f"/containers/{each['Id']}?force=1")
+        self.stop()
+        shutil.rmtree(self._short, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class RegistryServer(Server):
+    """Debian's docker-registry; an engine takes 127.0.0.1 without TLS."""
+
+    name = "docker-registry"
+
+    @property
+    def url(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        """See :meth:`Server.command`."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        config: dict[str, Any] = {
+            "version": 0.1,
+            "log": {"level": "error"},
+            "storage": {"filesystem": {"rootdirectory": str(self.directory / "images")}},
+            "http": {"addr": self.url},
+        }
+        path = self.directory / "config.yml"
+        # JSON is YAML.
+        path.write_text(json.dumps(config), encoding="utf-8")
+        return ["docker-registry", "serve", str(path)]
+
+    def ping(self) -> bool:
+        """See :meth:`Server.ping`."""
+        request = b"GET /v2/ HTTP/1.0\r\n\r\n"
+        return self.ask(request, lambda answer: b" 200 " in answer)
+
+    def push(self, host: str, image: str, name: str) -> str:
+        """Push the engine's *image* as *name* and take the name off the engine again.
+
+        :return: the reference to pull.
+        """
+        engine = setup.Engine(host)
+        repo, _, tag = name.rpartition(":")
+        target = f"{self.url}/{repo}"
+        engine.call("POST", f"/images/{image}/tag?repo={target}&tag={tag}")
+        # The engine wants the header, whatever it says.
+        answer = _push(engine, f"/images/{target}/push?tag={tag}")
+        assert b'"error"' not in answer, answer
+        engine.call("DELETE", f"/images/{target}:{tag}")
+        return f"{target}:{tag}"
+
+
+def _push(engine: setup.Engine, path: str) -> bytes:
+    connection = engine._connection(setup.CALL_TIMEOUT)
+    try:
+        connection.request("POST", path, headers={"X-Registry-Auth": "e30="})
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """A registry for the whole session."""
+    if shutil.which("docker-registry") is None:
+        missing("docker-registry", "not on the path")
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
+        yield server
