@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import uvloop
 from tornado.httpserver import HTTPServer
 
 from fastlane import __version__, policy
+from fastlane.api.bounds import MAX_HEADER_BYTES
 from fastlane.api.feed import Feed
 from fastlane.api.services import Services
 from fastlane.api.sockets import Sockets
@@ -47,8 +49,7 @@ log = structlog.get_logger(__name__)
 DRAIN_SECONDS = 5.0
 # Bounds the whole shutdown, below the 30 s that Heroku and Kubernetes give by default.
 SHUTDOWN_SECONDS = 25.0
-# Bound what one connection may hold: its headers, and the time it may do nothing or dribble a body.
-MAX_HEADER_BYTES = 64 * 1024
+# Bound the time that a connection may do nothing or dribble its headers, and dribble a body.
 IDLE_CONNECTION_SECONDS = 75.0
 BODY_SECONDS = 60.0
 
@@ -143,8 +144,9 @@ class Server:
         self.app = make_app(self.services)
         self._http = HTTPServer(
             self.app,
-            max_body_size=self.config.max_body_bytes,
-            max_header_size=MAX_HEADER_BYTES,
+            # The application refuses what is larger than it takes, and says so; see api/bounds.py.
+            max_body_size=sys.maxsize,
+            max_header_size=2 * MAX_HEADER_BYTES,
             idle_connection_timeout=IDLE_CONNECTION_SECONDS,
             body_timeout=BODY_SECONDS,
         )

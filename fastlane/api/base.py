@@ -6,20 +6,22 @@ problem answers on the way out.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
 import ipaddress
 import re
 import uuid
+from asyncio import Future
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 import ujson
 from tornado.web import HTTPError, RequestHandler
+from tornado.websocket import WebSocketHandler
 
 from fastlane.api.problems import Problem, problem_body
 from fastlane.api.services import Services
@@ -30,9 +32,14 @@ log = structlog.get_logger(__name__)
 
 # What a request id of a client's may be; another is replaced by one of ours.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+# What a Host header may be: a name or an address, and a port.
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
+_PORT = re.compile(r":[0-9]+$")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Seconds after which a client may try again when the storage is away.
 RETRY_AFTER_SECONDS = 5
+# Bounds how long a client may take for what is left of an answer once that is made.
+ANSWER_SECONDS = 60.0
 
 
 class BaseHandler(RequestHandler):
@@ -50,17 +57,19 @@ class BaseHandler(RequestHandler):
     # -- on the way in ------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        given = self.request.headers.get("X-Request-ID", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-        self.set_header("X-Request-ID", self.request_id)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=self.request_id)
         self._scheme, self.client_ip = self._whence()
-        self._allow_cross_origin()
-        if self.request.method == "OPTIONS":
-            return
-        self._check_credentials()
+        if not self._is_preflight:
+            self._check_credentials()
         self._check_host_and_origin()
+        encoding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in {"", "identity"}:
+            raise Problem(
+                415,
+                f"A body with Content-Encoding {encoding[:50]!r} is not taken; send it as it is.",
+                headers={"Accept-Encoding": "identity"},
+            )
 
     def _whence(self) -> tuple[str, str]:
         """Scheme and client address; what a proxy says counts only when we trust the proxy."""
@@ -97,7 +106,7 @@ class BaseHandler(RequestHandler):
         """Host and port under which the client knows us."""
         if self._is_trusted(self.request.remote_ip or ""):
             forwarded = self.request.headers.get("X-Forwarded-Host", "").split(",")[0].strip()
-            if re.fullmatch(r"[A-Za-z0-9._:\[\]-]{1,255}", forwarded):
+            if _HOST.fullmatch(forwarded):
                 return forwarded
         return self.request.host
 
@@ -120,14 +129,29 @@ class BaseHandler(RequestHandler):
                 headers={"WWW-Authenticate": 'Basic realm="fastlane", charset="UTF-8"'},
             )
 
+    @property
+    def _is_preflight(self) -> bool:
+        """Whether a browser asks, without credentials, if it may send a request (Fetch, CORS)."""
+        origin = self.request.headers.get("Origin")
+        return (
+            self.request.method == "OPTIONS"
+            and origin is not None
+            and "Access-Control-Request-Method" in self.request.headers
+            and self._cors_allows(origin)
+        )
+
     def _check_host_and_origin(self) -> None:
+        if not _HOST.fullmatch(self._host):
+            raise Problem(
+                400, f"Host {self._host[:100]!r} is not a host name with or without port."
+            )
         is_socket = self.request.headers.get("Upgrade", "").lower() == "websocket"
         if self.request.method in _SAFE_METHODS and not is_socket:
             return
         allowed = self.services.config.allowed_hosts
         host = self._host.lower()
-        if allowed and host not in allowed and (urlsplit(f"//{host}").hostname not in allowed):
-            raise Problem(403, f"Host {host!r} is not one of ALLOWED_HOSTS.")
+        if allowed and host not in allowed and _PORT.sub("", host) not in allowed:
+            raise Problem(403, f"Host {host[:100]!r} is not one of ALLOWED_HOSTS.")
         origin = self.request.headers.get("Origin")
         if origin is None:
             site = self.request.headers.get("Sec-Fetch-Site", "none")
@@ -172,6 +196,13 @@ class BaseHandler(RequestHandler):
     def set_default_headers(self) -> None:
         self.set_header("Server", "fastlane")
         self.set_header("X-Content-Type-Options", "nosniff")
+        # Here and not in prepare(), because Tornado refuses some requests before that and clears
+        # the headers before every error.
+        if not hasattr(self, "request_id"):
+            given = self.request.headers.get("X-Request-ID", "")
+            self.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        self.set_header("X-Request-ID", self.request_id)
+        self._allow_cross_origin()
 
     @property
     def urls(self) -> Urls:
@@ -189,14 +220,57 @@ class BaseHandler(RequestHandler):
         self.set_status(204)
         self.finish()
 
+    async def head(self, *ids: str, **named_ids: str) -> None:
+        """As GET; Tornado leaves the body out."""
+        if "HEAD" not in self.allowed_methods():
+            raise HTTPError(405)
+        answer = self.get(*ids, **named_ids)
+        if answer is not None:
+            await answer
+
     def allowed_methods(self) -> list[str]:
         """What this route answers."""
-        base = RequestHandler
-        return [
+        handler, base = type(self), RequestHandler
+        allowed = [
             method
             for method in self.SUPPORTED_METHODS
-            if getattr(type(self), method.lower(), None) is not getattr(base, method.lower())
+            if getattr(handler, method.lower()) is not getattr(base, method.lower())
         ]
+        if "GET" not in allowed or issubclass(handler, WebSocketHandler):
+            # A handshake is a GET (RFC 6455, section 4.1).
+            allowed.remove("HEAD")
+        return allowed
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """*value*, from the path or (with a *name*) from the query, as text."""
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            what = "The path" if name is None else f"The query's {name}"
+            raise Problem(400, f"{what} is not UTF-8 text once its %XX are decoded.") from error
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
+        """End the answer; a client that does not take it within a bound is hung up on."""
+        written = super().finish(chunk)
+        if not written.done():
+            handle = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self.hang_up)
+            written.add_done_callback(lambda _: handle.cancel())
+        return written
+
+    def hang_up(self) -> None:
+        """Close the connection as it is."""
+        stream = getattr(self.request.connection, "stream", None)
+        if stream is not None:
+            stream.close()
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        """Answer with an error, or hang up when a part of the answer is out already."""
+        if self._headers_written:
+            # An orderly end would make a part pass for the whole.
+            self.hang_up()
+            self._finished = True
+            return
+        super().send_error(status_code, **kwargs)
 
     def log_exception(
         self,
@@ -218,10 +292,12 @@ class BaseHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
         problem = self._problem_of(status_code, error)
-        # Tornado has cleared what prepare() set.
-        if hasattr(self, "request_id"):
-            self.set_header("X-Request-ID", self.request_id)
-            self._allow_cross_origin()
+        if not hasattr(self, "client_ip"):
+            # Tornado refused it before prepare() was reached: strangers learn nothing from that.
+            try:
+                self._check_credentials()
+            except Problem as refusal:
+                problem = refusal
         for name, value in problem.headers.items():
             self.set_header(name, value)
         self.set_status(problem.status)
@@ -232,8 +308,8 @@ class BaseHandler(RequestHandler):
             ujson.dumps(
                 problem_body(
                     problem.status,
-                    problem.detail,
-                    getattr(self, "request_id", ""),
+                    problem.detail if problem.detail.endswith(".") else f"{problem.detail}.",
+                    self.request_id,
                     problem.faults,
                 ),
                 ensure_ascii=False,
@@ -256,10 +332,11 @@ class BaseHandler(RequestHandler):
                     headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
                 )
         if status == 405:
-            return Problem(405, f"{self.request.method} is not answered here.")
+            methods = ", ".join(self.allowed_methods())
+            return Problem(405, f"{self.request.method} is not answered here; use {methods}.")
         if status >= 500:
             return Problem(500, "Something failed inside fastlane; its log has the details.")
-        return Problem(status, _sentence(error) or HTTPStatus(status).description or "Refused.")
+        return Problem(status, _sentence(error) or HTTPStatus(status).description or "Refused")
 
 
 class NoSuchRoute(BaseHandler):

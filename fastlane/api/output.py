@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
-from fastlane.api.base import BaseHandler
+from fastlane.api.base import ANSWER_SECONDS, BaseHandler
 from fastlane.api.lookup import find_log
 from fastlane.api.problems import Problem
 from fastlane.model import Stream
@@ -37,6 +38,8 @@ class OutputHandler(BaseHandler):
         if execution.exit_code is not None:
             self.set_header("Fastlane-Exit-Code", str(execution.exit_code))
         if self.request.method == "HEAD":
+            # Flushed by hand, or Tornado would give the length of the body that is not there.
+            await self.flush()
             return
         if tail is not None:
             self.write(await _last_lines(storage, execution.id, self.streams, tail))
@@ -47,10 +50,18 @@ class OutputHandler(BaseHandler):
                 self.write(SEPARATOR)
             async for data in _read(storage, execution.id, stream, last_seq):
                 self.write(data)
-                await self.flush()
+                await self._pass_on()
 
-    async def head(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
-        await self.get(task_id, job_id, execution_id)
+    async def _pass_on(self) -> None:
+        """Write what there is and return once the kernel has taken it.
+
+        :raises StreamClosedError: the client is gone, or does not read.
+        """
+        written = self.flush()
+        await asyncio.wait([written], timeout=ANSWER_SECONDS)
+        if not written.done():
+            self.hang_up()
+        await written
 
     def _tail(self) -> int | None:
         text = self.get_query_argument("tail", None)

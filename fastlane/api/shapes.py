@@ -63,6 +63,11 @@ def time_or_none(at: float | None) -> str | None:
     return None if at is None else time_text(at)
 
 
+def number(value: float) -> int | float:
+    """*value* as the reference writes numbers: whole ones without a fraction."""
+    return int(value) if value == int(value) else value
+
+
 def task_item(task: Task, urls: Urls) -> dict[str, Any]:
     return {
         "createdAt": time_text(task.created_at),
@@ -149,7 +154,7 @@ def job_details(
             | {"everyAttempt": definition.notify.get("everyAttempt", False)},
             "retries": definition.retries,
             "retry_count": retry_count,
-            "timeout": definition.timeout_seconds,
+            "timeout": number(definition.timeout_seconds),
             "webhooks": {
                 key: [_webhook(hook, words) for hook in definition.webhooks.get(key, ())]
                 for key in WEBHOOK_KEYS
@@ -161,9 +166,9 @@ def job_details(
             "expiration": time_or_none(definition.expires_at),
             "overlap": definition.overlap,
             "backoff": {
-                "minMs": backoff.min_ms,
-                "factor": backoff.factor,
-                "maxMs": backoff.max_ms,
+                "minMs": number(backoff.min_ms),
+                "factor": number(backoff.factor),
+                "maxMs": number(backoff.max_ms),
             },
             "resources": {
                 "cpus": definition.resources.cpus,

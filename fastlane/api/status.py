@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from fastlane.api import shapes
-from fastlane.api.base import BaseHandler
+from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.errors import StorageUnavailable
 
 # Bounds the list of scheduled jobs; the count beside it is whole.
@@ -29,6 +29,8 @@ class Healthcheck(BaseHandler):
             for source, message in parts.items()
             if message is not None
         ]
+        if errors:
+            self.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
         self.send_json(
             {
                 "errors": errors,
