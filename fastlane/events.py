@@ -23,6 +23,11 @@ def log_topic(execution_id: str) -> str:
     return f"log:{execution_id}"
 
 
+def end_topic(execution_id: str) -> str:
+    """An execution has its outcome, for those who watch it and are not to be kept waiting."""
+    return f"end:{execution_id}"
+
+
 def stop_topic(execution_id: str) -> str:
     """Somebody wants the execution to end, for the one who runs it."""
     return f"stop:{execution_id}"

@@ -14,7 +14,7 @@ import structlog
 
 from fastlane import policy
 from fastlane.errors import CompareFailed, NotFound, Rejected
-from fastlane.events import QUEUE, SCHEDULE, Bus, log_topic, stop_topic
+from fastlane.events import QUEUE, SCHEDULE, Bus, end_topic, log_topic, stop_topic
 from fastlane.model import (
     Clock,
     Definition,
@@ -277,7 +277,7 @@ class Lifecycle:
                     raise
                 execution = moved.current
                 continue
-            self._bus.publish(log_topic(final.id), QUEUE)
+            self._bus.publish(log_topic(final.id), end_topic(final.id), QUEUE)
             if retry is not None:
                 self._bus.publish(SCHEDULE)
             return final

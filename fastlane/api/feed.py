@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from fastlane.events import Bus, log_topic
+from fastlane.events import Bus, end_topic, log_topic
 from fastlane.model import Execution, LogRecord
 from fastlane.storage.base import Storage
 
@@ -281,15 +281,20 @@ class Watch:
 
     async def _follow(self) -> None:
         try:
-            with self._feed.bus.subscribe(log_topic(self._id)) as signal:
+            bus = self._feed.bus
+            with (
+                bus.subscribe(log_topic(self._id)) as news,
+                bus.subscribe(end_topic(self._id)) as end,
+            ):
                 while True:
                     self._execution = await self._feed.storage.execution(self._id)
                     self.version = next(self._feed.versions)
                     self._announce()
                     if self._execution.final:
                         return
-                    await asyncio.sleep(WAKE_SECONDS)
-                    await signal.wait(self._feed.poll_seconds)
+                    # More log can wait and go out together; the end is not kept waiting.
+                    await end.wait(WAKE_SECONDS)
+                    await news.wait(self._feed.poll_seconds)
         except Exception as error:  # every viewer raises it
             self._error = error
             self._feed.drop(self._id, self)

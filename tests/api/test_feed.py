@@ -239,6 +239,17 @@ async def test_a_lost_hint_costs_one_poll(storage: CountingStorage, bus: Bus, ow
     await feed.close()
 
 
+async def test_the_end_is_not_kept_waiting(
+    feed: Feed, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastlane.api.feed.WAKE_SECONDS", 10 * TIMEOUT)
+    execution = await owner.start()
+    async with feed.watch(execution.id) as watch, asyncio.timeout(TIMEOUT):
+        await owner.finish()
+        await watch.news(watch.version)
+        assert watch.execution.final
+
+
 async def test_a_broken_storage_reaches_every_viewer_and_no_later_one(
     storage: CountingStorage, bus: Bus, feed: Feed, owner: Owner
 ) -> None:
