@@ -46,6 +46,7 @@ from pydantic_settings import (
 
 from fastlane.errors import ConfigError
 from fastlane.model import Backoff, Farm, Resources
+from fastlane.patterns import pattern
 from fastlane.redact import HIDDEN
 
 DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
@@ -529,9 +530,11 @@ def _parse_farm(entry: object, number: int, max_running: int, *, docker: bool) -
     if not isinstance(match, str) or len(match) > _PATTERN_MAX_CHARS:
         raise ValueError(f"match must be a pattern of at most {_PATTERN_MAX_CHARS} characters")
     try:
-        re.compile(match)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"match {match!r} is not a regular expression ({error})") from error
+        pattern(match)
+    except ValueError as error:
+        raise ValueError(
+            f"match {match!r} is not a regular expression in RE2's syntax ({error})"
+        ) from error
     hosts = entry.get("hosts")
     if (
         not isinstance(hosts, list)

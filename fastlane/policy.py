@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -19,6 +18,7 @@ from fastlane.model import (
     Schedule,
     Status,
 )
+from fastlane.patterns import pattern
 
 Limit = TypeVar("Limit", int, float)
 
@@ -28,7 +28,7 @@ LATE_AFTER_SECONDS = 10.0
 
 def farm_for(task_id: str, farms: Sequence[Farm]) -> Farm | None:
     """The first farm whose pattern is found in *task_id*; None when no farm takes it."""
-    return next((farm for farm in farms if re.search(farm.match, task_id)), None)
+    return next((farm for farm in farms if pattern(farm.match).is_in(task_id)), None)
 
 
 def least_loaded(hosts: Sequence[str], load: Mapping[str, int]) -> str | None:
