@@ -67,6 +67,30 @@ class PullPolicy(StrEnum):
     NEVER = "never"
 
 
+class Event(StrEnum):
+    """What of an execution others are told of."""
+
+    STARTS = "starts"
+    SUCCEEDS = "succeeds"
+    FAILS = "fails"
+    FINISHES = "finishes"
+
+
+class Channel(StrEnum):
+    """The way by which somebody is told."""
+
+    WEBHOOK = "webhook"
+    EMAIL = "email"
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands. ``FAILED`` is the error queue: it waits to be requeued."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
 class Stream(StrEnum):
     """Where a log record comes from. ``FASTLANE`` is a note of the server's own."""
 
@@ -311,6 +335,53 @@ class Outcome:
     reason: Reason
     exit_code: int | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a delivery, and what came of it; nothing of what the receiver said."""
+
+    at: float
+    duration_seconds: float
+    status: int | None = None
+    """The receiver's status code (HTTP or SMTP); None where it gave none."""
+    error: str | None = None
+    """Why it failed, in a sentence; None when it was delivered."""
+
+
+# Bounds the attempts that a delivery remembers.
+ATTEMPTS_KEPT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A notification on its way to one receiver: an entry of the outbox."""
+
+    id: str
+    """Made from the execution, the event and the target's place, so it is never there twice."""
+    execution_id: str
+    task_id: str
+    job_id: str
+    channel: Channel
+    event: Event
+    index: int
+    """The target's place in the definition's list for this channel and event."""
+    target: str
+    """The URL or the e-mail address."""
+    receiver: str
+    """What is to be spared when it is slow: the origin of the URL, or the mail server."""
+    created_at: float
+    state: DeliveryState = DeliveryState.PENDING
+    attempts: int = 0
+    """Attempts that have ended since it was stored or requeued."""
+    due_at: float | None = None
+    """Not to be tried before; while it is claimed, the end of the claim. Set while pending."""
+    claim: int = 0
+    """Counts up with every claim; what is said under an older one is refused."""
+    claimed_at: float | None = None
+    """When it was taken to be tried; None when nobody has it."""
+    history: tuple[Attempt, ...] = ()
+    """The last :data:`ATTEMPTS_KEPT` attempts, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from fastlane.cron import next_tick, previous_tick
 from fastlane.model import (
+    FINAL,
+    Attempt,
     Backoff,
+    Channel,
+    Delivery,
+    Event,
     Execution,
     Farm,
     LogCap,
@@ -21,6 +28,11 @@ from fastlane.model import (
 from fastlane.patterns import pattern
 
 Limit = TypeVar("Limit", int, float)
+
+_DELIVERIES = uuid.UUID("6ad56c54-8d0d-4a53-9b6c-33ce6ac0ae8b")
+"""The namespace of delivery ids (RFC 9562, section 5.5)."""
+MAIL_RECEIVER = "smtp"
+"""The receiver of every mail: it is the mail server that is slow or away, not the addressee."""
 
 # Bounds what is called on time: a tick found later than this is recorded as late.
 LATE_AFTER_SECONDS = 10.0
@@ -148,3 +160,76 @@ def log_cap(max_bytes: int) -> LogCap | None:
     if max_bytes == 0:
         return None
     return LogCap(head_bytes=max_bytes // 2, tail_bytes=max_bytes - max_bytes // 2)
+
+
+def deliveries_of(
+    execution: Execution, *, now: float, retry_follows: bool = False
+) -> tuple[Delivery, ...]:
+    """Whom to tell of the status that *execution* has just come to: its new outbox entries.
+
+    A storage writes them in the step that makes the status. Running is ``starts``; every final
+    status is ``finishes``, and ``succeeds`` or ``fails``. With *retry_follows*, ``fails`` goes
+    only to those who want every attempt. An entry that makes no sense is left out: what is
+    malformed was refused on submission, and nothing here may keep an execution from its end.
+    """
+    if execution.status is Status.RUNNING:
+        events = [Event.STARTS]
+    elif execution.status in FINAL:
+        ending = Event.SUCCEEDS if execution.status is Status.DONE else Event.FAILS
+        events = [ending, Event.FINISHES]
+    else:
+        events = []
+    return tuple(
+        Delivery(
+            id=str(uuid.uuid5(_DELIVERIES, f"{execution.id} {channel} {event} {index}")),
+            execution_id=execution.id,
+            task_id=execution.task_id,
+            job_id=execution.job_id,
+            channel=channel,
+            event=event,
+            index=index,
+            target=target,
+            receiver=receiver,
+            created_at=now,
+            due_at=now,
+        )
+        for event in events
+        for channel, index, target, receiver, every_attempt in _targets(execution, event)
+        if every_attempt or not (retry_follows and event is Event.FAILS)
+    )
+
+
+def _targets(execution: Execution, event: Event) -> Iterator[tuple[Channel, int, str, str, bool]]:
+    definition = execution.definition
+    for index, hook in enumerate(_listed(definition.webhooks, event)):
+        url = hook.get("url") if isinstance(hook, Mapping) else None
+        if isinstance(url, str):
+            yield Channel.WEBHOOK, index, url, origin_of(url), hook.get("everyAttempt") is True
+    every_attempt = definition.notify.get("everyAttempt") is True
+    for index, address in enumerate(_listed(definition.notify, event)):
+        if isinstance(address, str):
+            yield Channel.EMAIL, index, address, MAIL_RECEIVER, every_attempt
+
+
+def _listed(targets: Mapping[str, Any], event: Event) -> Sequence[Any]:
+    listed = targets.get(event, ())
+    return listed if isinstance(listed, list | tuple) else ()
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of *url*: the receiver that a slow webhook belongs to."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+    except ValueError:
+        return url[:255]
+
+
+def next_attempt_at(
+    delivery: Delivery, attempt: Attempt, *, retries: int, backoff: Backoff, now: float
+) -> float | None:
+    """When *delivery* is tried again after *attempt*; None when it was delivered or is used up."""
+    if attempt.error is None or delivery.attempts >= retries:
+        return None
+    return now + retry_delay_seconds(backoff, delivery.attempts + 1)

@@ -11,6 +11,11 @@ one of them to it. What holds for all methods:
 * :class:`~fastlane.errors.StorageUnavailable` may be raised by any of them; then nothing was
   answered for and the caller may try again (all of them are safe to repeat, or refuse the repeat
   with :class:`~fastlane.errors.CompareFailed`).
+* *The outbox.* Every method that makes an execution running or final stores, in the same step, what
+  :func:`fastlane.policy.deliveries_of` says of the execution as it is then (``now`` is the time
+  that stands in ``started_at`` or ``finished_at``). ``retry_follows`` is true only in
+  :meth:`Storage.finish`, and only when the retry is really stored. A delivery of an id that is
+  there already is left as it is.
 * Writes of an owner carry the ``epoch`` they were claimed with. When another instance has adopted
   the execution since, its epoch is higher and the late write is refused with ``CompareFailed``.
 """
@@ -23,6 +28,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fastlane.model import (
+    Attempt,
+    Delivery,
+    DeliveryState,
     Execution,
     Job,
     LogCap,
@@ -92,6 +100,12 @@ class Overview:
     """Executions that are pulling or running."""
     scheduled: int
     """Jobs that have a next run."""
+    webhooks: int = 0
+    """Pending deliveries to webhooks, those being tried included."""
+    mails: int = 0
+    """Pending deliveries by mail, those being tried included."""
+    undelivered: int = 0
+    """Failed deliveries: the error queue."""
 
 
 class Storage(ABC):
@@ -298,6 +312,73 @@ class Storage(ABC):
 
         Frees what waited for them, as :meth:`finish` does. Returns the executions it ended.
         """
+
+    # -- the outbox ---------------------------------------------------------------------------
+
+    @abstractmethod
+    async def next_delivery_at(self) -> float | None:
+        """The earliest ``due_at`` of a pending delivery, claimed or not; None without any."""
+
+    @abstractmethod
+    async def claim_deliveries(
+        self,
+        *,
+        now: float,
+        claim_seconds: float,
+        limit: int,
+        per_receiver: int,
+        busy: Mapping[str, int],
+    ) -> Sequence[Delivery]:
+        """Take pending deliveries whose ``due_at`` is not after *now*, the longest due first.
+
+        At most *limit* of them, and of each receiver at most *per_receiver* less what the caller
+        is *busy* with already; a receiver that has no room keeps none of the others waiting. Each
+        gets the next ``claim``, ``claimed_at`` *now* and ``due_at`` *now* + *claim_seconds*: who
+        dies with it loses it then, and it is claimed again. No two callers get the same one
+        before. (The embedded storage puts claims back when it is opened.)
+        """
+
+    @abstractmethod
+    async def attempted(
+        self, delivery_id: str, claim: int, attempt: Attempt, *, retry_at: float | None
+    ) -> Delivery:
+        """Write down what came of a claimed delivery, and end the claim.
+
+        Without an ``error`` it is delivered; with one it is pending until *retry_at*, or failed
+        when that is None. ``attempts`` counts up and the attempt joins ``history``.
+
+        :return: the delivery afterwards.
+        :raises CompareFailed: it is not pending any more, or not under this claim.
+        """
+
+    @abstractmethod
+    async def unclaim_delivery(self, delivery_id: str, claim: int) -> None:
+        """Hand back a claimed delivery that was not tried: due again since ``claimed_at``.
+
+        :raises CompareFailed: as in :meth:`attempted`.
+        """
+
+    @abstractmethod
+    async def requeue_delivery(self, delivery_id: str, *, now: float) -> Delivery:
+        """Make a failed delivery pending again: due *now*, with no ``attempts`` behind it.
+
+        Its id and ``history`` stay. One that is pending is left as it is.
+
+        :return: the delivery afterwards.
+        :raises NotFound: no such delivery.
+        :raises Rejected: it was delivered.
+        """
+
+    @abstractmethod
+    async def deliveries(self, state: DeliveryState, page: PageRequest) -> Page[Delivery]:
+        """All deliveries that are pending, or all that have failed, newest first.
+
+        :raises Rejected: *state* is ``DELIVERED``: those are listed by their executions only.
+        """
+
+    @abstractmethod
+    async def deliveries_of(self, execution_ids: Sequence[str]) -> Sequence[Delivery]:
+        """Every delivery of these executions, whatever its state, in the order they were stored."""
 
     # -- instances ----------------------------------------------------------------------------
 

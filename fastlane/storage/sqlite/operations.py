@@ -6,29 +6,38 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace as copy_with
 from typing import Any
 
 from fastlane.errors import CompareFailed, NotFound, Rejected
 from fastlane.model import (
     ACTIVE,
+    ATTEMPTS_KEPT,
+    Attempt,
+    Delivery,
+    DeliveryState,
     Execution,
     Job,
     Outcome,
     Reason,
     Status,
 )
+from fastlane.policy import deliveries_of
 from fastlane.storage.base import IdempotencyKey, Submitted
 from fastlane.storage.sqlite.records import (
+    DELIVERY_COLUMNS,
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
     UNREADABLE,
     Row,
     clean,
     definition_text,
+    delivery_from,
+    delivery_row,
     execution_from,
     execution_row,
+    history_text,
     job_from,
     job_row,
 )
@@ -97,6 +106,28 @@ EXPIRED_EXECUTIONS = """
 SELECT id FROM executions
 WHERE status = 'enqueued' AND expires_at IS NOT NULL AND expires_at <= ?
 ORDER BY expires_at LIMIT ?
+"""
+
+STORE_DELIVERY = (
+    f"INSERT OR IGNORE INTO deliveries ({DELIVERY_COLUMNS}) VALUES ({', '.join('?' * 16)})"
+)
+FIND_DELIVERY = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ?"
+# Steps from receiver to receiver through the index, however many deliveries each of them has.
+DUE_RECEIVERS = """
+WITH RECURSIVE receivers (name) AS (
+    SELECT min(receiver) FROM deliveries WHERE state = 'pending'
+    UNION ALL
+    SELECT (SELECT min(receiver) FROM deliveries WHERE state = 'pending' AND receiver > name)
+    FROM receivers WHERE name IS NOT NULL
+)
+SELECT name, (
+    SELECT min(due_at) FROM deliveries WHERE state = 'pending' AND receiver = name
+) AS earliest
+FROM receivers WHERE name IS NOT NULL AND earliest <= ? ORDER BY earliest
+"""
+DUE_DELIVERIES = f"""
+SELECT {DELIVERY_COLUMNS} FROM deliveries
+WHERE state = 'pending' AND receiver = ? AND due_at <= ? ORDER BY due_at LIMIT ?
 """
 
 STORE_LEASE = """
@@ -336,9 +367,11 @@ def started(
     execution = _owned(connection, execution_id, epoch)
     if execution.status is Status.RUNNING:
         return execution
-    return _change_execution(
+    running = _change_execution(
         connection, execution, status=Status.RUNNING, run_id=run_id, started_at=started_at
     )
+    _notify(connection, running, started_at, retry_follows=False)
+    return running
 
 
 def finish(
@@ -354,9 +387,10 @@ def finish(
     execution = _owned(connection, execution_id, epoch)
     if execution.stop_reason != expected_stop:
         raise CompareFailed(f"execution {execution_id} has another stop intent", execution)
-    ended = _end(connection, execution, outcome, finished_at)
     job = None if retry is None else _find_job(connection, execution.job_id)
-    if retry is None or job is None or job.generation != execution.generation:
+    follows = job is not None and job.generation == execution.generation
+    ended = _end(connection, execution, outcome, finished_at, retry_follows=follows)
+    if retry is None or job is None or not follows:
         return ended, None
     count = job.execution_count + 1
     _change_job(connection, job, execution_count=count, modified_at=finished_at)
@@ -394,6 +428,110 @@ def expire(connection: sqlite3.Connection, now: float, limit: int) -> Sequence[E
     """:meth:`fastlane.storage.base.Storage.expire`."""
     expired = Outcome(Status.EXPIRED, Reason.EXPIRED)
     return _end_all(connection, EXPIRED_EXECUTIONS, (now, limit), expired, now)
+
+
+# -- the outbox -------------------------------------------------------------------------------
+
+
+def claim_deliveries(
+    connection: sqlite3.Connection,
+    now: float,
+    claim_seconds: float,
+    limit: int,
+    per_receiver: int,
+    busy: Mapping[str, int],
+) -> Sequence[Delivery]:
+    """:meth:`fastlane.storage.base.Storage.claim_deliveries`."""
+    due: list[Delivery] = []
+    for receiver, earliest in connection.execute(DUE_RECEIVERS, (now,)).fetchall():
+        if len(due) >= limit and earliest >= max(_due(one) for one in due[:limit]):
+            break
+        room = min(limit, per_receiver - busy.get(receiver, 0))
+        if room > 0:
+            rows = connection.execute(DUE_DELIVERIES, (receiver, now, room))
+            due = sorted([*due, *map(delivery_from, rows)], key=_due)[:limit]
+    return [
+        _change_delivery(
+            connection,
+            delivery,
+            claim=delivery.claim + 1,
+            claimed_at=now,
+            due_at=now + claim_seconds,
+        )
+        for delivery in due
+    ]
+
+
+def attempted(
+    connection: sqlite3.Connection,
+    delivery_id: str,
+    claim: int,
+    attempt: Attempt,
+    retry_at: float | None,
+) -> Delivery:
+    """:meth:`fastlane.storage.base.Storage.attempted`."""
+    delivery = _claimed(connection, delivery_id, claim)
+    if attempt.error is None:
+        state, retry_at = DeliveryState.DELIVERED, None
+    else:
+        state = DeliveryState.FAILED if retry_at is None else DeliveryState.PENDING
+    return _change_delivery(
+        connection,
+        delivery,
+        state=state,
+        attempts=delivery.attempts + 1,
+        due_at=retry_at,
+        claimed_at=None,
+        history=(*delivery.history, attempt)[-ATTEMPTS_KEPT:],
+    )
+
+
+def unclaim_delivery(connection: sqlite3.Connection, delivery_id: str, claim: int) -> None:
+    """:meth:`fastlane.storage.base.Storage.unclaim_delivery`."""
+    delivery = _claimed(connection, delivery_id, claim)
+    _change_delivery(connection, delivery, due_at=delivery.claimed_at, claimed_at=None)
+
+
+def requeue_delivery(connection: sqlite3.Connection, delivery_id: str, now: float) -> Delivery:
+    """:meth:`fastlane.storage.base.Storage.requeue_delivery`."""
+    delivery = _find_delivery(connection, delivery_id)
+    if delivery is None:
+        raise NotFound(f"there is no notification {delivery_id}")
+    if delivery.state is DeliveryState.DELIVERED:
+        raise Rejected(f"notification {delivery_id} was delivered; there is nothing to requeue")
+    if delivery.state is DeliveryState.PENDING:
+        return delivery
+    return _change_delivery(
+        connection, delivery, state=DeliveryState.PENDING, attempts=0, due_at=now
+    )
+
+
+def _due(delivery: Delivery) -> float:
+    assert delivery.due_at is not None
+    return delivery.due_at
+
+
+def _find_delivery(connection: sqlite3.Connection, delivery_id: str) -> Delivery | None:
+    row = connection.execute(FIND_DELIVERY, (delivery_id,)).fetchone()
+    return None if row is None else delivery_from(row)
+
+
+def _claimed(connection: sqlite3.Connection, delivery_id: str, claim: int) -> Delivery:
+    """The pending delivery, as long as it is claimed under *claim*."""
+    delivery = _find_delivery(connection, delivery_id)
+    if delivery is None or delivery.claimed_at is None or delivery.claim != claim:
+        raise CompareFailed(f"notification {delivery_id} is not claimed under {claim} any more")
+    return delivery
+
+
+def _change_delivery(
+    connection: sqlite3.Connection, delivery: Delivery, **changes: Any
+) -> Delivery:
+    columns = dict(changes)
+    if "history" in columns:
+        columns["history"] = history_text(columns["history"])
+    _update(connection, "deliveries", delivery.id, columns)
+    return copy_with(delivery, **changes)
 
 
 # -- instances --------------------------------------------------------------------------------
@@ -504,10 +642,23 @@ def _update(
     )
 
 
+def _notify(
+    connection: sqlite3.Connection, execution: Execution, now: float, *, retry_follows: bool
+) -> None:
+    """Put into the outbox whom the status of *execution* is told to."""
+    for delivery in deliveries_of(execution, now=now, retry_follows=retry_follows):
+        connection.execute(STORE_DELIVERY, delivery_row(delivery))
+
+
 def _end(
-    connection: sqlite3.Connection, execution: Execution, outcome: Outcome, finished_at: float
+    connection: sqlite3.Connection,
+    execution: Execution,
+    outcome: Outcome,
+    finished_at: float,
+    *,
+    retry_follows: bool = False,
 ) -> Execution:
-    """Make *execution* final, and free what waited for it.
+    """Make *execution* final, tell of it, and free what waited for it.
 
     Where it waited itself, what waited for it waits for that one now: the chain stays a chain.
     """
@@ -527,6 +678,7 @@ def _end(
             connection.execute(WAIT_FOR_ANOTHER, (execution.waits_for, waiting))
         else:
             connection.execute(QUEUE, (waiting,))
+    _notify(connection, ended, finished_at, retry_follows=retry_follows)
     return ended
 
 

@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from fastlane.errors import NotFound, Rejected
-from fastlane.model import Execution, Job, Task
+from fastlane.model import Delivery, DeliveryState, Execution, Job, Task
 from fastlane.storage.base import Overview, Page, PageRequest
 from fastlane.storage.sqlite.operations import FIND_EXECUTION, FIND_JOB, LAST_EXECUTION, words
 from fastlane.storage.sqlite.records import (
+    DELIVERY_COLUMNS,
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
     TASK_COLUMNS,
     Row,
+    delivery_from,
     execution_from,
     job_from,
     task_from,
@@ -83,7 +85,23 @@ WHERE status = 'enqueued' AND due_at IS NOT NULL AND waits_for IS NULL
 NEXT_EXPIRY = """
 SELECT min(expires_at) FROM executions WHERE status = 'enqueued' AND expires_at IS NOT NULL
 """
-OVERVIEW = "SELECT tasks, jobs, queued, delayed, active, scheduled FROM counters"
+OVERVIEW = """
+SELECT tasks, jobs, queued, delayed, active, scheduled, webhooks, mails, undelivered FROM counters
+"""
+
+NEXT_DELIVERY = "SELECT min(due_at) FROM deliveries WHERE state = 'pending'"
+DELIVERIES_TOTAL = {
+    DeliveryState.PENDING: "SELECT webhooks + mails FROM counters",
+    DeliveryState.FAILED: "SELECT undelivered FROM counters",
+}
+DELIVERIES_PAGE = f"""
+SELECT seq, {DELIVERY_COLUMNS} FROM deliveries INDEXED BY deliveries_open
+WHERE state IN ('pending', 'failed') AND state = ? AND seq < ? ORDER BY seq DESC LIMIT ? OFFSET ?
+"""
+DELIVERIES_OF = f"""
+SELECT {DELIVERY_COLUMNS} FROM deliveries
+WHERE execution_id IN (SELECT value FROM json_each(?)) ORDER BY seq
+"""
 
 
 def task(connection: sqlite3.Connection, task_id: str) -> Task:
@@ -177,6 +195,31 @@ def next_due_at(connection: sqlite3.Connection) -> float | None:
 def overview(connection: sqlite3.Connection) -> Overview:
     """:meth:`fastlane.storage.base.Storage.overview`."""
     return Overview(*connection.execute(OVERVIEW).fetchone())
+
+
+def next_delivery_at(connection: sqlite3.Connection) -> float | None:
+    """:meth:`fastlane.storage.base.Storage.next_delivery_at`."""
+    earliest: float | None = connection.execute(NEXT_DELIVERY).fetchone()[0]
+    return earliest
+
+
+def deliveries(
+    connection: sqlite3.Connection, state: DeliveryState, page: PageRequest
+) -> Page[Delivery]:
+    """:meth:`fastlane.storage.base.Storage.deliveries`."""
+    if state not in DELIVERIES_TOTAL:
+        raise Rejected("what was delivered is listed by its execution only")
+    (before,) = _cursor(page, parts=1) or (_MAX_OFFSET,)
+    total = connection.execute(DELIVERIES_TOTAL[state]).fetchone()[0]
+    return _page(connection, DELIVERIES_PAGE, (state, before), page, total, delivery_from)
+
+
+def deliveries_of(
+    connection: sqlite3.Connection, execution_ids: Sequence[str]
+) -> Sequence[Delivery]:
+    """:meth:`fastlane.storage.base.Storage.deliveries_of`."""
+    rows = connection.execute(DELIVERIES_OF, (json.dumps(list(execution_ids)),))
+    return [delivery_from(row) for row in rows]
 
 
 def _cursor(page: PageRequest, *, parts: int) -> tuple[int, ...] | None:

@@ -9,8 +9,13 @@ import json
 from typing import Any
 
 from fastlane.model import (
+    Attempt,
     Backoff,
+    Channel,
     Definition,
+    Delivery,
+    DeliveryState,
+    Event,
     Execution,
     Job,
     Overlap,
@@ -39,6 +44,10 @@ EXECUTION_COLUMNS = (
     "id, task_id, job_id, definition, farm, created_at, queue_job_id, generation, number, attempt, "
     "tick, late_seconds, request_ip, status, reason, error, exit_code, started_at, finished_at, "
     "due_at, waits_for, position, owner, epoch, host, run_id, stop_reason, stop_requested_at"
+)
+DELIVERY_COLUMNS = (
+    "id, execution_id, task_id, job_id, channel, event, place, target, receiver, created_at, "
+    "state, attempts, due_at, claim, claimed_at, history"
 )
 
 
@@ -116,6 +125,42 @@ def execution_row(execution: Execution) -> Row:
         e.stop_reason,
         e.stop_requested_at,
     )
+
+
+def delivery_from(row: Row) -> Delivery:
+    values = list(row)
+    values[4] = Channel(row[4])
+    values[5] = Event(row[5])
+    values[10] = DeliveryState(row[10])
+    values[15] = tuple(Attempt(*attempt) for attempt in json.loads(row[15]))
+    return Delivery(*values)
+
+
+def delivery_row(delivery: Delivery) -> Row:
+    """The values of :data:`DELIVERY_COLUMNS`."""
+    d = delivery
+    return (
+        d.id,
+        d.execution_id,
+        d.task_id,
+        d.job_id,
+        d.channel,
+        d.event,
+        d.index,
+        clean(d.target),
+        clean(d.receiver),
+        d.created_at,
+        d.state,
+        d.attempts,
+        d.due_at,
+        d.claim,
+        d.claimed_at,
+        history_text(d.history),
+    )
+
+
+def history_text(history: tuple[Attempt, ...]) -> str:
+    return json.dumps([[a.at, a.duration_seconds, a.status, clean(a.error)] for a in history])
 
 
 def clean(text: str | None) -> str | None:

@@ -186,12 +186,59 @@ CREATE TRIGGER execution_updated AFTER UPDATE OF status, position ON executions 
 END;
 """
 
-MIGRATIONS = (_VERSION_1,)
+_VERSION_2 = """
+ALTER TABLE counters ADD COLUMN webhooks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE counters ADD COLUMN mails INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE counters ADD COLUMN undelivered INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE deliveries (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    execution_id TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    event TEXT NOT NULL,
+    place INTEGER NOT NULL,
+    target TEXT NOT NULL,
+    receiver TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    state TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    due_at REAL,
+    claim INTEGER NOT NULL,
+    claimed_at REAL,
+    history TEXT NOT NULL
+) STRICT;
+CREATE INDEX deliveries_of_execution ON deliveries (execution_id);
+CREATE INDEX deliveries_of_receiver ON deliveries (receiver, due_at) WHERE state = 'pending';
+CREATE INDEX deliveries_due ON deliveries (due_at) WHERE state = 'pending';
+CREATE INDEX deliveries_open ON deliveries (state, seq) WHERE state IN ('pending', 'failed');
+
+CREATE TRIGGER delivery_inserted AFTER INSERT ON deliveries BEGIN
+    UPDATE counters SET
+        webhooks = webhooks + (NEW.state = 'pending' AND NEW.channel = 'webhook'),
+        mails = mails + (NEW.state = 'pending' AND NEW.channel = 'email'),
+        undelivered = undelivered + (NEW.state = 'failed');
+END;
+CREATE TRIGGER delivery_updated AFTER UPDATE OF state ON deliveries WHEN NEW.state <> OLD.state
+BEGIN
+    UPDATE counters SET
+        webhooks = webhooks + (NEW.state = 'pending' AND NEW.channel = 'webhook')
+                            - (OLD.state = 'pending' AND OLD.channel = 'webhook'),
+        mails = mails + (NEW.state = 'pending' AND NEW.channel = 'email')
+                      - (OLD.state = 'pending' AND OLD.channel = 'email'),
+        undelivered = undelivered + (NEW.state = 'failed') - (OLD.state = 'failed');
+END;
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2)
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """Open the file for writing, create it or bring it up to date, and forget all leases.
+    """Open the file for writing, create it or bring it up to date, and forget all leases
+    and claims.
 
     :raises StorageUnavailable: a newer fastlane has written the file.
     :raises sqlite3.Error: it cannot be opened.
@@ -207,6 +254,10 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         _migrate(connection, path)
         # The lock on the data directory proves that no other instance lives.
         connection.execute("DELETE FROM leases")
+        connection.execute(
+            "UPDATE deliveries SET due_at = claimed_at, claimed_at = NULL "
+            "WHERE state = 'pending' AND claimed_at IS NOT NULL"
+        )
     except BaseException:
         connection.close()
         raise

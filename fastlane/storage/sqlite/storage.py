@@ -13,6 +13,9 @@ from typing import TypeVar
 
 from fastlane.errors import StorageInUse, StorageUnavailable
 from fastlane.model import (
+    Attempt,
+    Delivery,
+    DeliveryState,
     Execution,
     Job,
     LogCap,
@@ -254,6 +257,60 @@ class SqliteStorage(Storage):
 
     async def expire(self, now: float, limit: int) -> Sequence[Execution]:
         return await self._write(partial(operations.expire, now=now, limit=limit))
+
+    # -- the outbox ---------------------------------------------------------------------------
+
+    async def next_delivery_at(self) -> float | None:
+        return await self._read(queries.next_delivery_at)
+
+    async def claim_deliveries(
+        self,
+        *,
+        now: float,
+        claim_seconds: float,
+        limit: int,
+        per_receiver: int,
+        busy: Mapping[str, int],
+    ) -> Sequence[Delivery]:
+        return await self._write(
+            partial(
+                operations.claim_deliveries,
+                now=now,
+                claim_seconds=claim_seconds,
+                limit=limit,
+                per_receiver=per_receiver,
+                busy=dict(busy),
+            )
+        )
+
+    async def attempted(
+        self, delivery_id: str, claim: int, attempt: Attempt, *, retry_at: float | None
+    ) -> Delivery:
+        return await self._write(
+            partial(
+                operations.attempted,
+                delivery_id=delivery_id,
+                claim=claim,
+                attempt=attempt,
+                retry_at=retry_at,
+            )
+        )
+
+    async def unclaim_delivery(self, delivery_id: str, claim: int) -> None:
+        await self._write(
+            partial(operations.unclaim_delivery, delivery_id=delivery_id, claim=claim)
+        )
+
+    async def requeue_delivery(self, delivery_id: str, *, now: float) -> Delivery:
+        return await self._write(
+            partial(operations.requeue_delivery, delivery_id=delivery_id, now=now)
+        )
+
+    async def deliveries(self, state: DeliveryState, page: PageRequest) -> Page[Delivery]:
+        return await self._read(partial(queries.deliveries, state=state, page=page))
+
+    async def deliveries_of(self, execution_ids: Sequence[str]) -> Sequence[Delivery]:
+        return await self._read(partial(queries.deliveries_of, execution_ids=execution_ids))
 
     # -- instances ----------------------------------------------------------------------------
 
