@@ -12,6 +12,8 @@ from tornado.routing import URLSpec
 from tornado.web import Application
 
 from fastlane.api.base import BaseHandler, NoSuchRoute
+from fastlane.api.bounds import BoundedApplication
+from fastlane.api.docs import Docs, Document
 from fastlane.api.executions import Execution, StopExecution
 from fastlane.api.jobs import Job, RetryJob, StopJob
 from fastlane.api.output import Logs, Stderr, Stdout
@@ -45,6 +47,8 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
     (f"{EXECUTION}/ws", LogSocket),
     ("/healthcheck", Healthcheck),
     ("/status", Status),
+    ("/openapi.json", Document),
+    ("/docs", Docs),
     # Other spellings of the reference.
     (f"{JOB}/stream/executions/<execution>", StreamPage),
     ("/tasks/<task>/job/<job>/executions/<execution>/ws", LogSocket),
@@ -57,7 +61,7 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
 
 def make_app(services: Services) -> Application:
     """The application that serves *services*."""
-    return Application(
+    return BoundedApplication(
         [URLSpec(f"{_pattern(path)}/?", handler) for path, handler in ROUTES],
         default_handler_class=NoSuchRoute,
         services=services,
@@ -67,7 +71,7 @@ def make_app(services: Services) -> Application:
 
 
 def _pattern(path: str) -> str:
-    return re.sub(r"<\w+>", "([^/]+)", path)
+    return re.sub(r"<\w+>", "([^/]+)", path.replace(".", r"\."))
 
 
 def _log_nothing(handler: Any) -> None:

@@ -63,6 +63,9 @@ class OutputHandler(BaseHandler):
             self.hang_up()
         await written
 
+    def compute_etag(self) -> None:
+        """No tag: what must not be stored is never asked for again under a condition."""
+
     def _tail(self) -> int | None:
         text = self.get_query_argument("tail", None)
         if text is None:

@@ -1,4 +1,4 @@
-"""``…/stream/``: the page on which a person watches a log, and what it is made of."""
+"""Pages for people and what they are made of; ``…/stream/``, on which a log is watched."""
 
 from __future__ import annotations
 
@@ -46,29 +46,35 @@ _SECURITY_POLICY = "; ".join(
 )
 
 
-class StreamPage(BaseHandler):
+class Page(BaseHandler):
+    """The base of every page for people."""
+
+    def send_page(self, template: str, **values: object) -> None:
+        """Answer with *template*, under a policy that lets in nothing but our own assets."""
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Content-Security-Policy", _SECURITY_POLICY)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "same-origin")
+        self.set_header("Cache-Control", "no-cache")
+        self.finish(_TEMPLATES.load(template).generate(assets=ASSET_URLS, **values))
+
+
+class StreamPage(Page):
     """The log of an execution, or of a job's last one, in a browser."""
 
     async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
         await find_log(self.services.storage, task_id, job_id, execution_id)
         task_path = f"/tasks/{quote(task_id, safe='')}"
         job_path = f"{task_path}/jobs/{job_id}"
-        self.set_header("Content-Type", "text/html; charset=utf-8")
-        self.set_header("Content-Security-Policy", _SECURITY_POLICY)
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Referrer-Policy", "same-origin")
-        self.set_header("Cache-Control", "no-cache")
-        self.finish(
-            _TEMPLATES.load("stream.html").generate(
-                task_id=task_id,
-                job_id=job_id,
-                execution_id=execution_id,
-                task_path=task_path,
-                job_path=job_path,
-                base_path=f"{job_path}/executions/{execution_id}" if execution_id else job_path,
-                download_name=re.sub(r"[^A-Za-z0-9._-]+", "-", f"{task_id}-{job_id}"),
-                assets=ASSET_URLS,
-            )
+        self.send_page(
+            "stream.html",
+            task_id=task_id,
+            job_id=job_id,
+            execution_id=execution_id,
+            task_path=task_path,
+            job_path=job_path,
+            base_path=f"{job_path}/executions/{execution_id}" if execution_id else job_path,
+            download_name=re.sub(r"[^A-Za-z0-9._-]+", "-", f"{task_id}-{job_id}"),
         )
 
 

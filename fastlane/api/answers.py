@@ -1,0 +1,482 @@
+"""What answers look like, as models: the OpenAPI document is made from them.
+
+They describe what :mod:`fastlane.api.shapes` builds and are not run on each answer; the tests hold
+every answer of a live server against them, so that the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from fastlane.model import Overlap, PullPolicy, Reason, Status
+
+TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}$"
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+
+Time = Annotated[
+    str,
+    Field(
+        pattern=TIME_PATTERN,
+        description="UTC, without a suffix.",
+        examples=["2019-01-17T15:13:02.754000"],
+    ),
+]
+_BASE = "http://localhost:10000"
+_JOB_ID = "5a023792-1445-44e9-8a8b-cfe5ad05d1c6"
+_EXECUTION_ID = "36e1b166-7c7a-4a41-a69e-8f78a9ec8128"
+TaskId = Annotated[str, Field(min_length=1, max_length=255, examples=["test-wrkng"])]
+JobId = Annotated[str, Field(pattern=UUID_PATTERN, examples=[_JOB_ID])]
+ExecutionId = Annotated[str, Field(pattern=UUID_PATTERN, examples=[_EXECUTION_ID])]
+TaskUrl = Annotated[str, Field(pattern=r"^https?://", examples=[f"{_BASE}/tasks/test-wrkng/"])]
+JobUrl = Annotated[
+    str, Field(pattern=r"^https?://", examples=[f"{_BASE}/tasks/test-wrkng/jobs/{_JOB_ID}/"])
+]
+ExecutionUrl = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://",
+        examples=[f"{_BASE}/tasks/test-wrkng/jobs/{_JOB_ID}/executions/{_EXECUTION_ID}/"],
+    ),
+]
+PageUrl = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://",
+        description="Follow it as it is; following nextUrl costs the same on every page.",
+        examples=[f"{_BASE}/tasks/?page=2&after=10"],
+    ),
+]
+Count = Annotated[int, Field(ge=0, examples=[2])]
+Command = Annotated[str | list[str], Field(description="As submitted.", examples=["ls -lah"])]
+Address = Annotated[
+    str | None,
+    Field(alias="requestIPAddress", description="Who asked for it.", examples=["127.0.0.1"]),
+]
+Envs = Annotated[
+    dict[str, str],
+    Field(
+        description="Values of secret names are shown as ***.",
+        examples=[{"SMTP_SERVER": "my-smtp-server", "SMTP_PASSWORD": "***"}],
+    ),
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, validate_by_alias=True)
+
+
+# -- tasks, jobs, executions ----------------------------------------------------------------------
+
+
+class TaskReference(_Answer):
+    """A task, and where it is."""
+
+    id: TaskId
+    url: TaskUrl
+
+
+class JobReference(_Answer):
+    """A job, and where it is."""
+
+    id: JobId
+    url: JobUrl
+
+
+class ExecutionReference(_Answer):
+    """An execution, and where it is."""
+
+    id: ExecutionId
+    url: ExecutionUrl
+
+
+class _PageKeys(_Answer):
+    has_next: bool = Field(examples=[True])
+    has_prev: bool = Field(examples=[False])
+    next_url: PageUrl | None
+    prev_url: PageUrl | None = Field(examples=[None])
+    page: Annotated[int, Field(ge=1, examples=[1])]
+    pages: Count
+    per_page: Annotated[int, Field(ge=1, le=100, examples=[10])]
+    total: Count
+
+
+class TaskItem(_Answer):
+    """A task in a list."""
+
+    task_id: TaskId
+    url: TaskUrl
+    created_at: Time
+    last_modified_at: Time
+    jobs_count: Count
+
+
+class TaskPage(_PageKeys):
+    """A page of tasks."""
+
+    items: list[TaskItem]
+
+
+class JobItem(JobReference):
+    """A job in a list."""
+
+    created_at: Time
+
+
+class TaskDetails(TaskItem, _PageKeys):
+    """A task with a page of its jobs, newest first."""
+
+    jobs: list[JobItem]
+
+
+class Submitted(_Answer):
+    """What was stored; execution id and URL are null when the job is scheduled."""
+
+    task_id: TaskId
+    task_url: TaskUrl
+    job_id: JobId
+    job_url: JobUrl
+    queue_job_id: Annotated[
+        str, Field(pattern=UUID_PATTERN, examples=["f1b526fa-acbf-4bb0-bd39-67621dee540a"])
+    ]
+    execution_id: ExecutionId | None
+    execution_url: ExecutionUrl | None
+
+
+class StoppedJob(_Answer):
+    """The job that was stopped."""
+
+    task_id: TaskId
+    task_url: TaskUrl
+    job_id: JobId
+    job_url: JobUrl
+
+
+class RetriedJob(StoppedJob):
+    """The job, and its new execution."""
+
+    execution_id: ExecutionId
+    execution_url: ExecutionUrl
+
+
+class StoppedExecution(_Answer):
+    """The execution that was stopped."""
+
+    execution: ExecutionReference
+    job: JobReference
+    task: TaskReference
+
+
+class ExecutionMetadata(_Answer):
+    """Where an execution ran, and which of the job's it was."""
+
+    container_id: str | None = Field(
+        alias="container_id",
+        examples=["cbab7fd2125a30acd91813dd5b91476ab2c8c1e93d84c1b791231097f16fc87c"],
+    )
+    docker_host: str | None = Field(alias="docker_host", examples=["localhost"])
+    docker_port: int | None = Field(alias="docker_port", examples=[1234])
+    envs: Envs
+    attempt: Count = Field(description="0 for the first, n for the n-th retry.", examples=[0])
+    retries: Count
+    farm: str = Field(examples=["default"])
+    scheduled_for: Time | None = Field(description="The tick that it stands for.")
+    late_seconds: float | None = Field(
+        description="How late a missed tick was made up for.", examples=[None]
+    )
+    due_at: Time | None = Field(description="When its back-off ends.", examples=[None])
+    message: str | None = Field(
+        description="What fastlane has to say about its end.", examples=[None]
+    )
+
+
+class Execution(_Answer):
+    """One run of a job."""
+
+    execution_id: ExecutionId
+    url: ExecutionUrl
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    status: Status = Field(examples=["done"])
+    reason: Reason | None = Field(examples=["exit-code"])
+    exit_code: int | None = Field(examples=[0])
+    image: str = Field(examples=["ubuntu:latest"])
+    command: Command
+    log: str = Field(description="The last 64 KiB of stdout.", examples=["total 72K\n"])
+    log_truncated: bool = Field(examples=[False])
+    error: str = Field(
+        description="The last 64 KiB of stderr, or a sentence of fastlane's.", examples=[""]
+    )
+    error_truncated: bool = Field(examples=[False])
+    request_ip: Address
+    metadata: ExecutionMetadata
+
+
+class ExecutionDetails(_Answer):
+    """One execution, and where it belongs."""
+
+    execution: Execution
+    job: JobReference
+    task: TaskReference
+
+
+class Notify(_Answer):
+    """Who is told by e-mail how an execution ended."""
+
+    succeeds: list[str] = Field(examples=[[]])
+    fails: list[str] = Field(examples=[["ann@example.org"]])
+    finishes: list[str] = Field(examples=[[]])
+    every_attempt: bool = Field(examples=[False])
+
+
+class Webhook(_Answer):
+    """A receiver of POST requests about an execution."""
+
+    url: str = Field(examples=["https://example.org/hook"])
+    headers: dict[str, str] = Field(
+        description="Values of secret names are shown as ***.", examples=[{}]
+    )
+    retries: Count
+    every_attempt: bool = Field(examples=[False])
+
+
+class Webhooks(_Answer):
+    """Who is told by HTTP what becomes of an execution."""
+
+    starts: list[Webhook] = Field(examples=[[]])
+    succeeds: list[Webhook] = Field(examples=[[]])
+    fails: list[Webhook]
+    finishes: list[Webhook] = Field(examples=[[]])
+
+
+class Backoff(_Answer):
+    """The delay before retry n is minMs · factorⁿ⁻¹, capped at maxMs."""
+
+    min_ms: float = Field(ge=0, examples=[1000])
+    factor: float = Field(ge=1, examples=[2])
+    max_ms: float = Field(ge=0, examples=[300000])
+
+
+class Resources(_Answer):
+    """Limits of the container; null means the farm's own."""
+
+    cpus: float | None = Field(examples=[0.5])
+    memory: int | None = Field(description="Bytes.", examples=[536870912])
+    pids: int | None = Field(examples=[None])
+
+
+class JobMetadata(_Answer):
+    """The job's definition."""
+
+    enqueued_id: str = Field(
+        alias="enqueued_id",
+        pattern=UUID_PATTERN,
+        examples=["ba17fb94-9d5b-463b-9e1e-0a572c8f8380"],
+    )
+    envs: Envs
+    notify: Notify
+    retries: Count
+    retry_count: Count = Field(alias="retry_count", examples=[0])
+    timeout: float = Field(description="Seconds.", gt=0, examples=[1800])
+    webhooks: Webhooks
+    custom: dict[str, Any] = Field(
+        description="The submitter's metadata.", examples=[{"username": "heynemann"}]
+    )
+    cron: str | None = Field(examples=["*/5 * * * *"])
+    timezone: str = Field(examples=["UTC"])
+    start_at: Time | None = Field(examples=[None])
+    expiration: Time | None = Field(examples=[None])
+    overlap: Overlap = Field(examples=["allow"])
+    backoff: Backoff
+    resources: Resources
+    pull_policy: PullPolicy | None = Field(examples=["always"])
+    rerun_when_lost: bool = Field(examples=[False])
+    dns_entries: dict[str, str] = Field(alias="additionalDNSEntries", examples=[{"db": "10.0.0.7"}])
+
+
+class Job(_Answer):
+    """What to run and when, with a page of its executions, newest first."""
+
+    id: JobId
+    url: JobUrl
+    task_id: TaskId
+    created_at: Time
+    last_modified_at: Time
+    image: str = Field(examples=["ubuntu:latest"])
+    command: Command
+    scheduled: bool = Field(examples=[True])
+    next_scheduled_at: Time | None
+    stopped_at: Time | None = Field(examples=[None])
+    execution_count: Count
+    executions: list[Execution]
+    request_ip: Address
+    metadata: JobMetadata
+
+
+class JobDetails(_PageKeys):
+    """A job; the page keys are those of its executions."""
+
+    task: TaskReference
+    job: Job
+
+
+# -- the server -----------------------------------------------------------------------------------
+
+
+class PartError(_Answer):
+    """A part of the storage that is not well."""
+
+    source: Literal["mongo", "redis"]
+    message: str = Field(examples=["connection refused"])
+
+
+class Health(_Answer):
+    """Whether the storage is well."""
+
+    errors: list[PartError] = Field(examples=[[]])
+    mongo: bool = Field(description="The records.", examples=[True])
+    redis: bool = Field(description="The queue.", examples=[True])
+    backend: str = Field(examples=["sqlite"])
+
+
+class RunningContainer(_Answer):
+    """An execution that holds a slot."""
+
+    host: str = Field(examples=["localhost"])
+    port: int | None = Field(examples=[1234])
+    id: str | None = Field(description="The container's, once there is one.", examples=["cbab7fd2"])
+    task: TaskId
+    status: Status = Field(examples=["running"])
+    started_at: Time | None
+    execution_id: ExecutionId
+    execution_url: ExecutionUrl
+
+
+class Containers(_Answer):
+    """What runs."""
+
+    running: list[RunningContainer]
+
+
+class Host(_Answer):
+    """A host, and how it is."""
+
+    host: str = Field(examples=["localhost"])
+    port: int | None = Field(examples=[1234])
+    farm: str = Field(examples=["default"])
+    available: bool = Field(examples=[True])
+    blacklisted: bool = Field(examples=[False])
+    circuit: Literal["closed", "open", "half-open"] = Field(examples=["closed"])
+    error: str | None = Field(examples=[None])
+    running: Count
+    max_running: Annotated[int, Field(ge=1, examples=[8])]
+
+
+class ScheduledJob(_Answer):
+    """A job that has a next run."""
+
+    id: JobId
+    next_scheduled_at: Time | None
+    url: JobUrl
+    stop_url: JobUrl
+    task: TaskReference
+
+
+class JobCounts(_Answer):
+    """How many jobs there are, and the first hundred that have a next run."""
+
+    count: Count
+    scheduled: list[ScheduledJob]
+    scheduled_count: Count
+
+
+class Queue(_Answer):
+    """How much waits."""
+
+    length: Count
+
+
+class Queues(_Answer):
+    """How much waits, and what for."""
+
+    jobs: Queue
+    monitor: Queue
+    scheduled: Queue
+    error: Queue
+    webhooks: Queue
+    notify: Queue
+
+
+class TaskCount(_Answer):
+    """How many tasks there are."""
+
+    count: Count
+
+
+class ServerStatus(_Answer):
+    """What the server does, and what it knows of its hosts."""
+
+    version: str = Field(examples=["1.0.0"])
+    executor: str = Field(examples=["docker"])
+    backend: str = Field(examples=["sqlite"])
+    containers: Containers
+    hosts: list[Host]
+    jobs: JobCounts
+    queues: Queues
+    tasks: TaskCount
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+class PayloadFault(_Answer):
+    """One thing that is wrong with a payload."""
+
+    pointer: str = Field(
+        description='RFC 6901 JSON pointer; "" is the whole payload.', examples=["/cron"]
+    )
+    message: str = Field(
+        description="What is wrong, with what value, and what would be right.",
+        examples=["retries is -1; it must be at least 0."],
+    )
+
+
+class ProblemDetails(_Answer):
+    """An error, as RFC 9457 has it."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Bad Request"])
+    status: Annotated[int, Field(ge=400, le=599, examples=[400])]
+    detail: str = Field(examples=["One thing is wrong with the payload."])
+    request_id: str = Field(
+        description="Stands in the server's log, too.",
+        examples=["0d7c9a43-5cbb-4f28-9d0e-6e2f2b8dbb1c"],
+    )
+
+
+class PayloadProblem(ProblemDetails):
+    """An error that may name all that is wrong with a payload."""
+
+    errors: list[PayloadFault] = Field(
+        default_factory=list, description="Only where a payload is at fault."
+    )
+
+
+MODELS: tuple[type[BaseModel], ...] = (
+    TaskPage,
+    TaskDetails,
+    Submitted,
+    StoppedJob,
+    RetriedJob,
+    StoppedExecution,
+    ExecutionDetails,
+    JobDetails,
+    Health,
+    ServerStatus,
+    ProblemDetails,
+    PayloadProblem,
+)
+"""The answers that routes give as a whole; what they are made of comes with them."""

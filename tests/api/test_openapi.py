@@ -1,0 +1,325 @@
+"""The document says all that is answered, and nothing else is answered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.client_exceptions import WSServerHandshakeError
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate as validate_document
+
+from fastlane.api.openapi import OPERATIONS, SPELLINGS, document_path, spellings
+from fastlane.errors import StorageUnavailable
+from fastlane.lifecycle import Lifecycle
+from fastlane.routes import ROUTES
+from tests.api.conftest import MakeSite
+from tests.api.contract import DOCUMENT, Contract, validate
+from tests.api.http_site import PAYLOAD, Answer, Site
+
+NOBODY = "00000000-0000-4000-8000-000000000000"
+METHODS = ("get", "head", "post", "put", "delete", "options")
+OPERATION_IDS = {
+    item[method]["operationId"]: (path, method)
+    for path, item in DOCUMENT["paths"].items()
+    for method in METHODS
+    if method in item
+}
+DOCUMENTED = {
+    (item[method]["operationId"], int(status))
+    for item in DOCUMENT["paths"].values()
+    for method in METHODS
+    if method in item
+    for status in item[method]["responses"]
+}
+
+
+# -- the document itself --------------------------------------------------------------------------
+
+
+def test_it_is_openapi() -> None:
+    validate_document({**DOCUMENT, "servers": [{"url": "/"}]})
+    assert len(OPERATION_IDS) == sum(m in i for i in DOCUMENT["paths"].values() for m in METHODS)
+
+
+def test_every_route_is_in_it_with_every_method() -> None:
+    canonical = {spelling: route for route, more in SPELLINGS.items() for spelling in more}
+    handlers = dict(ROUTES)
+    for route, handler in ROUTES:
+        documented = canonical.get(route, route)
+        assert handlers[documented] is handler, f"{route} is no spelling of {documented}"
+        item = DOCUMENT["paths"].get(document_path(documented))
+        assert item is not None, f"{route} is not in OPERATIONS of api/openapi.py"
+        template = re.sub(r"<(\w+)>", r"{\1}", route)
+        assert {template, f"{template}/"} <= set(item["x-fastlane-spellings"])
+        methods = {method for method in METHODS if method in item}
+        allowed = handler.allowed_methods(handler.__new__(handler))
+        assert methods == {method.lower() for method in allowed}, route
+    assert {operation.path for operation in OPERATIONS} | set(canonical) == set(handlers)
+
+
+def _schemas(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        if "schema" in value and isinstance(value["schema"], dict):
+            yield value["schema"]
+        for inner in value.values():
+            yield from _schemas(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _schemas(inner)
+
+
+def test_schemas_are_schemas_and_describe_their_examples() -> None:
+    named = DOCUMENT["components"]["schemas"]
+    for schema in (*named.values(), *_schemas(DOCUMENT)):
+        Draft202012Validator.check_schema(schema)
+    for name, schema in named.items():
+        for example in schema.get("examples", ()):
+            validate(example, schema, name)
+    for name, parameter in DOCUMENT["components"]["parameters"].items():
+        if "example" in parameter:
+            validate(parameter["example"], parameter["schema"], name)
+
+
+# -- the answers of a live server -----------------------------------------------------------------
+
+
+class Checked:
+    """A client whose every answer is held against the document."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+
+    async def __call__(
+        self, site: Site, method: str, path: str, body: Any = None, **headers: str
+    ) -> Answer:
+        path = path.removeprefix(site.base)
+        answer = await site.request(method, path, body, **headers)
+        self.contract.check(method, path, answer.status, answer.headers, answer.body)
+        return answer
+
+
+class Away:
+    """A storage that cannot be reached."""
+
+    name = "away"
+
+    def __getattr__(self, _: str) -> Any:
+        async def fail(*_: Any, **__: Any) -> None:
+            raise StorageUnavailable("connection refused")
+
+        return fail
+
+
+class Faulty:
+    """A storage with a bug of our own."""
+
+    @property
+    def name(self) -> str:
+        raise ZeroDivisionError("a bug")
+
+    def __getattr__(self, _: str) -> Any:
+        async def fail(*_: Any, **__: Any) -> None:
+            raise ZeroDivisionError("a bug")
+
+        return fail
+
+
+def break_storage(site: Site, storage: Any) -> None:
+    """From now on *site*'s handlers talk to *storage*."""
+    services, server = site.server.services, site.server
+    lifecycle = Lifecycle(
+        storage,
+        services.bus,
+        clock=services.clock,
+        farms=services.farms,
+        instance=server.instance,
+    )
+    server.app.settings["services"] = replace(services, storage=storage, lifecycle=lifecycle)
+
+
+@pytest.fixture
+def checked() -> Checked:
+    return Checked(Contract())
+
+
+@pytest.fixture
+async def places(site: Site) -> dict[str, str]:
+    """What stands for each name in a path: a job that has run."""
+    submitted = await site.submit("tests", retries=1, envs={"A": "b"})
+    (await site.run_of(submitted)).end(0)
+    await site.status(submitted, "done")
+    return {
+        "task": "tests",
+        "job": submitted["jobId"],
+        "execution": submitted["executionId"],
+        "name": "docs.css",
+    }
+
+
+def filled(path: str, places: dict[str, str]) -> str:
+    return re.sub(r"{(\w+)}", lambda match: places[match[1]], path)
+
+
+def operations() -> Iterator[tuple[str, str, str]]:
+    """Id, method and path of each, those that change something last."""
+    found = [(name, method, path) for name, (path, method) in OPERATION_IDS.items()]
+    yield from sorted(found, key=lambda one: one[1] in {"post", "put"})
+
+
+async def test_every_documented_answer_is_given(
+    site: Site, make_site: MakeSite, places: dict[str, str], checked: Checked
+) -> None:
+    missing = {**places, "job": NOBODY, "execution": NOBODY, "task": "nobody", "name": "none"}
+    unreadable = {**places, "task": "%ff", "name": "%ff"}
+    guarded = await make_site(basic_auth_user="ann", basic_auth_password="secret")
+    small = await make_site(max_body_bytes=1024)
+    for name, method, path in operations():
+        asked, body = filled(path, places), PAYLOAD if method in {"post", "put"} else None
+        has_body = body is not None
+        # 200 (204, 426), then 304.
+        answer = await checked(site, method, asked, body)
+        if (name, 304) in DOCUMENTED:
+            await checked(site, method, asked, If_None_Match=answer.headers["Etag"])
+        for spelling in DOCUMENT["paths"][path]["x-fastlane-spellings"]:
+            again = await checked(site, method, filled(spelling, places), body)
+            assert again.status in {200, 204, 426}
+        # What any request may be answered with.
+        await checked(site, method, asked, body, Host="a~b")
+        assert (await checked(small, method, asked, b"x" * 2000)).status == 413
+        await checked(site, method, asked, b"x", Content_Encoding="gzip")
+        await checked(site, method, asked, X_Long="x" * 70_000)
+        assert (await checked(guarded, method, asked, body)).status == 401
+        if "{" in path:
+            assert (await checked(site, method, filled(path, unreadable), body)).status == 400
+            if name not in {"createJob", "putJob"}:
+                await checked(site, method, filled(path, missing), body)
+        if has_body:
+            for refused in (b"", b"[]", {"image": "a"}, {**PAYLOAD, "cron": "x", "retry": 1}):
+                await checked(site, method, asked, refused)
+        answer = await checked(
+            site, method, asked, body, Origin="http://evil.example", Upgrade="websocket"
+        )
+        assert answer.status == 403
+        for query in ("page=0", "perPage=1000", "after=x", "tail=x", "format=x", "query=%ff"):
+            await checked(site, method, f"{asked}?{query}", body)
+        if path.endswith("/ws/") and method == "get":
+            await open_socket(site, checked.contract, asked)
+
+    break_storage(site, Faulty())
+    for _, method, path in operations():
+        await checked(
+            site, method, filled(path, places), PAYLOAD if method in {"post", "put"} else None
+        )
+    break_storage(site, Away())
+    for _, method, path in operations():
+        await checked(
+            site, method, filled(path, places), PAYLOAD if method in {"post", "put"} else None
+        )
+
+    # Neither asks the storage, so a storage with a bug does them no harm.
+    harmless = {name for name, *_ in operations() if name.startswith("options")} | {
+        head + name[1:]
+        for name in ("getOpenApi", "readDocs", "getAsset")
+        for head in (name[0], f"head{name[0].upper()}")
+    }
+    assert DOCUMENTED - checked.contract.seen == {(name, 500) for name in harmless}
+
+
+async def open_socket(site: Site, contract: Contract, path: str) -> None:
+    async with aiohttp.ClientSession() as client:
+        try:
+            async with client.ws_connect(site.base + path) as socket:
+                headers = socket._response.headers
+                contract.check("get", path, socket._response.status, headers, b"")
+        except WSServerHandshakeError as error:
+            raise AssertionError(f"{path}: {error.status}") from error
+
+
+@pytest.mark.parametrize("route", [route for route, _ in ROUTES])
+async def test_other_methods_are_told_which_are_answered(
+    site: Site, checked: Checked, places: dict[str, str], route: str
+) -> None:
+    path = filled(re.sub(r"<(\w+)>", r"{\1}", route), places)
+    documented = next(o.path for o in OPERATIONS if document_path(o.path) in spellings_of(route))
+    item = DOCUMENT["paths"][document_path(documented)]
+    answer = await checked(site, "DELETE", path)
+    allowed = {method.strip().lower() for method in answer.headers["Allow"].split(",")}
+    assert allowed == {method for method in METHODS if method in item}
+    assert answer.status == 405
+
+
+def spellings_of(route: str) -> tuple[str, ...]:
+    """Every spelling of the path that *route* is a spelling of."""
+    template = re.sub(r"<(\w+)>", r"{\1}", route)
+    return next(s for o in OPERATIONS if template in (s := spellings(o.path)))
+
+
+async def test_what_no_route_matches_is_404(site: Site, checked: Checked) -> None:
+    for path in ("/", "/nothing", "/tasks/a/b", "/openapiXjson"):
+        assert (await checked(site, "GET", path)).status == 404
+
+
+async def test_jobs_of_every_kind_are_as_described(
+    site: Site, still: Site, checked: Checked
+) -> None:
+    """Each key of a payload, each status of an execution and each kind of page is seen once."""
+    await checked(
+        site,
+        "POST",
+        "/tasks/all%20keys/",
+        {
+            "image": "registry:5000/a/b@sha256:" + "0" * 64,
+            "command": ["sh", "-c", "true"],
+            "envs": {"A": "b", "PASSWORD": "c"},
+            "metadata": {"deep": [{"er": None}]},
+            "cron": "*/5 * * * mon-fri",
+            "timezone": "Europe/Berlin",
+            "overlap": "queue",
+            "retries": 3,
+            "backoff": {"minMs": 10, "factor": 1.5, "maxMs": 1000},
+            "timeout": 5.5,
+            "expiration": 99999999999,
+            "notify": {"fails": ["ann@example.org"], "everyAttempt": True},
+            "webhooks": {
+                "starts": [{"url": "https://example.org/hook"}],
+                "fails": [{"url": "http://a:1/", "headers": {"Authorization": "x"}, "retries": 2}],
+            },
+            "resources": {"cpus": 0.5, "memory": "512m", "pids": 10},
+            "pullPolicy": "never",
+            "rerunWhenLost": True,
+            "additionalDNSEntries": {"db": "10.0.0.7"},
+        },
+        Idempotency_Key="once",
+    )
+    scheduled = (await checked(site, "POST", "/tasks/later/", {**PAYLOAD, "startIn": "1h"})).json
+    await checked(site, "GET", scheduled["jobUrl"])
+    await checked(site, "GET", scheduled["jobUrl"] + "logs/")
+    await checked(site, "POST", scheduled["jobUrl"] + "retry/")
+    await checked(site, "GET", "/status/")
+    await checked(site, "POST", scheduled["jobUrl"] + "stop/")
+    await checked(site, "GET", scheduled["jobUrl"])
+    running = (await checked(site, "POST", "/tasks/now/", PAYLOAD)).json
+    run = await site.run_of(running)
+    for path in ("/status/", running["jobUrl"], running["executionUrl"]):
+        await checked(site, "GET", path)
+    run.end(3)
+    await site.status(running, "failed")
+    retried = (await checked(site, "POST", running["jobUrl"] + "retry/")).json
+    (await site.run_of(retried)).end(0)
+    await site.status(retried, "done")
+    for suffix in ("", "?perPage=1", "?perPage=1&page=2", "?page=9"):
+        await checked(site, "GET", running["jobUrl"] + suffix)
+        await checked(site, "GET", running["taskUrl"] + suffix)
+        await checked(site, "GET", "/tasks/" + suffix)
+    await checked(site, "GET", "/search/?query=keys")
+    await checked(site, "GET", "/tasks/all%20keys/")
+
+    waiting = (await checked(still, "POST", "/tasks/waiting/", PAYLOAD)).json
+    await checked(still, "GET", waiting["executionUrl"])
+    await checked(still, "POST", waiting["executionUrl"] + "stop/")
+    await checked(still, "GET", waiting["jobUrl"])
