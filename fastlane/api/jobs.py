@@ -47,7 +47,7 @@ class Job(BaseHandler):
 
     async def put(self, task_id: str, job_id: str) -> None:
         check_task_id(task_id)
-        payload = read_payload(self.request.body)
+        payload = read_payload(self.request.body, self.services.config.env_blacklisted_words)
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
             job_id=check_job_id(job_id),

@@ -40,18 +40,22 @@ from fastlane.model import (
     Resources,
     Schedule,
 )
+from fastlane.redact import is_secret
 
 # Bounds on single values; the body as a whole is bounded by MAX_BODY_BYTES.
 MAX_WORDS = 10_000
 MAX_ENTRIES = 1_000
 MAX_TEXT = 128 * 1024
 MAX_RETRIES = 10_000
+MAX_HEADER_CHARS = 8192
 MAX_NESTING = 50
 # The last second that the API's form of a time can show.
 MAX_UNIX_SECONDS = 253_402_300_799
 # A time beyond the year 5138 is much likelier one in milliseconds.
 MILLISECONDS_FROM = 1e11
 MAX_DURATION_SECONDS = 10 * 366 * 24 * 3600
+# Bounds the faults of one answer.
+MAX_FAULTS = 100
 # How much of a value a sentence repeats.
 SHOWN_CHARS = 80
 
@@ -78,10 +82,26 @@ _DNS_NAME = re.compile(
 )
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("holds a NUL character; leave it out")
-    return text
+class _Several(ValueError):
+    """Faults of the entries of one object: each entry's name and what is wrong with it."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        super().__init__("; ".join(faults.values()))
+        self.faults = faults
+
+
+def _raise_several(faults: Mapping[str, str]) -> None:
+    if faults:
+        raise _Several(faults)
+
+
+def _check_word(word: str) -> None:
+    if "\0" in word:
+        raise ValueError("the command holds a NUL character; leave it out")
+    if len(word) > MAX_TEXT:
+        raise ValueError(
+            f"the command holds a text of {len(word)} characters; at most {MAX_TEXT} are taken"
+        )
 
 
 def _image(text: str) -> str:
@@ -91,6 +111,7 @@ def _image(text: str) -> str:
 
 def _command(value: object) -> object:
     if isinstance(value, str):
+        _check_word(value)
         try:
             words = shlex.split(value)
         except ValueError as error:
@@ -100,7 +121,6 @@ def _command(value: object) -> object:
             ) from error
         if not words:
             raise ValueError("the command is empty; give at least one word")
-        _no_nul(value)
     elif isinstance(value, list):
         if not value or not all(isinstance(word, str) for word in value):
             raise ValueError("a command is a string or a list of at least one string")
@@ -109,7 +129,7 @@ def _command(value: object) -> object:
         if len(value) > MAX_WORDS:
             raise ValueError(f"the command has {len(value)} words; at most {MAX_WORDS} are taken")
         for word in value:
-            _no_nul(word)
+            _check_word(word)
     else:
         raise ValueError(f"{_shown(value)} is not a command; give a string or a list of strings")
     return value
@@ -117,11 +137,9 @@ def _command(value: object) -> object:
 
 def _unix_seconds(value: float) -> float:
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{_shown(value)} is not a time; give unix seconds, such as 1645113692")
+        raise ValueError(f"{value:.15g} is not a time; give unix seconds, such as 1645113692")
     if value > MILLISECONDS_FROM:
-        raise ValueError(
-            f"{_shown(value)} is beyond all times; give unix seconds, not milliseconds"
-        )
+        raise ValueError(f"{value:.15g} is beyond all times; give unix seconds, not milliseconds")
     return value
 
 
@@ -161,50 +179,62 @@ def _url(text: str) -> str:
         and port != 0
         and len(text) <= 4096
         and not any(character.isspace() or ord(character) < 0x20 for character in text)
-        and "@" not in parts.netloc
     )
+    if "@" in parts.netloc:
+        # Not shown: there is a password in it.
+        raise ValueError("a webhook's URL holds no user or password; give them in its headers")
     if not well_formed:
         raise ValueError(
-            f"{_shown(text)} is not a webhook's URL; give http://host/path or https://host/path, "
-            "credentials in its headers"
+            f"{_shown(text)} is not a webhook's URL; give http://host/path or https://host/path"
         )
     return text
 
 
 def _headers(headers: dict[str, str]) -> dict[str, str]:
+    faults = {}
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{_shown(name)} is not the name of a header")
-        if name.lower() in _RESERVED_HEADERS:
-            raise ValueError(f"header {name} is set by fastlane itself; leave it out")
-        if any(character in value for character in "\r\n\0") or len(value) > 8192:
-            raise ValueError(f"the value of header {name} holds a line break or is too long")
-        try:
-            value.encode("latin-1")
-        except UnicodeEncodeError:
-            raise ValueError(f"the value of header {name} is not Latin-1 text") from None
+            faults[name] = f"{_shown(name)} is not the name of a header, such as X-Token"
+        elif name.lower() in _RESERVED_HEADERS:
+            faults[name] = f"header {name} is set by fastlane itself; leave it out"
+        elif any(character in value for character in "\r\n\0"):
+            faults[name] = f"the value of header {name} holds a line break or NUL; leave it out"
+        elif len(value) > MAX_HEADER_CHARS:
+            faults[name] = (
+                f"the value of header {name} has {len(value)} characters; "
+                f"at most {MAX_HEADER_CHARS} are taken"
+            )
+        elif not all(ord(character) < 256 for character in value):
+            faults[name] = f"the value of header {name} holds characters that are not Latin-1"
+    _raise_several(faults)
     return headers
 
 
 def _envs(envs: dict[str, str]) -> dict[str, str]:
+    faults = {}
     for name, value in envs.items():
         if not name or "=" in name or "\0" in name:
-            raise ValueError(f"{_shown(name)} is not the name of an environment variable")
-        if "\0" in value:
-            raise ValueError(f"the value of {name} holds a NUL character; leave it out")
+            faults[name] = (
+                f"{_shown(name)} is not the name of an environment variable; "
+                "use a text without '=' and NUL"
+            )
+        elif "\0" in value:
+            faults[name] = f"the value of {name} holds a NUL character; leave it out"
+    _raise_several(faults)
     return envs
 
 
 def _dns_entries(entries: dict[str, str]) -> dict[str, str]:
+    faults = {}
     for name, address in entries.items():
         if not _DNS_NAME.fullmatch(name):
-            raise ValueError(f"{_shown(name)} is not a host name")
+            faults[name] = f"{_shown(name)} is not a host name, such as db.internal"
+            continue
         try:
             ipaddress.ip_address(address)
         except ValueError:
-            raise ValueError(
-                f"{_shown(address)} (of {name}) is not an address, such as 10.0.0.7"
-            ) from None
+            faults[name] = f"{_shown(address)} (of {name}) is not an address, such as 10.0.0.7"
+    _raise_several(faults)
     return entries
 
 
@@ -413,13 +443,15 @@ def _refuse_constant(text: str) -> NoReturn:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise _Malformed(f"The number {_shown(text)} is too large.")
+        raise _Malformed(f"The number {text[:SHOWN_CHARS]} is too large; at most 1.7e308 is taken.")
     return value
 
 
 def _bounded_int(text: str) -> int:
     if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
-        raise _Malformed(f"The number {_shown(text)} is too large.")
+        raise _Malformed(
+            f"The number {text[:SHOWN_CHARS]} is too large; whole ones lie within ±{2**63 - 1}."
+        )
     return int(text)
 
 
@@ -428,8 +460,12 @@ def read_json_object(body: bytes) -> dict[str, Any]:
 
     :raises Problem: 400; it is not one, or holds what RFC 8259 does not allow or leaves open.
     """
+    if not body.strip():
+        raise Problem(400, "The body is empty; send a JSON object with image and command.")
     try:
         text = body.decode("utf-8")
+        if text.startswith("\ufeff"):
+            raise _Malformed("It begins with a byte order mark; leave that out.")
         found = json.loads(
             text,
             object_pairs_hook=_no_duplicates,
@@ -441,17 +477,25 @@ def read_json_object(body: bytes) -> dict[str, Any]:
             raise _Malformed(f"It is nested more than {MAX_NESTING} deep.")
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
-        raise Problem(400, f"The body is not UTF-8 text (byte {error.start}).") from error
+        raise Problem(
+            400, f"The body is not UTF-8 text (byte {error.start} of it); send JSON in UTF-8."
+        ) from error
     except UnicodeEncodeError as error:
-        raise Problem(400, "The body holds half of a surrogate pair, which is no text.") from error
+        raise Problem(
+            400, "The body holds half of a surrogate pair (\\ud800 to \\udfff), which is no text."
+        ) from error
     except _Malformed as error:
         raise Problem(400, f"The body is not the JSON that is taken here. {error}") from error
     except RecursionError as error:
         raise Problem(400, f"The body is nested more than {MAX_NESTING} deep.") from error
-    except ValueError as error:
-        raise Problem(400, f"The body is not JSON: {error}.") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        message = error.msg.removesuffix(" at")
+        raise Problem(400, f"The body is not JSON: {message} at {where}.") from error
     if not isinstance(found, dict):
-        raise Problem(400, "The body is not a JSON object; send {…} with image and command.")
+        raise Problem(
+            400, f"The body is {_kind(found)}; send a JSON object with image and command."
+        )
     return found
 
 
@@ -469,31 +513,49 @@ def _nesting(value: object) -> int:
     return depth
 
 
-def read_payload(body: bytes) -> JobPayload:
+def read_payload(body: bytes, words: Sequence[str] = ()) -> JobPayload:
     """The payload in *body*.
 
+    :param words: the value of a name that holds one of them is repeated in no message.
     :raises Problem: 400 with every fault that there is.
     """
     values = read_json_object(body)
     try:
         return JobPayload.model_validate(values)
     except ValidationError as error:
-        faults = tuple(_faults(error, values))
+        faults = list(_faults(error, values, words))
         count = "One thing is" if len(faults) == 1 else f"{len(faults)} things are"
+        if len(faults) > MAX_FAULTS:
+            more = Fault("", f"{len(faults) - MAX_FAULTS} more things are wrong.")
+            faults[MAX_FAULTS:] = [more]
         raise Problem(
             400, f"{count} wrong with the payload: {faults[0].message}", faults=faults
         ) from error
 
 
-def _faults(error: ValidationError, values: Mapping[str, Any]) -> Iterator[Fault]:
+def _faults(
+    error: ValidationError, values: Mapping[str, Any], words: Sequence[str]
+) -> Iterator[Fault]:
     seen: set[str] = set()
+    count = 0
     for fault in error.errors(include_url=False):
-        path = [part for part in fault["loc"] if not _is_union_arm(part)]
-        pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+        path = list(fault["loc"])
+        if path[:1] == ["command"] or path[:2] == ["resources", "memory"]:
+            # What follows is pydantic's name for an arm of the union.
+            del path[1 if path[0] == "command" else 2 :]
+        pointer = _pointer(path)
         if pointer in seen:
             continue
         seen.add(pointer)
-        yield Fault(pointer, _sentence(fault, path))
+        cause = fault.get("ctx", {}).get("error")
+        if isinstance(cause, _Several):
+            for name, message in cause.faults.items():
+                yield Fault(_pointer([*path, name]), f"{_name(path)}: {message}.")
+            continue
+        count += 1
+        # Nobody reads so many, and looking for the nearest key takes its time.
+        message = _sentence(fault, path, words) if count <= MAX_FAULTS else ""
+        yield Fault(pointer, message)
     for first, second in (("startAt", "startIn"), ("startAt", "cron"), ("startIn", "cron")):
         # The model's own check is not reached while a field is at fault: say it all the same.
         both = values.get(first) is not None and values.get(second) is not None
@@ -501,9 +563,13 @@ def _faults(error: ValidationError, values: Mapping[str, Any]) -> Iterator[Fault
             yield Fault("", f"{first} and {second} exclude each other; give one of them.")
 
 
-def _is_union_arm(part: int | str) -> bool:
-    """Whether pydantic put *part* into a location to name an arm of a union or a validator."""
-    return isinstance(part, str) and part.startswith(("function-", "constrained-", "literal["))
+def _pointer(path: Sequence[int | str]) -> str:
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+
+
+def _name(path: Sequence[int | str]) -> str:
+    name = ".".join(str(part) for part in path)
+    return name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}…"
 
 
 _TYPES = {
@@ -519,29 +585,49 @@ _TYPES = {
 }
 
 
-def _sentence(fault: Any, path: Sequence[int | str]) -> str:
-    kind, context, value = fault["type"], fault.get("ctx", {}), fault.get("input")
-    name = ".".join(str(part) for part in path)
+_HINTS = {
+    "image": ", such as ubuntu:latest",
+    "startAt": " of unix seconds, such as 1645113692",
+    "startIn": " with units, such as 5m or 2h30m",
+    "cron": ' of five fields, such as "*/5 * * * *"',
+    "timezone": ", such as Europe/Berlin",
+    "timeout": " of seconds, such as 30",
+    "expiration": " of unix seconds, such as 1645113692",
+    "retries": ", such as 3",
+    "envs": " of names and strings",
+    "notify.succeeds": " of e-mail addresses",
+    "notify.fails": " of e-mail addresses",
+    "notify.finishes": " of e-mail addresses",
+    "additionalDNSEntries": " of host names and addresses",
+}
+
+
+def _sentence(fault: Any, path: Sequence[int | str], words: Sequence[str]) -> str:
+    kind, context = fault["type"], fault.get("ctx", {})
+    name, value = _name(path), _shown_at(path, fault.get("input"), words)
     match kind:
         case "missing":
             return f"{name} is missing; it must be given."
         case "extra_forbidden":
-            return f"{_shown(path[-1])} is not a key that is known here{_nearest(path)}."
+            where = f"of {_name(path[:-1])}" if len(path) > 1 else "of the payload"
+            return f"{_shown(path[-1])} is not a key {where}; the nearest one is {_nearest(path)}."
         case "value_error":
             text = str(context["error"]).rstrip(".")
             return f"{name}: {text}." if name else f"{text}."
         case "literal_error":
-            return f"{name} is {_shown(value)}; it must be one of {context['expected']}."
+            return f"{name} is {value}; it must be one of {context['expected']}."
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            bound = next(iter(context.values()))
-            words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-            return f"{name} is {_shown(value)}; it must be {words[next(iter(context))]} {bound}."
-        case "too_long" | "string_too_long":
-            return f"{name} is too long; at most {context['max_length']} are taken."
+            bound = f"{next(iter(context.values())):.15g}"
+            how = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+            return f"{name} is {value}; it must be {how[next(iter(context))]} {bound}."
+        case "too_long":
+            return f"{name} has too many entries; at most {context['max_length']} are taken."
+        case "string_too_long":
+            return f"{name} has too many characters; at most {context['max_length']} are taken."
     wanted = _TYPES.get(kind)
     if wanted is not None:
-        return f"{name} is {_shown(value)}; it must be {wanted}."
-    return f"{name} is {_shown(value)}: {fault['msg']}."
+        return f"{name} is {value}; it must be {wanted}{_HINTS.get(name, '')}."
+    return f"{name} is {value}: {fault['msg']}."
 
 
 _MODELS: Mapping[str, type[BaseModel]] = {
@@ -562,7 +648,34 @@ def _nearest(path: Sequence[int | str]) -> str:
     lowered = {key.lower().replace("_", ""): key for key in known}
     wanted = str(path[-1]).lower().replace("_", "")[:100]
     close = difflib.get_close_matches(wanted, lowered, n=1, cutoff=0)
-    return f"; the nearest that is, is {lowered[close[0]]!r}" if close else ""
+    return _shown(lowered[close[0]] if close else known[0])
+
+
+_SHOWN_NOT = frozenset({"envs", "headers"})
+
+
+def _shown_at(path: Sequence[int | str], value: object, words: Sequence[str]) -> str:
+    """*value* as a sentence shows it; what may be a secret is named by its kind only."""
+    if any(is_secret(str(part), words) for part in path):
+        return _kind(value)
+    if _SHOWN_NOT.intersection(map(str, path)) and isinstance(value, (str, list, dict)):
+        return _kind(value)
+    return _shown(value)
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+    return "an object"
 
 
 def _shown(value: object) -> str:

@@ -69,7 +69,13 @@ class Task(BaseHandler):
     async def post(self, task_id: str) -> None:
         check_task_id(task_id)
         key = self._idempotency_key()
-        payload = read_payload(self.request.body)
+        if not self.request.body:
+            raise Problem(
+                400,
+                "The body is empty; send a JSON object with image and command. "
+                "To see the task's jobs, send GET.",
+            )
+        payload = read_payload(self.request.body, self.services.config.env_blacklisted_words)
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
             job_id=None,
