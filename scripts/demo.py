@@ -20,7 +20,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +40,9 @@ START_TIMEOUT = 30.0
 
 # Bounds all jobs together, in seconds; they take about six.
 JOBS_TIMEOUT = 90.0
+
+# Bounds how long jobs may take to be stopped, in seconds: ten of grace, and the kill.
+STOP_JOBS_TIMEOUT = 20.0
 
 # Bounds the server's end, in seconds: it promises 25.
 STOP_TIMEOUT = 30.0
@@ -270,6 +273,20 @@ def _ended(job: Job, url: str, executions: list[dict[str, Any]]) -> Ended:
     return Ended(job, url, last["status"], last.get("exitCode"), len(executions), seconds)
 
 
+async def _stop(session: aiohttp.ClientSession, urls: list[str]) -> None:
+    """Stop the jobs at *urls* and return once none of them runs."""
+    for url in urls:
+        async with session.post(f"{url}/stop/") as answer:
+            await answer.read()
+    for url in urls:
+        while True:
+            async with session.get(f"{url}/") as answer:
+                executions = (await answer.json())["job"]["executions"]
+            if all(execution["status"] in FINAL for execution in executions):
+                break
+            await asyncio.sleep(LOOK_EVERY)
+
+
 async def run_jobs(url: str, executor: str, image: str) -> list[Ended]:
     """Submit :data:`JOBS`, follow the first, and wait until all have ended."""
     # The image was made here: there is no registry to ask for it.
@@ -287,9 +304,9 @@ async def run_jobs(url: str, executor: str, image: str) -> list[Ended]:
             return [one.result() for one in watches]
         except BaseException as error:
             # Containers outlive their server: none of ours may be left behind.
-            for _, job_url in submitted:
-                async with session.post(f"{job_url}/stop/") as answer:
-                    await answer.read()
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with asyncio.timeout(STOP_JOBS_TIMEOUT):
+                    await _stop(session, [job_url for _, job_url in submitted])
             if isinstance(error, TimeoutError):
                 raise DemoError(f"jobs have not ended within {JOBS_TIMEOUT:.0f} s") from error
             if isinstance(error, BaseExceptionGroup):
@@ -326,6 +343,11 @@ async def demo(executor: str, image: str, *, keep: bool) -> None:
 
     :raises DemoError: something did not go as it should.
     """
+    loop, whole = asyncio.get_running_loop(), asyncio.current_task()
+    assert whole is not None
+    for each in (signal.SIGINT, signal.SIGTERM):
+        # Whichever way it is ended, its server and its jobs end with it.
+        loop.add_signal_handler(each, whole.cancel)
     with tempfile.TemporaryDirectory(prefix="fastlane-demo-") as folder:
         async with serving(executor, Path(folder)) as url:
             show("server", f"serving on {url}")
@@ -358,7 +380,8 @@ def main() -> int:
     executor, image = choose_executor()
     try:
         asyncio.run(demo(executor, image, keep=keep))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        show("demo", "ended")
         return 0 if keep else 130
     except (DemoError, aiohttp.ClientError) as error:
         print(f"demo        failed: {error}", file=sys.stderr, flush=True)
