@@ -363,7 +363,7 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "after",
         "query",
         "Opaque: part of `nextUrl`, and wins over `page`.",
-        {"type": "string", "pattern": r"^[0-9]{1,18}(\.[0-9]{1,18})?$"},
+        {"type": "string"},
     ),
     "query": _parameter(
         "query",
@@ -407,7 +407,6 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
             "type": "string",
             "minLength": 1,
             "maxLength": IDEMPOTENCY_KEY_MAX_CHARS,
-            "pattern": "^[!-~]+$",
         },
     ),
 }

@@ -1,0 +1,90 @@
+"""schemathesis sends what the document allows, and what it does not, to a live server.
+
+Every answer must be one that the document describes, none a 5xx, and what the document does not
+allow must be refused. The time is bounded by the number of examples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import CHECKS, load_all_checks
+
+from fastlane.model import Definition, Schedule
+from tests.api.contract import DOCUMENT
+from tests.api.live import CALL_TIMEOUT, Live, live_server
+
+# Bounds the time: examples for each operation, beside those that walk along the document's limits.
+EXAMPLES = 5
+
+load_all_checks()
+
+
+def checks(*names: str) -> list[Any]:
+    return CHECKS.get_by_names(list(names))
+
+
+# Some rules are beyond a schema: whether a cron can tick, that no two times are given at once.
+NOT_A_RULE = checks("positive_data_acceptance")
+# OPTIONS tells of a route, whatever the ids in its path.
+NOT_OF_OPTIONS = checks("negative_data_rejection")
+OF_ANSWERS = checks(
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+)
+
+schema = schemathesis.openapi.from_dict({**DOCUMENT, "servers": [{"url": "/"}]})
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with live_server(tmp_path_factory.mktemp("live")) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def places(live: Live) -> dict[str, str]:
+    """What stands for the names in a path when something is to be found there."""
+
+    async def run_one() -> dict[str, str]:
+        submitted = await live.server.lifecycle.submit(
+            task_id="tests",
+            job_id=None,
+            definition=Definition(image="busy:latest", command="true"),
+            schedule=Schedule(),
+        )
+        assert submitted.execution is not None
+        execution = submitted.execution
+        async with asyncio.timeout(CALL_TIMEOUT):
+            while not (await live.server.storage.execution(execution.id)).final:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return {"task": "tests", "job": submitted.job.id, "execution": execution.id}
+
+    return live.call(run_one())
+
+
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+def test_answers_are_as_documented(
+    case: schemathesis.Case[Any], live: Live, places: dict[str, str]
+) -> None:
+    excluded = [*NOT_A_RULE, *(NOT_OF_OPTIONS if case.method == "OPTIONS" else ())]
+    case.call_and_validate(base_url=live.url, excluded_checks=excluded)
+    if "task" in case.path_parameters and case.method != "OPTIONS":
+        # The same once more, where there is something.
+        for name in case.path_parameters:
+            case.path_parameters[name] = places[name]
+        case.call_and_validate(base_url=live.url, checks=OF_ANSWERS)
