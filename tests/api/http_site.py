@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ class Site:
         url = URL(path if path.startswith("http") else self.base + path, encoded=True)
         async with asyncio.timeout(PATIENCE):
             async with self._client.request(
-                method, url, data=data, headers=sent, allow_redirects=False
+                method, url, data=data and io.BytesIO(data), headers=sent, allow_redirects=False
             ) as response:
                 return Answer(response.status, response.headers, await response.read())
 
@@ -190,15 +191,17 @@ async def start_site(
     data_dir: Path,
     *,
     still: bool = False,
-    storage: Storage | None = None,
+    storage: Callable[[Path], Storage] | None = None,
     executor: MemoryExecutor | None = None,
     clock: Any = None,
     **options: Any,
 ) -> Site:
-    """:param options: of the configuration."""
+    """:param storage: makes it from the data directory.
+    :param options: of the configuration.
+    """
     config = Config(port=0, data_dir=data_dir, **{"docker_host": "tcp://localhost:1234", **options})
     executor = executor or MemoryExecutor()
-    parts: dict[str, Any] = {"executor": executor, "storage": storage}
+    parts: dict[str, Any] = {"executor": executor, "storage": storage and storage(data_dir)}
     if clock is not None:
         parts["clock"] = clock
     server = (StillServer if still else Server)(config, **parts)
