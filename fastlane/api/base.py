@@ -63,6 +63,9 @@ class BaseHandler(RequestHandler):
         if not self._is_preflight:
             self._check_credentials()
         self._check_host_and_origin()
+        # Job and execution ids, which are UUIDs, behind the name of the task (RFC 9562, section 4:
+        # either case is read, lower case is written).
+        self.path_args[1:] = [part.lower() for part in self.path_args[1:]]
         encoding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in {"", "identity"}:
             raise Problem(

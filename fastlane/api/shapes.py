@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from fastlane.api.feed import time_text
 from fastlane.hosts import HostHealth
-from fastlane.model import Execution, Farm, Job, Task
+from fastlane.model import Execution, Farm, Job, Reason, Task
 from fastlane.redact import redact
 
 NOTIFY_KEYS = ("fails", "finishes", "succeeds")
@@ -187,6 +187,13 @@ def _webhook(hook: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return {**hook, "headers": redact(hook.get("headers", {}), (*words, "authorization", "cookie"))}
 
 
+# What an execution says of its end that never had an owner to say it.
+_ENDED: Mapping[Reason | None, str] = {
+    Reason.STOPPED: "The execution was stopped on request.",
+    Reason.EXPIRED: "The execution expired before it could start.",
+}
+
+
 def execution_details(
     execution: Execution, output: Output, words: Sequence[str], urls: Urls
 ) -> dict[str, Any]:
@@ -206,7 +213,7 @@ def execution_details(
         "command": execution.definition.command,
         "log": output.stdout.decode("utf-8", "replace"),
         "logTruncated": output.stdout_cut,
-        "error": error or execution.error or "",
+        "error": error or execution.error or _ENDED.get(execution.reason, ""),
         "errorTruncated": output.stderr_cut,
         "requestIPAddress": execution.request_ip,
         "metadata": {

@@ -1,0 +1,181 @@
+"""What clients see while the storage is away, or when something fails inside."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from fastlane.errors import StorageUnavailable
+from fastlane.model import LogRecord
+from fastlane.routes import ROUTES
+from fastlane.storage.base import Storage
+from fastlane.storage.sqlite import SqliteStorage
+from tests.api.conftest import MakeSite
+from tests.api.http_site import PAYLOAD, Site
+from tests.api.test_around import HANDSHAKE, filled, methods_of
+
+OPERATIONS = Storage.__abstractmethods__ - {"open", "close", "name", "beat", "leave"}
+
+
+class FailingStorage(SqliteStorage):
+    """Every operation of which raises ``failure`` while there is one."""
+
+    failure: Exception | None = None
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name not in OPERATIONS or self.failure is None:
+            return found
+
+        async def fail(*_: Any, **__: Any) -> None:
+            assert self.failure is not None
+            raise self.failure
+
+        return fail
+
+
+class TornStorage(SqliteStorage):
+    """Its logs can be read up to a point only."""
+
+    reads = 0
+
+    async def read_log(
+        self, execution_id: str, *, after: int = 0, max_bytes: int = 256 * 1024
+    ) -> list[LogRecord]:
+        self.reads += 1
+        if self.reads > 2:
+            raise StorageUnavailable("the disk is gone")
+        return list(await super().read_log(execution_id, after=after, max_bytes=max_bytes))
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The log lines of handlers, as dictionaries."""
+    capture = structlog.testing.LogCapture()
+    logger = structlog.wrap_logger(
+        None, processors=[structlog.contextvars.merge_contextvars, capture]
+    )
+    monkeypatch.setattr("fastlane.api.base.log", logger)
+    return capture.entries
+
+
+@pytest.fixture
+async def failing(make_site: MakeSite) -> Site:
+    return await make_site(still=True, storage=FailingStorage)
+
+
+def fail_with(site: Site, failure: Exception | None) -> None:
+    assert isinstance(site.storage, FailingStorage)
+    site.storage.failure = failure
+
+
+# Routes that need no storage.
+ASIDE = {"/healthcheck", "/static/<name>", "/docs", "/openapi.json"}
+NEEDY = [path for path, _ in ROUTES if path not in ASIDE]
+
+
+@pytest.mark.parametrize("path", NEEDY)
+async def test_storage_away(failing: Site, lines: list[Any], path: str) -> None:
+    """Regression 4: 503 with Retry-After, never a false 2xx; and all is well once it is back."""
+    job = await failing.submit()
+    before = await failing.counts()
+    fail_with(failing, StorageUnavailable("MongoDB at 10.0.0.7 does not answer"))
+    for method in methods_of(path) - {"OPTIONS"}:
+        body = PAYLOAD if method in ("POST", "PUT") else None
+        headers = HANDSHAKE if path.endswith("/ws") else {}
+        answer = await failing.request(
+            method, filled(path, job), body, X_Request_ID="my-id", **headers
+        )
+        assert answer.status == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        if method != "HEAD":
+            problem = answer.problem(503)
+            assert "storage is away" in problem["detail"]
+            assert "10.0.0.7" not in problem["detail"]
+        assert [line["event"] for line in lines] == ["storage is away"]
+        assert lines[0]["request_id"] == "my-id"
+        assert lines[0]["log_level"] == "warning"
+        lines.clear()
+    fail_with(failing, None)
+    assert await failing.counts() == before
+    await failing.submit()
+
+
+async def test_health_of_a_storage_that_is_away(failing: Site) -> None:
+    fail_with(failing, StorageUnavailable("the disk is full"))
+    for path in ("/healthcheck", "/healthcheck/"):
+        answer = await failing.get(path)
+        assert answer.status == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        assert answer.headers["Content-Type"].startswith("application/json")
+        found = json.loads(answer.body)
+        assert found["mongo"] is found["redis"] is False
+        assert found["errors"] == [
+            {"source": "mongo", "message": "the disk is full"},
+            {"source": "redis", "message": "the disk is full"},
+        ]
+    fail_with(failing, None)
+    assert (await failing.get("/healthcheck")).json["errors"] == []
+
+
+@pytest.mark.parametrize("path", [path for path in NEEDY if not path.endswith("/ws")])
+async def test_bug_inside(failing: Site, lines: list[Any], path: str) -> None:
+    """500 that tells nothing of the inside, and one log line that tells all."""
+    job = await failing.submit()
+    fail_with(failing, ZeroDivisionError("password=hunter2"))
+    for method in methods_of(path) - {"OPTIONS"}:
+        body = PAYLOAD if method in ("POST", "PUT") else None
+        answer = await failing.request(method, filled(path, job), body, X_Request_ID="my-id")
+        assert answer.status == 500
+        if method != "HEAD":
+            problem = answer.problem(500)
+            assert problem["detail"] == "Something failed inside fastlane; its log has the details."
+            assert b"hunter2" not in answer.body
+            assert b"ZeroDivision" not in answer.body
+        assert len(lines) == 1
+        assert lines[0]["request_id"] == "my-id"
+        assert lines[0]["log_level"] == "error"
+        assert isinstance(lines[0]["exc_info"], ZeroDivisionError)
+        lines.clear()
+    fail_with(failing, None)
+    assert (await failing.get("/tasks/")).status == 200
+
+
+async def test_refusals_are_not_logged(still: Site, lines: list[Any]) -> None:
+    for path in ("/nothing", "/tasks/none", "/tasks/?page=0", "/tasks/%FF"):
+        assert (await still.get(path)).status in (400, 404)
+    (await still.post("/tasks/a", b"x")).problem(400)
+    assert lines == []
+
+
+async def test_log_that_breaks_off_does_not_pass_for_whole(make_site: MakeSite) -> None:
+    """The connection ends without the chunk that would say that this was all."""
+    site = await make_site(still=True, storage=TornStorage)
+    owner = site.owner()
+    await owner.start()
+    for _ in range(8):
+        await owner.write(b"x" * 256 * 1024)
+    found = await site.raw(f"GET {owner.path}/stdout HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert found.startswith(b"HTTP/1.1 200 OK")
+    assert b"x" * 1000 in found
+    assert not found.endswith(b"0\r\n\r\n")
+
+
+async def test_submission_at_the_moment_of_failure(failing: Site) -> None:
+    """Regression 5: what was not answered 2xx can be sent again with its key, to one effect."""
+    key = str(uuid.uuid4())
+    fail_with(failing, StorageUnavailable("away"))
+    (await failing.post("/tasks/a", PAYLOAD, Idempotency_Key=key)).problem(503)
+    fail_with(failing, None)
+    first = (await failing.post("/tasks/a", PAYLOAD, Idempotency_Key=key)).json
+    again = (await failing.post("/tasks/a", PAYLOAD, Idempotency_Key=key)).json
+    assert first == again
+    assert (await failing.counts()).jobs == 1
