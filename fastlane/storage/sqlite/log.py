@@ -7,21 +7,13 @@ merged into the last chunk while that is small, so a talkative job does not make
 from __future__ import annotations
 
 import sqlite3
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
 from fastlane.storage.base import LOG_CHUNK_BYTES, dropped_note
-
-# Bounds a chunk that still takes in the next append, and so what an append writes again.
-MERGED_CHUNK_BYTES = 16 * 1024
-
-_HEADER = struct.Struct("<dBI")
-"""Before each record's data: its time, its stream and the length of its data."""
-_STREAMS = (Stream.STDOUT, Stream.STDERR, Stream.FASTLANE)
-_STREAM_CODES = {stream: code for code, stream in enumerate(_STREAMS)}
+from fastlane.storage.packing import MERGED_CHUNK_BYTES, pack, take
 
 FIND_OWNER = "SELECT seq, status, epoch FROM executions WHERE id = ?"
 FIND_LOG = """
@@ -101,8 +93,7 @@ class _Chunk:
 
     def add(self, record: LogRecord) -> None:
         size = len(record.data)
-        self.parts.append(_HEADER.pack(record.at, _STREAM_CODES[record.stream], size))
-        self.parts.append(record.data)
+        pack(record, self.parts)
         self.last_seq = record.seq
         self.last_at = record.at
         self.kept_bytes += size
@@ -271,34 +262,11 @@ def read_log(
             seq = first_seq - 1
             room -= len(note)
             taken.append(LogRecord(seq, dropped_at, Stream.FASTLANE, note))
-        whole, room = _take(records, first_seq, seq, room, taken)
+        whole, room = take(records, first_seq, seq, room, taken)
         if not whole:
             break
         seq = taken[-1].seq
     return taken
-
-
-def _take(
-    records: bytes, first_seq: int, after: int, room: int, taken: list[LogRecord]
-) -> tuple[bool, int]:
-    """Unpack what lies behind *after* into *taken*, as far as there is *room* for its data.
-
-    :return: whether all of it was, and the room that is left.
-    """
-    offset = 0
-    seq = first_seq
-    header_size = _HEADER.size
-    while offset < len(records):
-        at, code, size = _HEADER.unpack_from(records, offset)
-        offset += header_size
-        if seq > after:
-            if taken and size > room:
-                return False, room
-            taken.append(LogRecord(seq, at, _STREAMS[code], records[offset : offset + size]))
-            room -= size
-        offset += size
-        seq += 1
-    return True, room
 
 
 def read_log_tail(
@@ -320,7 +288,7 @@ def read_log_tail(
             continue
         records: list[LogRecord] = []
         packed = connection.execute(CHUNK_RECORDS, (chunk,)).fetchone()[0]
-        _take(packed, 1, 0, len(packed), records)
+        take(packed, 1, 0, len(packed), records)
         for record in reversed(records):
             if record.stream is stream:
                 parts.append(record.data[max(0, len(record.data) - missing) :])

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace as copy_with
@@ -25,14 +24,19 @@ from fastlane.model import (
 )
 from fastlane.policy import deliveries_of
 from fastlane.storage.base import IdempotencyKey, Submitted
+from fastlane.storage.shared import (
+    STOPPED,
+    UNREADABLE,
+    UNREADABLE_RUN,
+    clean,
+    definition_text,
+    words,
+)
 from fastlane.storage.sqlite.records import (
     DELIVERY_COLUMNS,
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
-    UNREADABLE,
     Row,
-    clean,
-    definition_text,
     delivery_from,
     delivery_row,
     execution_from,
@@ -41,12 +45,6 @@ from fastlane.storage.sqlite.records import (
     job_from,
     job_row,
 )
-
-STOPPED = Outcome(Status.FAILED, Reason.STOPPED)
-UNREADABLE_RUN = Outcome(
-    Status.FAILED, Reason.LOST, error="The stored definition of this run cannot be read."
-)
-_WORD = re.compile(r"[^\W_]+")
 
 FIND_TASK = "SELECT seq FROM tasks WHERE id = ?"
 CREATE_TASK = "INSERT INTO tasks (id, created_at, modified_at, jobs_count) VALUES (?, ?, ?, ?)"
@@ -141,11 +139,6 @@ WHERE status IN ('pulling', 'running') AND owner <> ?
     AND NOT EXISTS (SELECT 1 FROM leases WHERE instance = owner AND ends_at > ?)
 ORDER BY seq LIMIT ?
 """
-
-
-def words(text: str) -> frozenset[str]:
-    """The words of *text*: runs of letters and digits, without case."""
-    return frozenset(word.casefold() for word in _WORD.findall(text))
 
 
 # -- submitting -------------------------------------------------------------------------------

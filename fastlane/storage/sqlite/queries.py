@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from fastlane.errors import NotFound, Rejected
 from fastlane.model import Delivery, DeliveryState, Execution, Job, Task
 from fastlane.storage.base import Overview, Page, PageRequest
-from fastlane.storage.sqlite.operations import FIND_EXECUTION, FIND_JOB, LAST_EXECUTION, words
+from fastlane.storage.shared import MAX_QUERY_WORDS, cursor_numbers, words
+from fastlane.storage.sqlite.operations import FIND_EXECUTION, FIND_JOB, LAST_EXECUTION
 from fastlane.storage.sqlite.records import (
     DELIVERY_COLUMNS,
     EXECUTION_COLUMNS,
@@ -27,8 +28,6 @@ from fastlane.storage.sqlite.records import (
 
 T = TypeVar("T")
 
-# Bounds the distinct words of one search; a task id of 255 characters has no more than 128.
-MAX_QUERY_WORDS = 128
 # Bounds an offset to what SQLite can count; no table is that long.
 _MAX_OFFSET = 2**62
 
@@ -114,7 +113,7 @@ def task(connection: sqlite3.Connection, task_id: str) -> Task:
 
 def tasks(connection: sqlite3.Connection, page: PageRequest) -> Page[Task]:
     """:meth:`fastlane.storage.base.Storage.tasks`."""
-    (after,) = _cursor(page, parts=1) or (0,)
+    (after,) = cursor_numbers(page, parts=1) or (0,)
     total = connection.execute(TASKS_TOTAL).fetchone()[0]
     return _page(connection, TASKS_PAGE, (after,), page, total, task_from)
 
@@ -122,7 +121,7 @@ def tasks(connection: sqlite3.Connection, page: PageRequest) -> Page[Task]:
 def search_tasks(connection: sqlite3.Connection, query: str, page: PageRequest) -> Page[Task]:
     """:meth:`fastlane.storage.base.Storage.search_tasks`."""
     wanted = json.dumps(sorted(words(query))[:MAX_QUERY_WORDS])
-    score, after = _cursor(page, parts=2) or (MAX_QUERY_WORDS + 1, 0)
+    score, after = cursor_numbers(page, parts=2) or (MAX_QUERY_WORDS + 1, 0)
     total = connection.execute(SEARCH_TOTAL, (wanted,)).fetchone()[0]
     return _page(connection, SEARCH_PAGE, (wanted, score, after), page, total, task_from)
 
@@ -140,7 +139,7 @@ def jobs(connection: sqlite3.Connection, task_id: str, page: PageRequest) -> Pag
     total = connection.execute(JOBS_TOTAL, (task_id,)).fetchone()
     if total is None:
         raise NotFound(f"there is no task {task_id}")
-    (before,) = _cursor(page, parts=1) or (_MAX_OFFSET,)
+    (before,) = cursor_numbers(page, parts=1) or (_MAX_OFFSET,)
     return _page(connection, JOBS_PAGE, (task_id, before), page, total[0], job_from)
 
 
@@ -161,7 +160,7 @@ def last_execution(connection: sqlite3.Connection, job_id: str) -> Execution | N
 def executions(connection: sqlite3.Connection, job_id: str, page: PageRequest) -> Page[Execution]:
     """:meth:`fastlane.storage.base.Storage.executions`."""
     total = connection.execute(EXECUTIONS_TOTAL, (job_id,)).fetchone() or (0,)
-    (before,) = _cursor(page, parts=1) or (_MAX_OFFSET,)
+    (before,) = cursor_numbers(page, parts=1) or (_MAX_OFFSET,)
     return _page(connection, EXECUTIONS_PAGE, (job_id, before), page, total[0], execution_from)
 
 
@@ -209,7 +208,7 @@ def deliveries(
     """:meth:`fastlane.storage.base.Storage.deliveries`."""
     if state not in DELIVERIES_TOTAL:
         raise Rejected("what was delivered is listed by its execution only")
-    (before,) = _cursor(page, parts=1) or (_MAX_OFFSET,)
+    (before,) = cursor_numbers(page, parts=1) or (_MAX_OFFSET,)
     total = connection.execute(DELIVERIES_TOTAL[state]).fetchone()[0]
     return _page(connection, DELIVERIES_PAGE, (state, before), page, total, delivery_from)
 
@@ -220,18 +219,6 @@ def deliveries_of(
     """:meth:`fastlane.storage.base.Storage.deliveries_of`."""
     rows = connection.execute(DELIVERIES_OF, (json.dumps(list(execution_ids)),))
     return [delivery_from(row) for row in rows]
-
-
-def _cursor(page: PageRequest, *, parts: int) -> tuple[int, ...] | None:
-    """The numbers in the page's cursor; None where it has none."""
-    if page.after is None:
-        return None
-    numbers = page.after.split(".")
-    if len(numbers) != parts or not all(
-        number.isascii() and number.isdigit() and len(number) < 19 for number in numbers
-    ):
-        raise Rejected(f"{page.after[:100]!r} is not a cursor of this listing")
-    return tuple(map(int, numbers))
 
 
 def _page(

@@ -10,30 +10,20 @@ from typing import Any
 
 from fastlane.model import (
     Attempt,
-    Backoff,
     Channel,
-    Definition,
     Delivery,
     DeliveryState,
     Event,
     Execution,
     Job,
-    Overlap,
-    PullPolicy,
     Reason,
-    Resources,
     Schedule,
     Status,
     Task,
 )
+from fastlane.storage.shared import clean, definition_from, definition_text
 
 Row = tuple[Any, ...]
-
-UNREADABLE = Definition(image="", command=())
-"""Stands in where a stored definition cannot be read, so that one bad record stops nothing else.
-
-No submitted definition has an empty image. Stored again it stays what it is.
-"""
 
 TASK_COLUMNS = "id, created_at, modified_at, jobs_count"
 JOB_COLUMNS = (
@@ -161,59 +151,3 @@ def delivery_row(delivery: Delivery) -> Row:
 
 def history_text(history: tuple[Attempt, ...]) -> str:
     return json.dumps([[a.at, a.duration_seconds, a.status, clean(a.error)] for a in history])
-
-
-def clean(text: str | None) -> str | None:
-    """*text* without lone surrogates, which an engine's error may hold and UTF-8 cannot."""
-    return text if text is None else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def definition_text(definition: Definition) -> str:
-    d = definition
-    value: dict[str, Any] = {
-        "image": d.image,
-        "command": d.command if isinstance(d.command, str) else list(d.command),
-        "retries": d.retries,
-        "backoff": [d.backoff.min_ms, d.backoff.factor, d.backoff.max_ms],
-        "timeout_seconds": d.timeout_seconds,
-        "overlap": d.overlap,
-        "rerun_when_lost": d.rerun_when_lost,
-    }
-    for name in ("envs", "custom", "notify", "webhooks", "dns_entries"):
-        if mapping := getattr(d, name):
-            value[name] = dict(mapping)
-    if d.expires_at is not None:
-        value["expires_at"] = d.expires_at
-    if d.pull_policy is not None:
-        value["pull_policy"] = d.pull_policy
-    if d.resources != Resources():
-        value["resources"] = [d.resources.cpus, d.resources.memory_bytes, d.resources.pids]
-    return json.dumps(value, separators=(",", ":"))
-
-
-def definition_from(text: str) -> Definition:
-    """The definition in *text*, or :data:`UNREADABLE`."""
-    try:
-        value = json.loads(text)
-        get = value.get
-        command = value["command"]
-        policy = get("pull_policy")
-        return Definition(
-            image=value["image"],
-            command=command if isinstance(command, str) else tuple(command),
-            envs=get("envs", {}),
-            custom=get("custom", {}),
-            retries=value["retries"],
-            backoff=Backoff(*value["backoff"]),
-            timeout_seconds=value["timeout_seconds"],
-            expires_at=get("expires_at"),
-            overlap=Overlap(value["overlap"]),
-            notify=get("notify", {}),
-            webhooks=get("webhooks", {}),
-            resources=Resources(*get("resources", ())),
-            pull_policy=None if policy is None else PullPolicy(policy),
-            rerun_when_lost=value["rerun_when_lost"],
-            dns_entries=get("dns_entries", {}),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return UNREADABLE
