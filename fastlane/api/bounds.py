@@ -7,7 +7,9 @@ ours, and who exceeds them is told so in a problem answer like any other.
 from __future__ import annotations
 
 import asyncio
+import string
 from collections.abc import Awaitable
+from urllib.parse import quote
 
 from tornado.httputil import (
     HTTPConnection,
@@ -64,6 +66,10 @@ class _BoundedRequest(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
+        if not start_line.path.isascii():
+            # curl sends a name as it was typed: bytes, which Tornado has read as Latin-1.
+            path = quote(start_line.path.encode("latin-1"), safe=string.punctuation)
+            start_line = start_line._replace(path=path)
         self._start_line, self._headers = start_line, headers
         size = sum(len(name) + len(value) + 4 for name, value in headers.get_all())
         if size + len(start_line.path) > MAX_HEADER_BYTES:

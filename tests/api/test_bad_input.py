@@ -385,6 +385,15 @@ async def test_good_task_id(still: Site, task_id: str) -> None:
     assert (await still.post(f"{created['jobUrl']}stop/")).json["taskId"] == created["taskId"]
 
 
+async def test_task_id_as_it_is_typed(still: Site) -> None:
+    """curl sends the bytes of a name that was not encoded."""
+    typed = (await still.post("/tasks/été ☃".replace(" ", "%20"), PAYLOAD)).json
+    assert typed["taskId"] == "été ☃"
+    assert typed["taskUrl"].endswith("/tasks/%C3%A9t%C3%A9%20%E2%98%83/")
+    found = await still.raw(b"GET /tasks/\xff HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 400 ")
+
+
 BAD_JOB_IDS = (
     "1",
     "x" * 300,
