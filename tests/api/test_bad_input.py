@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Answer, Site
 
 JOB_ID = "19603668-7241-4c50-802f-7c39dac831e6"
@@ -516,6 +517,20 @@ async def test_bad_idempotency_key(still: Site, key: str) -> None:
     problem = (await still.post("/tasks/a", PAYLOAD, Idempotency_Key=key)).problem(400)
     assert f"{len(key)} characters" in problem["detail"]
     assert await still.counts() == before
+
+
+async def test_task_that_no_farm_takes(make_site: MakeSite) -> None:
+    """Regression 41: also with a pattern that would backtrack without end."""
+    farms = [{"match": "^only-", "hosts": ["a:1"]}, {"match": "^(a+)+$", "hosts": ["b:1"]}]
+    site = await make_site(still=True, docker_hosts=json.dumps(farms))
+    before = await site.counts()
+    for task_id in ("other", "a" * 254 + "b"):
+        problem = (await site.post(f"/tasks/{task_id}", PAYLOAD)).problem(400)
+        assert "No farm takes task" in problem["detail"]
+        (await site.put(f"/tasks/{task_id}/jobs/{JOB_ID}", PAYLOAD)).problem(400)
+    assert await site.counts() == before
+    for task_id in ("only-this", "aaa"):
+        assert (await site.post(f"/tasks/{task_id}", PAYLOAD)).status == 200
 
 
 def assert_refused(answer: bytes) -> None:

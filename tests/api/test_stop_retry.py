@@ -112,6 +112,20 @@ async def test_stop_final(site: Site, exit_code: int, status: str) -> None:
     assert await site.execution(created) == shown
 
 
+async def test_stop_expired(still: Site) -> None:
+    created = await still.submit(expiration=1)
+    await still.server.lifecycle.run_due()
+    shown = await still.execution(created)
+    assert (shown["status"], shown["reason"], shown["exitCode"]) == ("expired", "expired", None)
+    assert shown["error"]
+    for answer in await stop_both_ways(still, created):
+        assert answer.status == 200
+    assert await still.execution(created) == shown
+    answer = await still.get(f"{created['executionUrl']}logs")
+    assert answer.headers["Fastlane-Status"] == "expired"
+    assert "Fastlane-Exit-Code" not in answer.headers
+
+
 @pytest.mark.parametrize("route", ["executionUrl", "jobUrl"])
 async def test_stop_while_a_retry_waits(site: Site, route: str) -> None:
     """ "Stop of an execution stops that run and its retries": also the one that is not due yet."""
