@@ -419,6 +419,22 @@ class LogState:
 
 
 @dataclass(frozen=True, slots=True)
+class HostRecord:
+    """What all instances know of a host: its circuit breaker, and whether it is black-listed."""
+
+    host: str
+    failures: int = 0
+    """What it did wrong in a row; 0 when the last call went well."""
+    error: str | None = None
+    """What was wrong the last time."""
+    open_until: float | None = None
+    """Nothing new is given to it before; behind this time it is tried. None: the circuit is
+    closed."""
+    blacklisted: bool = False
+    """Somebody has taken it out for new executions."""
+
+
+@dataclass(frozen=True, slots=True)
 class Farm:
     """A pool of hosts and the tasks that run on it."""
 

@@ -23,7 +23,7 @@ one of them to it. What holds for all methods:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -32,6 +32,7 @@ from fastlane.model import (
     Delivery,
     DeliveryState,
     Execution,
+    HostRecord,
     Job,
     LogCap,
     LogRecord,
@@ -311,6 +312,63 @@ class Storage(ABC):
         """End enqueued executions whose ``definition.expires_at`` is not after *now*, as expired.
 
         Frees what waited for them, as :meth:`finish` does. Returns the executions it ended.
+        """
+
+    # -- queues and farms ---------------------------------------------------------------------
+
+    @abstractmethod
+    async def next_queued(self, farm: str, *, now: float) -> Execution | None:
+        """The execution that :meth:`claim` would take next if the farm has room; None without.
+
+        Only a hint: by the time of the claim it may be another.
+        """
+
+    @abstractmethod
+    async def stray_executions(
+        self, farms: Collection[str], *, after: int, limit: int
+    ) -> Sequence[Execution]:
+        """Queued executions of farms that are not among *farms*, by ``position`` from the one
+        behind *after* on (0 is the start).
+        """
+
+    @abstractmethod
+    async def assign_farm(self, execution_id: str, *, expected: str, farm: str) -> None:
+        """Give an enqueued execution of farm *expected* to *farm*, at its old ``position``.
+
+        :raises CompareFailed: it is not enqueued any more, or not of that farm.
+        """
+
+    # -- hosts --------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def hosts(self) -> Sequence[HostRecord]:
+        """Every host of which something was stored."""
+
+    @abstractmethod
+    async def store_breaker(self, record: HostRecord) -> None:
+        """Keep the circuit breaker of a host; ``blacklisted`` stays as it is stored.
+
+        The last writer wins: all of them look at the same host, and the breaker is a hint.
+        """
+
+    @abstractmethod
+    async def blacklist_host(self, host: str, *, blacklisted: bool) -> None:
+        """Take a host out for new executions, or put it back; its breaker stays."""
+
+    # -- retention ----------------------------------------------------------------------------
+
+    @abstractmethod
+    async def clean_up(self, before: float, limit: int) -> int:
+        """Forget what ended before that time, the oldest first; at most *limit* executions and
+        *limit* jobs, so that no step is long.
+
+        An execution that is final since before *before* goes with its log and its deliveries,
+        unless one of those is still pending. ``execution_count`` stays, and so do the numbers of
+        the others; ``total`` of a page counts what is there. A job that has no executions (any
+        more), is not scheduled and was not modified since *before* goes, with its idempotency
+        keys; its task loses it from ``jobs_count``, and goes with its last job.
+
+        :return: how many executions and jobs went; 0 when there was nothing left to do.
         """
 
     # -- the outbox ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from fastlane.model import (
     Delivery,
     DeliveryState,
     Execution,
+    HostRecord,
     Job,
     Outcome,
     Reason,
@@ -46,6 +47,9 @@ from fastlane.storage.sqlite.records import (
     job_row,
 )
 
+# Bounds the log that one step of a clean-up takes away, but for a single longer one.
+CLEAN_UP_BYTES = 64 * 1024 * 1024
+
 FIND_TASK = "SELECT seq FROM tasks WHERE id = ?"
 CREATE_TASK = "INSERT INTO tasks (id, created_at, modified_at, jobs_count) VALUES (?, ?, ?, ?)"
 TOUCH_TASK = "UPDATE tasks SET modified_at = ?, jobs_count = jobs_count + ? WHERE seq = ?"
@@ -56,7 +60,7 @@ SELECT fingerprint, job_id, queue_job_id, execution_id FROM idempotency
 WHERE task_id = ? AND key = ?
 """
 STORE_KEY = """
-INSERT INTO idempotency (task_id, key, fingerprint, job_id, queue_job_id, execution_id)
+INSERT OR REPLACE INTO idempotency (task_id, key, fingerprint, job_id, queue_job_id, execution_id)
 VALUES (?, ?, ?, ?, ?, ?)
 """
 
@@ -74,7 +78,11 @@ SELECT {EXECUTION_COLUMNS} FROM executions WHERE job_id = ? ORDER BY number DESC
 """
 ENQUEUED_OF_JOB = "SELECT id FROM executions WHERE job_id = ? AND status = 'enqueued'"
 ENQUEUED_RETRIES_OF_JOB = f"{ENQUEUED_OF_JOB} AND attempt > 0"
-EVER_CLAIMED = "SELECT 1 FROM executions WHERE job_id = ? AND epoch > 0 LIMIT 1"
+EVER_CLAIMED = """
+SELECT 1 FROM executions WHERE job_id = ?1 AND epoch > 0
+UNION ALL SELECT 1 FROM jobs WHERE id = ?1 AND removed > 0
+LIMIT 1
+"""
 NEXT_POSITION = "SELECT position + 1 FROM counters"
 
 COUNT_ACTIVE = """
@@ -127,6 +135,66 @@ DUE_DELIVERIES = f"""
 SELECT {DELIVERY_COLUMNS} FROM deliveries
 WHERE state = 'pending' AND receiver = ? AND due_at <= ? ORDER BY due_at LIMIT ?
 """
+
+STRAYS = f"""
+WITH RECURSIVE farms (name) AS (
+    SELECT min(farm) FROM executions INDEXED BY executions_queue
+    WHERE status = 'enqueued' AND position IS NOT NULL
+    UNION ALL
+    SELECT (
+        SELECT min(farm) FROM executions INDEXED BY executions_queue
+        WHERE status = 'enqueued' AND position IS NOT NULL AND farm > name
+    ) FROM farms WHERE name IS NOT NULL
+)
+SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_queue
+WHERE status = 'enqueued' AND position IS NOT NULL AND position > ?2
+    AND farm IN (
+        SELECT name FROM farms
+        WHERE name IS NOT NULL AND name NOT IN (SELECT value FROM json_each(?1))
+    )
+ORDER BY position LIMIT ?3
+"""
+
+HOSTS = "SELECT host, failures, error, open_until, blacklisted FROM hosts ORDER BY host"
+STORE_BREAKER = """
+INSERT INTO hosts (host, failures, error, open_until) VALUES (?, ?, ?, ?)
+ON CONFLICT (host) DO UPDATE SET
+    failures = excluded.failures, error = excluded.error, open_until = excluded.open_until
+"""
+BLACKLIST_HOST = """
+INSERT INTO hosts (host, blacklisted) VALUES (?, ?)
+ON CONFLICT (host) DO UPDATE SET blacklisted = excluded.blacklisted
+"""
+
+OLD_EXECUTIONS = """
+SELECT seq, id, job_id, ifnull((SELECT kept_bytes FROM logs WHERE execution = seq), 0)
+FROM executions INDEXED BY executions_finished
+WHERE status IN ('done', 'failed', 'timedout', 'expired') AND finished_at < ?
+    AND NOT EXISTS (
+        SELECT 1 FROM deliveries WHERE execution_id = executions.id AND state = 'pending'
+    )
+ORDER BY finished_at LIMIT ?
+"""
+REMOVE_EXECUTION = (
+    "DELETE FROM log_chunks WHERE execution = :seq",
+    "DELETE FROM logs WHERE execution = :seq",
+    "DELETE FROM deliveries WHERE execution_id = :id",
+    "DELETE FROM executions WHERE seq = :seq",
+    "UPDATE jobs SET removed = removed + 1 WHERE id = :job_id",
+)
+IDLE_JOBS = """
+SELECT id, task_id FROM jobs INDEXED BY jobs_idle
+WHERE next_run_at IS NULL AND execution_count = removed AND modified_at < ?
+ORDER BY modified_at LIMIT ?
+"""
+REMOVE_JOB = (
+    "DELETE FROM idempotency WHERE job_id = :id",
+    "DELETE FROM jobs WHERE id = :id",
+    "UPDATE tasks SET jobs_count = jobs_count - 1 WHERE id = :task_id",
+)
+EMPTY_TASK = "SELECT seq FROM tasks WHERE id = ? AND jobs_count = 0"
+REMOVE_WORD = "DELETE FROM words WHERE word = ? AND task = ?"
+REMOVE_TASK = "DELETE FROM tasks WHERE seq = ?"
 
 STORE_LEASE = """
 INSERT INTO leases (instance, ends_at) VALUES (?, ?)
@@ -199,7 +267,8 @@ def _first_answer(
             f"the idempotency key {idempotency.key!r} was used for another request of this task"
         )
     job = _find_job(connection, job_id)
-    assert job is not None
+    if job is None:
+        return None
     execution = None if execution_id is None else _find_execution(connection, execution_id)
     # The job's own may have changed since, by a retry or a PUT.
     return Submitted(copy_with(job, queue_job_id=queue_job_id), execution, repeated=True)
@@ -421,6 +490,56 @@ def expire(connection: sqlite3.Connection, now: float, limit: int) -> Sequence[E
     """:meth:`fastlane.storage.base.Storage.expire`."""
     expired = Outcome(Status.EXPIRED, Reason.EXPIRED)
     return _end_all(connection, EXPIRED_EXECUTIONS, (now, limit), expired, now)
+
+
+# -- queues, hosts and retention --------------------------------------------------------------
+
+
+def assign_farm(
+    connection: sqlite3.Connection, execution_id: str, expected: str, farm: str
+) -> None:
+    """:meth:`fastlane.storage.base.Storage.assign_farm`."""
+    execution = _find_execution(connection, execution_id)
+    if execution is None or execution.status is not Status.ENQUEUED or execution.farm != expected:
+        raise CompareFailed(
+            f"execution {execution_id} is not enqueued for farm {expected} any more", execution
+        )
+    _change_execution(connection, execution, farm=farm)
+
+
+def store_breaker(connection: sqlite3.Connection, record: HostRecord) -> None:
+    """:meth:`fastlane.storage.base.Storage.store_breaker`."""
+    values = (record.host, record.failures, clean(record.error), record.open_until)
+    connection.execute(STORE_BREAKER, values)
+
+
+def blacklist_host(connection: sqlite3.Connection, host: str, blacklisted: bool) -> None:
+    """:meth:`fastlane.storage.base.Storage.blacklist_host`."""
+    connection.execute(BLACKLIST_HOST, (host, int(blacklisted)))
+
+
+def clean_up(connection: sqlite3.Connection, before: float, limit: int) -> int:
+    """:meth:`fastlane.storage.base.Storage.clean_up`."""
+    removed = 0
+    log_bytes = 0
+    for seq, execution_id, job_id, kept_bytes in connection.execute(
+        OLD_EXECUTIONS, (before, limit)
+    ).fetchall():
+        if removed and log_bytes + kept_bytes > CLEAN_UP_BYTES:
+            break
+        log_bytes += kept_bytes
+        for statement in REMOVE_EXECUTION:
+            connection.execute(statement, {"seq": seq, "id": execution_id, "job_id": job_id})
+        removed += 1
+    for job_id, task_id in connection.execute(IDLE_JOBS, (before, limit)).fetchall():
+        for statement in REMOVE_JOB:
+            connection.execute(statement, {"id": job_id, "task_id": task_id})
+        empty = connection.execute(EMPTY_TASK, (task_id,)).fetchone()
+        if empty is not None:
+            connection.executemany(REMOVE_WORD, [(word, empty[0]) for word in words(task_id)])
+            connection.execute(REMOVE_TASK, empty)
+        removed += 1
+    return removed
 
 
 # -- the outbox -------------------------------------------------------------------------------

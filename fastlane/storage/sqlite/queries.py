@@ -10,10 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from fastlane.errors import NotFound, Rejected
-from fastlane.model import Delivery, DeliveryState, Execution, Job, Task
+from fastlane.model import Delivery, DeliveryState, Execution, HostRecord, Job, Task
 from fastlane.storage.base import Overview, Page, PageRequest
 from fastlane.storage.shared import MAX_QUERY_WORDS, cursor_numbers, words
-from fastlane.storage.sqlite.operations import FIND_EXECUTION, FIND_JOB, LAST_EXECUTION
+from fastlane.storage.sqlite.operations import (
+    FIND_EXECUTION,
+    FIND_JOB,
+    FIRST_QUEUED,
+    HOSTS,
+    LAST_EXECUTION,
+    STRAYS,
+)
 from fastlane.storage.sqlite.records import (
     DELIVERY_COLUMNS,
     EXECUTION_COLUMNS,
@@ -53,7 +60,7 @@ SELECT seq, {JOB_COLUMNS} FROM jobs
 WHERE task_id = ? AND seq < ? ORDER BY seq DESC LIMIT ? OFFSET ?
 """
 
-EXECUTIONS_TOTAL = "SELECT execution_count FROM jobs WHERE id = ?"
+EXECUTIONS_TOTAL = "SELECT execution_count - removed FROM jobs WHERE id = ?"
 EXECUTIONS_PAGE = f"""
 SELECT number, {EXECUTION_COLUMNS} FROM executions
 WHERE job_id = ? AND number < ? ORDER BY number DESC LIMIT ? OFFSET ?
@@ -194,6 +201,28 @@ def next_due_at(connection: sqlite3.Connection) -> float | None:
 def overview(connection: sqlite3.Connection) -> Overview:
     """:meth:`fastlane.storage.base.Storage.overview`."""
     return Overview(*connection.execute(OVERVIEW).fetchone())
+
+
+def next_queued(connection: sqlite3.Connection, farm: str, now: float) -> Execution | None:
+    """:meth:`fastlane.storage.base.Storage.next_queued`."""
+    row = connection.execute(FIRST_QUEUED, (farm, now)).fetchone()
+    return None if row is None else execution_from(row)
+
+
+def stray_executions(
+    connection: sqlite3.Connection, farms: Sequence[str], after: int, limit: int
+) -> Sequence[Execution]:
+    """:meth:`fastlane.storage.base.Storage.stray_executions`."""
+    rows = connection.execute(STRAYS, (json.dumps(list(farms)), after, limit))
+    return [execution_from(row) for row in rows]
+
+
+def hosts(connection: sqlite3.Connection) -> Sequence[HostRecord]:
+    """:meth:`fastlane.storage.base.Storage.hosts`."""
+    return [
+        HostRecord(host, failures, error, open_until, bool(blacklisted))
+        for host, failures, error, open_until, blacklisted in connection.execute(HOSTS)
+    ]
 
 
 def next_delivery_at(connection: sqlite3.Connection) -> float | None:

@@ -232,7 +232,38 @@ BEGIN
 END;
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+CREATE TABLE hosts (
+    host TEXT PRIMARY KEY,
+    failures INTEGER NOT NULL DEFAULT 0,
+    error TEXT,
+    open_until REAL,
+    blacklisted INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+-- The executions of a job that are no longer there: execution_count goes on counting them.
+ALTER TABLE jobs ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX jobs_idle ON jobs (modified_at)
+    WHERE next_run_at IS NULL AND execution_count = removed;
+CREATE INDEX executions_finished ON executions (finished_at)
+    WHERE status IN ('done', 'failed', 'timedout', 'expired');
+CREATE INDEX idempotency_of_job ON idempotency (job_id);
+
+CREATE TRIGGER task_deleted AFTER DELETE ON tasks BEGIN
+    UPDATE counters SET tasks = tasks - 1;
+END;
+CREATE TRIGGER job_deleted AFTER DELETE ON jobs BEGIN
+    UPDATE counters SET jobs = jobs - 1, scheduled = scheduled - (OLD.next_run_at IS NOT NULL);
+END;
+CREATE TRIGGER delivery_deleted AFTER DELETE ON deliveries WHEN OLD.state <> 'delivered' BEGIN
+    UPDATE counters SET
+        webhooks = webhooks - (OLD.state = 'pending' AND OLD.channel = 'webhook'),
+        mails = mails - (OLD.state = 'pending' AND OLD.channel = 'email'),
+        undelivered = undelivered - (OLD.state = 'failed');
+END;
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 
 

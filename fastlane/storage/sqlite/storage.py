@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from fastlane.model import (
     Delivery,
     DeliveryState,
     Execution,
+    HostRecord,
     Job,
     LogCap,
     LogRecord,
@@ -257,6 +258,35 @@ class SqliteStorage(Storage):
 
     async def expire(self, now: float, limit: int) -> Sequence[Execution]:
         return await self._write(partial(operations.expire, now=now, limit=limit))
+
+    # -- queues, hosts and retention ----------------------------------------------------------
+
+    async def next_queued(self, farm: str, *, now: float) -> Execution | None:
+        return await self._read(partial(queries.next_queued, farm=farm, now=now))
+
+    async def stray_executions(
+        self, farms: Collection[str], *, after: int, limit: int
+    ) -> Sequence[Execution]:
+        return await self._read(
+            partial(queries.stray_executions, farms=sorted(farms), after=after, limit=limit)
+        )
+
+    async def assign_farm(self, execution_id: str, *, expected: str, farm: str) -> None:
+        await self._write(
+            partial(operations.assign_farm, execution_id=execution_id, expected=expected, farm=farm)
+        )
+
+    async def hosts(self) -> Sequence[HostRecord]:
+        return await self._read(queries.hosts)
+
+    async def store_breaker(self, record: HostRecord) -> None:
+        await self._write(partial(operations.store_breaker, record=record))
+
+    async def blacklist_host(self, host: str, *, blacklisted: bool) -> None:
+        await self._write(partial(operations.blacklist_host, host=host, blacklisted=blacklisted))
+
+    async def clean_up(self, before: float, limit: int) -> int:
+        return await self._write(partial(operations.clean_up, before=before, limit=limit))
 
     # -- the outbox ---------------------------------------------------------------------------
 
