@@ -146,7 +146,8 @@ class Executor(ABC):
     async def start(self, host: str, run_id: str) -> None:
         """Start a created run; one that was started already is left alone.
 
-        :raises StartFailed: the command cannot be executed; the run stays as created.
+        :raises StartFailed: the command cannot be executed; the run stays as created. (Where an
+            init stands before the command, :meth:`wait` says so instead.)
         :raises RunVanished: there is no such run.
         """
 
@@ -162,6 +163,7 @@ class Executor(ABC):
         """Return the run's state once it has ended, at once when it has already.
 
         :raises RunVanished: it was removed.
+        :raises StartFailed: its command could not be executed, where a host knows that only now.
         """
 
     @abstractmethod
@@ -170,7 +172,8 @@ class Executor(ABC):
     ) -> AsyncGenerator[LogBatch, None]:
         """Output of a started run behind *bookmark*, as it comes; returns when all was yielded.
 
-        Both streams, in the order in which the host has them, every byte once. The caller sets
+        Both streams, in the order in which the host has them, every byte once (a host may hold an
+        unfinished line back until it ends). The caller sets
         *ended* when :meth:`wait` has returned: from then on the iterator must not hang, and it
         returns only when the log is complete. After an error the caller asks again with the last
         bookmark it stored. Where the host no longer has what follows the bookmark (rotated away),

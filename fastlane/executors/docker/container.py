@@ -119,12 +119,16 @@ def run_state(details: Mapping[str, Any]) -> RunState:
     """What ``GET /containers/{id}/json`` says, in the executor's words."""
     state = details["State"]
     phase = phase_of(state["Status"])
+    started_at, finished_at = _unix(state.get("StartedAt")), _unix(state.get("FinishedAt"))
+    if started_at is not None and finished_at is not None:
+        # Under load the engine notes the start of a short run after its end.
+        started_at = min(started_at, finished_at)
     return RunState(
         run_id=details["Id"],
         phase=phase,
         exit_code=state["ExitCode"] if phase is Phase.ENDED else None,
-        started_at=_unix(state.get("StartedAt")),
-        finished_at=_unix(state.get("FinishedAt")),
+        started_at=started_at,
+        finished_at=finished_at,
         oom=bool(state.get("OOMKilled")),
         error=state.get("Error") or None,
     )

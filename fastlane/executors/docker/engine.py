@@ -26,6 +26,8 @@ from fastlane.errors import HostUnavailable
 
 # The newest API version that this code was written against.
 TESTED_API_VERSION = (1, 47)
+# The last API version of engines seen to forget it (Docker 20.10).
+LOSES_NEWLINES_UP_TO = (1, 41)
 # Bounds a call that only reads the engine's memory or writes a little.
 CALL_SECONDS = 30.0
 # Bounds a call that makes or destroys a file system or a process, on a disk under load.
@@ -68,7 +70,13 @@ class Engine:
         self._tls = tls if tls is not None else _tls_of_environment(host)
         self._clients: tuple[Docker, Docker] | None = None
         self._negotiated = False
+        self._offered = (0, 0)
         self._negotiating = asyncio.Lock()
+
+    @property
+    def loses_newlines(self) -> bool:
+        """Whether its ``local`` log driver forgets the newline behind a line over 16 KiB."""
+        return self._offered <= LOSES_NEWLINES_UP_TO
 
     async def close(self) -> None:
         clients, self._clients = self._clients, None
@@ -171,6 +179,7 @@ class Engine:
             async with self._negotiating:
                 if not self._negotiated:
                     offered = await clients[0]._query_json("version", versioned_api=False)
+                    self._offered = _version(offered["ApiVersion"])
                     version = negotiate(offered["ApiVersion"], offered.get("MinAPIVersion"))
                     for client in clients:
                         client.api_version = version

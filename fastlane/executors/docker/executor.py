@@ -153,6 +153,10 @@ class DockerExecutor(Executor):
         return run_state(details) if self._is_run_of(details, execution_id) else None
 
     async def start(self, host: str, run_id: str) -> None:
+        # The engine would run an ended container once more. It answers this behind a start that
+        # is under way (both take the container's lock), so a start whose answer was lost is seen.
+        if (await self.inspect(host, run_id)).phase is not Phase.CREATED:
+            return
         engine = self._engine(host)
         try:
             await engine.call("POST", f"containers/{run_id}/start", seconds=SLOW_CALL_SECONDS)

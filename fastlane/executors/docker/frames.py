@@ -20,6 +20,8 @@ SYSTEM = 3
 HEADER_BYTES = 8
 # "2026-11-22T03:57:50.463188935Z " (Go's RFC3339NanoFixed in UTC, and a blank)
 STAMP_BYTES = 31
+# The engine's own split of long lines (bufSize in moby's daemon/logger/copier.go).
+SPLIT_BYTES = 16 * 1024
 # Bounds the frames that are merged into one run; the engine's own frames have 16 KiB.
 RUN_BYTES = 64 * 1024
 # Bounds one frame: something this long is not a log stream.
@@ -50,12 +52,25 @@ class FrameDecoder:
 
     The loop is where a log's time goes: per frame there is one header to unpack and one slice to
     cut, and everything else happens per run.
+
+    A line over 16 KiB arrives in several frames of one time. The ``local`` driver of engines up to
+    20.10 forgets the newline behind such a line (it takes the last part for one that goes on), so
+    it is put back when the stream's next line begins. Whether one is missing at the very end
+    cannot be told from the frames: see :meth:`owes_newline`.
     """
 
     def __init__(self) -> None:
         self.merge = True
         """Whether adjacent frames become one run; False gives every frame on its own."""
         self._rest = b""
+        # Streams of which a long line is under way, with the time of its frames.
+        self._long: dict[int, bytes] = {}
+        # Streams whose long line has ended without a newline.
+        self._owed: set[int] = set()
+
+    def owes_newline(self, kind: int) -> bool:
+        """Whether the last line of *kind* was a long one that ended without a newline."""
+        return kind in self._owed
 
     @property
     def pending(self) -> bool:
@@ -75,6 +90,8 @@ class FrameDecoder:
         append = parts.append
         current = begin = last = position = skip = 0
         end = len(data)
+        long_frame = SPLIT_BYTES + STAMP_BYTES
+        watching = bool(self._long or self._owed)
         while end - position >= HEADER_BYTES:
             kind, size = unpack(data, position)
             stop = position + HEADER_BYTES + size
@@ -87,6 +104,10 @@ class FrameDecoder:
                     runs.append(_run(current, data, begin, last, position, parts))
                     parts.clear()
                 current, begin, skip = kind, position, _skip(kind, data, position, size)
+            if (watching or size >= long_frame) and kind != SYSTEM:
+                if self._newline_is_due(kind, data[position + HEADER_BYTES : stop]):
+                    append(b"\n")
+                watching = bool(self._long or self._owed)
             append(data[position + skip : stop])
             last = position
             position = stop
@@ -94,6 +115,19 @@ class FrameDecoder:
             runs.append(_run(current, data, begin, last, position, parts))
         self._rest = data[position:]
         return runs
+
+    def _newline_is_due(self, kind: int, payload: bytes) -> bool:
+        """Whether a newline was forgotten before the frame that holds *payload*."""
+        stamp, text = payload[: STAMP_BYTES - 1], payload[STAMP_BYTES:]
+        unended = not text.endswith(b"\n")
+        due = kind in self._owed
+        self._owed.discard(kind)
+        goes_on = self._long.pop(kind, None) == stamp
+        if unended and len(text) >= SPLIT_BYTES:
+            self._long[kind] = stamp
+        elif unended and goes_on:
+            self._owed.add(kind)
+        return due
 
 
 def _skip(kind: int, data: bytes, position: int, size: int) -> int:

@@ -40,7 +40,9 @@ async def follow_logs(
     :raises HostUnavailable: the host went away, or its log cannot be decoded.
     """
     details = await inspect()
-    reader = LogReader(bookmark, tty=bool(details["Config"]["Tty"]))
+    reader = LogReader(
+        bookmark, tty=bool(details["Config"]["Tty"]), loses_newlines=engine.loses_newlines
+    )
     over = ended.is_set() or _phase(details) is Phase.ENDED
     pause = FIRST_PAUSE_SECONDS
     while True:

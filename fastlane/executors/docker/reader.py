@@ -13,6 +13,7 @@ import time
 
 from fastlane.executors.base import LogBatch, LogPiece
 from fastlane.executors.docker.frames import (
+    SPLIT_BYTES,
     STDOUT,
     SYSTEM,
     FrameDecoder,
@@ -22,8 +23,6 @@ from fastlane.executors.docker.frames import (
 )
 from fastlane.model import Stream
 
-# A frame of this size without a newline is part of a longer line (the engine's own split).
-_SPLIT_BYTES = 16 * 1024
 _STREAMS = (Stream.STDOUT, Stream.STDERR)
 
 ROTATED_NOTE = b"[fastlane: a part of this log was rotated away on the host before it was read]\n"
@@ -33,10 +32,13 @@ class LogReader:
     """The state behind one caller's read of one log, over any number of connections.
 
     :param tty: the stream is raw, without frames and times.
+    :param loses_newlines: the engine forgets the newline behind a long line, so one is taken to
+        have been there at the log's end, too (a long last line without one is rarer).
     """
 
-    def __init__(self, bookmark: str, *, tty: bool = False) -> None:
+    def __init__(self, bookmark: str, *, tty: bool = False, loses_newlines: bool = False) -> None:
         self._tty = tty
+        self._loses_newlines = loses_newlines
         note = json.loads(bookmark) if bookmark else {}
         # Bytes of each stream from the log's first frame to the last that was yielded.
         self._counts: list[int] = note.get("bytes", [0, 0])
@@ -82,6 +84,8 @@ class LogReader:
         """The bytes that were held back for a character's end which never came."""
         pieces = []
         for index, held in enumerate(self._held):
+            if self._owes_newline(index):
+                held += b"\n"
             if held:
                 at = stamp_seconds(self._last[index]) if self._last[index] else time.time()
                 pieces.append(LogPiece(at, _STREAMS[index], held))
@@ -89,6 +93,10 @@ class LogReader:
                 self._line[index] += len(held)
         self._held = [b"", b""]
         return LogBatch(pieces, self._bookmark()) if pieces else None
+
+    def _owes_newline(self, index: int) -> bool:
+        owed = self._loses_newlines and self._decoder.owes_newline(index + 1)
+        return owed and not self._skip[index]
 
     def reached(self, tail: bytes) -> bool:
         """Whether the log's last frame, as ``tail=1`` gives it, was the last on this connection.
@@ -104,7 +112,7 @@ class LogReader:
         if not runs:
             return self._seen is None
         run = runs[-1]
-        if len(run.data) >= _SPLIT_BYTES and not run.data.endswith(b"\n"):
+        if len(run.data) >= SPLIT_BYTES and not run.data.endswith(b"\n"):
             return False
         return self._seen == (run.kind, run.last_stamp, run.data)
 
