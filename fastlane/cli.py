@@ -192,6 +192,67 @@ def status(server: ServerUrl = _LOCAL) -> None:
     typer.echo(json.dumps(_call(server, ask), indent=2, ensure_ascii=False))
 
 
+notifications = typer.Typer(
+    help="Look at notifications that were not delivered, and have them tried again.",
+    no_args_is_help=True,
+)
+app.add_typer(notifications, name="notifications")
+
+
+class Listed(StrEnum):
+    """Which notifications are listed."""
+
+    FAILED = "failed"
+    PENDING = "pending"
+
+
+@notifications.command("list")
+def list_notifications(
+    state: Annotated[
+        Listed, typer.Option(help="failed: used up, to be requeued; pending: on their way.")
+    ] = Listed.FAILED,
+    as_json: Annotated[bool, typer.Option("--json", help="An object a line, as the API.")] = False,
+    server: ServerUrl = _LOCAL,
+) -> None:
+    """List notifications, newest first: id, event, channel, receiver, what went wrong."""
+
+    async def show(client: Client) -> None:
+        async for item in client.notifications(state):
+            typer.echo(json.dumps(item, ensure_ascii=False) if as_json else _notification(item))
+
+    _call(server, show)
+
+
+@notifications.command("requeue")
+def requeue_notifications(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID...", help="Ids, as they are listed.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that have failed.")] = False,
+    server: ServerUrl = _LOCAL,
+) -> None:
+    """Have failed notifications tried again, from their first attempt on."""
+    if bool(ids) == every:
+        raise ConfigError("requeue takes either ids or --all: give one of them.")
+
+    async def requeue(client: Client) -> int:
+        # The whole list first: requeueing would move its pages.
+        chosen = ids or [item["id"] async for item in client.notifications(Listed.FAILED)]
+        for notification_id in chosen:
+            await client.requeue(notification_id)
+        return len(chosen)
+
+    typer.echo(f"{_call(server, requeue)} requeued")
+
+
+def _notification(item: dict[str, Any]) -> str:
+    """One line of the list; what a receiver or a submitter chose cannot move the cursor."""
+    last = item["dispatch"][-1] if item["dispatch"] else {}
+    words = [item["id"], item["event"], item["channel"], item["target"], last.get("error") or ""]
+    line = "  ".join(words).rstrip()
+    return line if line.isprintable() else repr(line)[1:-1]
+
+
 def _call(server: str, talk: Callable[[Client], Awaitable[T]]) -> T:
     async def run() -> T:
         async with connected(server) as client:

@@ -66,6 +66,20 @@ class Client:
         """What ``/status/`` says."""
         return await self._json("GET", f"{self._server}/status/")
 
+    async def notifications(self, state: str) -> AsyncIterator[dict[str, Any]]:
+        """What ``/notifications/`` lists, page by page."""
+        url: str | None = f"{self._server}/notifications/?state={quote(state, safe='')}"
+        while url is not None:
+            page = await self._json("GET", url)
+            for item in page.get("items", ()):
+                yield item
+            url = page.get("nextUrl")
+
+    async def requeue(self, notification_id: str) -> dict[str, Any]:
+        """Have a failed notification tried again; the server's answer."""
+        where = f"{self._server}/notifications/{quote(notification_id, safe='')}/requeue/"
+        return await self._json("POST", where)
+
     async def logs(self, url: str) -> AsyncIterator[bytes]:
         """The log of a job or execution so far: stdout, ``-=-``, stderr."""
         async with self._answer("GET", f"{url.rstrip('/')}/logs/", total=None) as answer:

@@ -14,6 +14,7 @@ An empty value is the same as none. Lists are separated by commas. Sizes are byt
 
 from __future__ import annotations
 
+import base64
 import difflib
 import io
 import ipaddress
@@ -22,6 +23,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -321,6 +323,81 @@ class Config(BaseSettings):
         10, "Time in seconds without a heartbeat after which a server counts as gone.", least=1
     )
 
+    # Whom it tells.
+    public_url: str = _option(
+        "",
+        "a URL like https://fastlane.example.org",
+        "URL under which people reach this server, for links in webhooks and mails; empty: the "
+        "address that it listens on.",
+    )
+    webhooks_secret: SecretStr = _option(
+        "",
+        "whsec_ and at least 24 bytes in base64; several, separated by blanks, while one follows "
+        "another",
+        "Secret that webhooks are signed with, as Standard Webhooks has it; empty: not signed.",
+    )
+    webhooks_allowed_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_words)] = (
+        _option(
+            (),
+            "networks like 10.1.0.0/16,fd00::/8 separated by commas",
+            "Networks that webhooks may reach beside public addresses.",
+        )
+    )
+    webhooks_timeout_seconds: float = _seconds(
+        10, "Time in seconds that one attempt at a webhook may take in all."
+    )
+    webhooks_exponential_backoff_min_ms: float = _option(
+        1000,
+        "a number of milliseconds from 0 to 3600000",
+        "Delay in milliseconds before a webhook or a mail is tried for the second time.",
+        ge=0,
+        le=3_600_000,
+        allow_inf_nan=False,
+    )
+    webhooks_exponential_backoff_factor: float = _option(
+        2,
+        "a number from 1 to 100",
+        "What that delay is multiplied by with each further attempt, up to an hour.",
+        ge=1,
+        le=100,
+        allow_inf_nan=False,
+    )
+    smtp_host: str = _option(
+        "", "a host name or an address", "Mail server for notify; empty: no mail is sent."
+    )
+    smtp_port: int = _option(
+        0,
+        "a whole number from 0 to 65535",
+        "Port of the mail server; 0: 465 with SMTP_USE_SSL, 25 without.",
+        ge=0,
+        le=65535,
+    )
+    smtp_user: str = _option("", "a text", "User at the mail server; empty: no login.")
+    smtp_password: SecretStr = _option("", "a text", "Password of SMTP_USER.")
+    smtp_from: str = _option(
+        "fastlane@localhost",
+        "an e-mail address, also like fastlane <fastlane@example.org>",
+        "Whom mails come from.",
+    )
+    smtp_use_ssl: bool = _option(
+        False,
+        "true or false",
+        "Speak TLS to the mail server: from the first byte on port 465, by STARTTLS on others.",
+    )
+    smtp_timeout_seconds: float = _seconds(
+        30, "Time in seconds that one attempt at a mail may take in all."
+    )
+    smtp_retries: int = _option(
+        10,
+        "a whole number from 0 to 100",
+        "How often a mail that failed is tried again.",
+        ge=0,
+        le=100,
+    )
+    sentry_dsn: SecretStr = _option(
+        "", "a DSN of Sentry", "Where errors of fastlane itself are reported; empty: nowhere."
+    )
+
     # What is seen.
     env_blacklisted_words: Words = _option(
         ("password", "key", "secret", "client_id", "token"),
@@ -405,6 +482,53 @@ class Config(BaseSettings):
     @classmethod
     def _lower_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(word.lower() for word in words)
+
+    @field_validator("public_url")
+    @classmethod
+    def _base_url(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in {"http", "https"} and bool(parts.hostname)
+            good = good and not (parts.query or parts.fragment or "@" in parts.netloc)
+        except ValueError:
+            good = False
+        if url and not good:
+            raise ValueError("that is not the URL of a server")
+        return url.rstrip("/")
+
+    @field_validator("webhooks_secret")
+    @classmethod
+    def _signing_secrets(cls, secret: SecretStr) -> SecretStr:
+        for one in secret.get_secret_value().split():
+            try:
+                key = base64.b64decode(one.removeprefix("whsec_"), validate=True)
+            except ValueError as error:
+                raise ValueError("it is not base64") from error
+            # Standard Webhooks asks for 24 to 64 bytes.
+            if not 24 <= len(key) <= 64:
+                raise ValueError(f"it holds {len(key)} bytes")
+        return secret
+
+    @field_validator("smtp_from")
+    @classmethod
+    def _address(cls, text: str) -> str:
+        _, address = parseaddr(text)
+        if not re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", address) or not text.isprintable():
+            raise ValueError("that is not an e-mail address")
+        return text
+
+    @field_validator("sentry_dsn")
+    @classmethod
+    def _dsn(cls, dsn: SecretStr) -> SecretStr:
+        text = dsn.get_secret_value()
+        try:
+            parts = urlsplit(text)
+            good = parts.scheme in {"http", "https"} and bool(parts.username and parts.hostname)
+        except ValueError:
+            good = False
+        if text and not good:
+            raise ValueError("it is not written as https://key@host/project")
+        return dsn
 
     @field_validator("data_dir")
     @classmethod

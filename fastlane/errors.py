@@ -10,6 +10,7 @@
     │   ├── StorageUnavailable   the store is away; try again later (HTTP 503)
     │   ├── StorageInUse         another server owns the embedded data directory
     │   └── CompareFailed        the record is no longer what the writer believed
+    ├── DeliveryFailed           a receiver did not take a notification
     └── ExecutorError
         ├── HostUnavailable      the host did not answer; the run may or may not exist
         ├── PullFailed           the image cannot be had
@@ -62,6 +63,19 @@ class CompareFailed(StorageError):
     def __init__(self, message: str, current: Execution | None = None) -> None:
         super().__init__(message)
         self.current = current
+
+
+class DeliveryFailed(FastlaneError):
+    """A receiver did not take a notification. The message repeats nothing that a webhook said.
+
+    :param status: the status code that it answered, if any.
+    :param final: trying again makes no sense, whatever retries are left.
+    """
+
+    def __init__(self, message: str, status: int | None = None, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.final = final
 
 
 class ExecutorError(FastlaneError):

@@ -7,17 +7,20 @@ what is to happen comes from ``policy``; who should know hears of it on the bus 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 
 from fastlane import policy
 from fastlane.errors import CompareFailed, NotFound, Rejected
-from fastlane.events import QUEUE, SCHEDULE, Bus, end_topic, log_topic, stop_topic
+from fastlane.events import OUTBOX, QUEUE, SCHEDULE, Bus, end_topic, log_topic, stop_topic
 from fastlane.model import (
+    Attempt,
+    Backoff,
     Clock,
     Definition,
+    Delivery,
     Execution,
     Farm,
     Job,
@@ -94,6 +97,9 @@ class Lifecycle:
             job, execution, replace=job_id is not None, idempotency=idempotency
         )
         self._bus.publish(SCHEDULE if execution is None else QUEUE)
+        if job_id is not None:
+            # A replaced job's retries have ended, and are told of.
+            self._bus.publish(OUTBOX)
         return submitted
 
     async def stop_job(self, task_id: str, job_id: str) -> Job:
@@ -103,7 +109,7 @@ class Lifecycle:
         """
         job = await self._storage.stop_job(task_id, job_id, now=self._clock())
         last = await self._storage.last_execution(job_id)
-        self._bus.publish(SCHEDULE, QUEUE)
+        self._bus.publish(SCHEDULE, QUEUE, OUTBOX)
         if last is not None:
             self._bus.publish(stop_topic(last.id), log_topic(last.id))
         return job
@@ -140,7 +146,7 @@ class Lifecycle:
             except CompareFailed:
                 continue
             if last is not None:
-                self._bus.publish(stop_topic(last.id), log_topic(last.id))
+                self._bus.publish(stop_topic(last.id), log_topic(last.id), OUTBOX)
             self._bus.publish(QUEUE)
             return stored
         raise Rejected(f"Job {job_id} keeps changing while it is retried; try again.")
@@ -159,7 +165,7 @@ class Lifecycle:
         now = self._clock()
         for expired in await self._storage.expire(now, DUE_BATCH):
             log.info("execution expired", task=expired.task_id, execution=expired.id)
-            self._bus.publish(log_topic(expired.id), QUEUE)
+            self._bus.publish(log_topic(expired.id), QUEUE, *_outbox_of(expired))
         if await self._storage.queue_due(now, DUE_BATCH):
             self._bus.publish(QUEUE)
         for job in await self._storage.due_jobs(now, DUE_BATCH):
@@ -218,7 +224,8 @@ class Lifecycle:
         :raises CompareFailed: it is no longer ours.
         """
         await self._storage.release(execution.id, execution.epoch)
-        self._bus.publish(QUEUE, log_topic(execution.id))
+        # With a stop intent that was its end.
+        self._bus.publish(QUEUE, log_topic(execution.id), *_outbox_of(execution))
 
     async def started(self, execution: Execution, run_id: str) -> Execution:
         """Say that the run is on its way.
@@ -228,7 +235,7 @@ class Lifecycle:
         execution = await self._storage.started(
             execution.id, execution.epoch, run_id=run_id, started_at=self._clock()
         )
-        self._bus.publish(log_topic(execution.id))
+        self._bus.publish(log_topic(execution.id), *_outbox_of(execution))
         return execution
 
     async def append_log(
@@ -277,11 +284,61 @@ class Lifecycle:
                     raise
                 execution = moved.current
                 continue
-            self._bus.publish(log_topic(final.id), end_topic(final.id), QUEUE)
+            self._bus.publish(log_topic(final.id), end_topic(final.id), QUEUE, *_outbox_of(final))
             if retry is not None:
                 self._bus.publish(SCHEDULE)
             return final
         raise CompareFailed(f"execution {execution.id} keeps changing", execution)
+
+    # -- the outbox ---------------------------------------------------------------------------
+
+    async def next_delivery_at(self) -> float | None:
+        """When :meth:`claim_deliveries` has something next."""
+        return await self._storage.next_delivery_at()
+
+    async def claim_deliveries(
+        self, *, claim_seconds: float, limit: int, per_receiver: int, busy: Mapping[str, int]
+    ) -> Sequence[Delivery]:
+        """Take notifications that are due, to try them within *claim_seconds*."""
+        return await self._storage.claim_deliveries(
+            now=self._clock(),
+            claim_seconds=claim_seconds,
+            limit=limit,
+            per_receiver=per_receiver,
+            busy=busy,
+        )
+
+    async def attempted(
+        self, delivery: Delivery, attempt: Attempt, *, retries: int, backoff: Backoff
+    ) -> Delivery:
+        """Write down what came of a claimed notification; a failed one has *retries* in all.
+
+        :raises CompareFailed: the claim has run out, and another has it or had it.
+        """
+        retry_at = policy.next_attempt_at(
+            delivery, attempt, retries=retries, backoff=backoff, now=self._clock()
+        )
+        return await self._storage.attempted(
+            delivery.id, delivery.claim, attempt, retry_at=retry_at
+        )
+
+    async def unclaim_delivery(self, delivery: Delivery) -> None:
+        """Hand back a notification that was not tried.
+
+        :raises CompareFailed: as :meth:`attempted`.
+        """
+        await self._storage.unclaim_delivery(delivery.id, delivery.claim)
+        self._bus.publish(OUTBOX)
+
+    async def requeue_delivery(self, delivery_id: str) -> Delivery:
+        """Try a notification of the error queue again, from its first attempt on.
+
+        :raises NotFound: there is none of this id.
+        :raises Rejected: it was delivered.
+        """
+        delivery = await self._storage.requeue_delivery(delivery_id, now=self._clock())
+        self._bus.publish(OUTBOX)
+        return delivery
 
     # -- the house-keeping of instances -------------------------------------------------------
 
@@ -303,7 +360,9 @@ class Lifecycle:
         execution = await self._storage.stop_execution(
             execution_id, reason=reason, now=self._clock()
         )
-        self._bus.publish(stop_topic(execution_id), log_topic(execution_id), QUEUE)
+        self._bus.publish(
+            stop_topic(execution_id), log_topic(execution_id), QUEUE, *_outbox_of(execution)
+        )
         return execution
 
     def _farm_for(self, task_id: str) -> Farm:
@@ -313,6 +372,13 @@ class Lifecycle:
                 f"No farm takes task {task_id!r}; give one of DOCKER_HOSTS a match for it."
             )
         return farm
+
+
+def _outbox_of(execution: Execution) -> tuple[str, ...]:
+    """The topic of the outbox, where somebody is to be told of *execution*."""
+    definition = execution.definition
+    told = (*definition.webhooks.values(), *definition.notify.values())
+    return (OUTBOX,) if any(told) else ()
 
 
 def _execution_of(job: Job, farm: Farm, now: float) -> Execution:

@@ -16,6 +16,7 @@ from fastlane.api.bounds import BoundedApplication
 from fastlane.api.docs import Docs, Document
 from fastlane.api.executions import Execution, StopExecution
 from fastlane.api.jobs import Job, RetryJob, StopJob
+from fastlane.api.notifications import Notifications, RequeueNotification
 from fastlane.api.output import Logs, Stderr, Stdout
 from fastlane.api.pages import Asset, StreamPage
 from fastlane.api.services import Services
@@ -45,6 +46,8 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
     (f"{EXECUTION}/stderr", Stderr),
     (f"{EXECUTION}/stream", StreamPage),
     (f"{EXECUTION}/ws", LogSocket),
+    ("/notifications", Notifications),
+    ("/notifications/<notification>/requeue", RequeueNotification),
     ("/healthcheck", Healthcheck),
     ("/status", Status),
     ("/openapi.json", Document),

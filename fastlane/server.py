@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -23,22 +23,27 @@ from tornado.httpserver import HTTPServer
 from fastlane import __version__, policy
 from fastlane.api.bounds import MAX_HEADER_BYTES
 from fastlane.api.feed import Feed
+from fastlane.api.notices import Notices
 from fastlane.api.services import Services
 from fastlane.api.sockets import Sockets
 from fastlane.background.dispatcher import Dispatcher
 from fastlane.background.keeper import Keeper
 from fastlane.background.loop import Loop
+from fastlane.background.notifier import Notifier, NotifierOptions
 from fastlane.background.runner import Runner, RunnerOptions
 from fastlane.background.scheduler import Scheduler
 from fastlane.config import Config
 from fastlane.errors import ConfigError, StorageUnavailable
-from fastlane.events import QUEUE, SCHEDULE, Bus
+from fastlane.events import OUTBOX, QUEUE, SCHEDULE, Bus
 from fastlane.executors.base import Executor
 from fastlane.executors.docker import DockerExecutor
 from fastlane.executors.process import ProcessExecutor
 from fastlane.hosts import Hosts
 from fastlane.lifecycle import Lifecycle
-from fastlane.model import Clock
+from fastlane.model import Backoff, Channel, Clock
+from fastlane.notifications.base import Sender
+from fastlane.notifications.email import EmailOptions, EmailSender
+from fastlane.notifications.webhook import WebhookOptions, WebhookSender
 from fastlane.routes import make_app
 from fastlane.storage.base import Storage
 from fastlane.storage.sqlite import SqliteStorage
@@ -47,6 +52,8 @@ log = structlog.get_logger(__name__)
 
 # Bounds how long requests that are under way may keep the shutdown waiting.
 DRAIN_SECONDS = 5.0
+# Bounds the delay before a notification is tried again.
+NOTIFY_BACKOFF_MAX_MS = 3_600_000.0
 # Bounds the whole shutdown, below the 30 s that Heroku and Kubernetes give by default.
 SHUTDOWN_SECONDS = 25.0
 # Bound the time that a connection may do nothing or dribble its headers, and dribble a body.
@@ -102,12 +109,30 @@ class Server:
             self.hosts,
             lease_seconds=config.lease_seconds,
         )
+        self._notices = Notices(self.storage, config.env_blacklisted_words, config.public_url)
+        self.notifier = Notifier(
+            self.lifecycle,
+            self.storage,
+            self.bus,
+            make_senders(config, clock),
+            self._notices.describe,
+            clock=clock,
+            options=NotifierOptions(
+                backoff=Backoff(
+                    config.webhooks_exponential_backoff_min_ms,
+                    config.webhooks_exponential_backoff_factor,
+                    NOTIFY_BACKOFF_MAX_MS,
+                ),
+                mail_retries=config.smtp_retries,
+            ),
+        )
         # All periodic work there is.
         self._work = (
             Loop("heartbeat", (), keeper.beat),
             Loop("scheduler", (SCHEDULE,), scheduler.step),
             Loop("dispatcher", (QUEUE,), dispatcher.step),
             Loop("sweep", (), keeper.sweep),
+            Loop("notifier", (OUTBOX,), self.notifier.step),
         )
         self.services = Services(
             storage=self.storage,
@@ -152,16 +177,29 @@ class Server:
         )
         self._http.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]
+        self._notices.base_url = self.config.public_url or self._url_for_others
         self._loops = [
             asyncio.create_task(work.run(self.bus), name=work.name) for work in self._work
         ]
         log.info(
             "fastlane serves",
-            url=f"http://{_url_host(self.config.host)}:{self.port}",
+            url=self.url,
             version=__version__,
             executor=self.executor.name,
             data_dir=str(self.config.data_dir),
         )
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{_url_host(self.config.host)}:{self.port}"
+
+    @property
+    def _url_for_others(self) -> str:
+        """What to put into links: of a server on all addresses, under the name of its machine."""
+        if self.config.host in {"0.0.0.0", "::"}:  # noqa: S104
+            return f"http://{socket.gethostname()}:{self.port}"
+        return self.url
 
     async def stop(self) -> None:
         """Stop claiming, hand back what has not started, let go of the rest.
@@ -175,6 +213,7 @@ class Server:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self.runner.close()
+        await self.notifier.close()
         await self.services.sockets.close_all()
         if self._http is not None:
             try:
@@ -196,6 +235,31 @@ def make_executor(config: Config) -> Executor:
     if config.executor == "process":
         return ProcessExecutor(data_dir=config.data_dir, installation=installation)
     return DockerExecutor(installation=installation)
+
+
+def make_senders(config: Config, clock: Clock) -> Mapping[Channel, Sender]:
+    """Every channel there is."""
+    return {
+        Channel.WEBHOOK: WebhookSender(
+            WebhookOptions(
+                timeout_seconds=config.webhooks_timeout_seconds,
+                secret=config.webhooks_secret.get_secret_value(),
+                allowed_networks=config.webhooks_allowed_networks,
+            ),
+            clock=clock,
+        ),
+        Channel.EMAIL: EmailSender(
+            EmailOptions(
+                host=config.smtp_host,
+                port=config.smtp_port,
+                user=config.smtp_user,
+                password=config.smtp_password.get_secret_value(),
+                sender=config.smtp_from,
+                use_tls=config.smtp_use_ssl,
+                timeout_seconds=config.smtp_timeout_seconds,
+            )
+        ),
+    }
 
 
 def installation_id(data_dir: Path) -> str:

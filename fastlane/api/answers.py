@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from fastlane.model import Overlap, PullPolicy, Reason, Status
+from fastlane.model import Channel, DeliveryState, Event, Overlap, PullPolicy, Reason, Status
 
 TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}$"
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
@@ -30,6 +30,15 @@ _EXECUTION_ID = "36e1b166-7c7a-4a41-a69e-8f78a9ec8128"
 TaskId = Annotated[str, Field(min_length=1, max_length=255, examples=["test-wrkng"])]
 JobId = Annotated[str, Field(pattern=UUID_PATTERN, examples=[_JOB_ID])]
 ExecutionId = Annotated[str, Field(pattern=UUID_PATTERN, examples=[_EXECUTION_ID])]
+_NOTIFICATION_ID = "ba4ff7d1-57a0-5a6d-8b0f-2a4f0bd4ba3c"
+NotificationId = Annotated[
+    str,
+    Field(
+        pattern=UUID_PATTERN,
+        description="Stable: the webhook-id that the receiver gets with each attempt.",
+        examples=[_NOTIFICATION_ID],
+    ),
+]
 TaskUrl = Annotated[str, Field(pattern=r"^https?://", examples=[f"{_BASE}/tasks/test-wrkng/"])]
 JobUrl = Annotated[
     str, Field(pattern=r"^https?://", examples=[f"{_BASE}/tasks/test-wrkng/jobs/{_JOB_ID}/"])
@@ -190,6 +199,24 @@ class ExecutionMetadata(_Answer):
     message: str | None = Field(
         description="What fastlane has to say about its end.", examples=[None]
     )
+    webhook_dispatch: list[Dispatch] = Field(
+        description="The last three attempts at its webhooks, oldest first.", max_length=3
+    )
+
+
+class Dispatch(_Answer):
+    """One attempt to tell a receiver, and what came of it."""
+
+    time: Time
+    event: Event = Field(examples=["finishes"])
+    status: int | None = Field(
+        description="The receiver's status code; null where it gave none.", examples=[500]
+    )
+    error: str | None = Field(
+        description="Null when it was delivered.", examples=["The receiver answered 500."]
+    )
+    duration: float = Field(ge=0, description="Seconds.", examples=[0.012])
+    notification_id: NotificationId
 
 
 class Execution(_Answer):
@@ -278,6 +305,9 @@ class JobMetadata(_Answer):
     )
     envs: Envs
     notify: Notify
+    notify_error: str | None = Field(
+        description="Why nobody of notify is told, if so.", examples=[None]
+    )
     retries: Count
     retry_count: Count = Field(alias="retry_count", examples=[0])
     timeout: float = Field(description="Seconds.", gt=0, examples=[1800])
@@ -385,6 +415,32 @@ class ScheduledJob(_Answer):
     task: TaskReference
 
 
+class Notification(_Answer):
+    """Somebody who is to be told of an execution."""
+
+    id: NotificationId
+    channel: Channel = Field(examples=["webhook"])
+    event: Event = Field(examples=["finishes"])
+    target: str = Field(description="URL or address.", examples=["https://example.org/hook"])
+    state: DeliveryState = Field(examples=["failed"])
+    created_at: Time
+    due_at: Time | None = Field(description="When it is tried next.", examples=[None])
+    attempts: Count = Field(description="Since it was stored or requeued.")
+    dispatch: list[Dispatch] = Field(description="The last three attempts.", max_length=3)
+    requeue_url: str = Field(
+        pattern=r"^https?://", examples=[f"{_BASE}/notifications/{_NOTIFICATION_ID}/requeue/"]
+    )
+    execution: ExecutionReference
+    job: JobReference
+    task: TaskReference
+
+
+class NotificationPage(_PageKeys):
+    """A page of notifications, newest first."""
+
+    items: list[Notification]
+
+
 class JobCounts(_Answer):
     """How many jobs there are, and the first hundred that have a next run."""
 
@@ -474,6 +530,8 @@ MODELS: tuple[type[BaseModel], ...] = (
     StoppedExecution,
     ExecutionDetails,
     JobDetails,
+    Notification,
+    NotificationPage,
     Health,
     ServerStatus,
     ProblemDetails,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import find_execution
+from fastlane.model import Channel, Delivery, Status, Stream
 from fastlane.model import Execution as ExecutionRecord
-from fastlane.model import Status, Stream
 from fastlane.storage.base import Storage
 
 # API.md: "at most the last 64 KiB of each".
@@ -26,6 +28,18 @@ async def read_output(storage: Storage, execution: ExecutionRecord) -> shapes.Ou
     return shapes.Output(stdout, stderr, stdout_cut, stderr_cut)
 
 
+async def read_dispatches(
+    storage: Storage, executions: Sequence[ExecutionRecord]
+) -> dict[str, list[Delivery]]:
+    """The deliveries to webhooks of each of *executions*, by its id; none where it has no hooks."""
+    hooked = [one.id for one in executions if any(one.definition.webhooks.values())]
+    found: dict[str, list[Delivery]] = {one.id: [] for one in executions}
+    for delivery in await storage.deliveries_of(hooked) if hooked else ():
+        if delivery.channel is Channel.WEBHOOK:
+            found[delivery.execution_id].append(delivery)
+    return found
+
+
 class Execution(BaseHandler):
     """``/tasks/T/jobs/J/executions/E/``"""
 
@@ -33,10 +47,13 @@ class Execution(BaseHandler):
         storage = self.services.storage
         _, execution = await find_execution(storage, task_id, job_id, execution_id)
         output = await read_output(storage, execution)
+        dispatches = await read_dispatches(storage, [execution])
         words = self.services.config.env_blacklisted_words
         self.send_json(
             {
-                "execution": shapes.execution_details(execution, output, words, self.urls),
+                "execution": shapes.execution_details(
+                    execution, output, words, self.urls, dispatches[execution.id]
+                ),
                 "job": shapes.job_reference(task_id, job_id, self.urls),
                 "task": shapes.task_reference(task_id, self.urls),
             }

@@ -6,10 +6,11 @@ import asyncio
 
 from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
-from fastlane.api.executions import read_output
+from fastlane.api.executions import read_dispatches, read_output
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import page_body, requested_page
 from fastlane.api.payload import read_payload
+from fastlane.notifications.email import NOT_CONFIGURED
 
 EXECUTIONS_PER_PAGE = 20
 
@@ -26,8 +27,9 @@ class Job(BaseHandler):
         outputs = await asyncio.gather(
             *(read_output(storage, execution) for execution in page.items)
         )
+        dispatches = await read_dispatches(storage, page.items)
         executions = [
-            shapes.execution_details(execution, output, words, self.urls)
+            shapes.execution_details(execution, output, words, self.urls, dispatches[execution.id])
             for execution, output in zip(page.items, outputs, strict=True)
         ]
 
@@ -40,7 +42,14 @@ class Job(BaseHandler):
         self.send_json(
             {
                 "task": shapes.task_reference(task_id, self.urls),
-                "job": shapes.job_details(job, executions, retry_count, words, self.urls),
+                "job": shapes.job_details(
+                    job,
+                    executions,
+                    retry_count,
+                    words,
+                    self.urls,
+                    mail_error=None if self.services.config.smtp_host else NOT_CONFIGURED,
+                ),
                 **paging,
             }
         )

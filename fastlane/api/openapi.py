@@ -244,6 +244,27 @@ OPERATIONS: tuple[Operation, ...] = (
         )
     ),
     Operation(
+        "/notifications",
+        "get",
+        "listNotifications",
+        "Notifications",
+        "Notifications that wait or have failed",
+        "Newest first: those that were tried in vain until their retries were used up "
+        "(`failed`, the default), or those that are still on their way (`pending`).",
+        {200: answers.NotificationPage},
+        query=("deliveryState", *_PAGED),
+    ),
+    Operation(
+        "/notifications/<notification>/requeue",
+        "post",
+        "requeueNotification",
+        "Notifications",
+        "Try a failed notification again",
+        "From its first attempt on, under the same id. Safe to repeat; 400 when it was delivered.",
+        {200: answers.Notification},
+        problems=(404,),
+    ),
+    Operation(
         "/healthcheck",
         "get",
         "getHealth",
@@ -300,6 +321,7 @@ TAGS: Mapping[str, str] = {
     "Jobs": "A job says what to run and when.",
     "Executions": "An execution is one run of a job.",
     "Output": "What an execution writes: as text, as a page, as a stream.",
+    "Notifications": "Who is told of executions, and could not be told.",
     "Server": "How the server is, and what it says of itself.",
 }
 
@@ -343,6 +365,19 @@ PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "The execution's id, a UUID4.",
         _UUID,
         example="36e1b166-7c7a-4a41-a69e-8f78a9ec8128",
+    ),
+    "notification": _parameter(
+        "notification",
+        "path",
+        "The notification's id.",
+        _UUID,
+        example="ba4ff7d1-57a0-5a6d-8b0f-2a4f0bd4ba3c",
+    ),
+    "deliveryState": _parameter(
+        "state",
+        "query",
+        "Which notifications.",
+        {"type": "string", "enum": ["failed", "pending"], "default": "failed"},
     ),
     "name": _parameter(
         "name", "path", "The file's name.", {"type": "string"}, example="stream.css"

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from fastlane.api.feed import time_text
 from fastlane.hosts import HostHealth
-from fastlane.model import Execution, Farm, Job, Reason, Task
+from fastlane.model import ATTEMPTS_KEPT, Delivery, Execution, Farm, Job, Reason, Task
 from fastlane.redact import redact
 
 NOTIFY_KEYS = ("fails", "finishes", "succeeds")
@@ -36,8 +36,13 @@ class Urls:
         return self._with_query(f"{self.task(task_id)}jobs/{job_id}/", query)
 
     def execution(self, execution: Execution) -> str:
-        job = self.job(execution.task_id, execution.job_id)
-        return f"{job}executions/{execution.id}/"
+        return self.execution_of(execution.task_id, execution.job_id, execution.id)
+
+    def execution_of(self, task_id: str, job_id: str, execution_id: str) -> str:
+        return f"{self.job(task_id, job_id)}executions/{execution_id}/"
+
+    def notifications(self, **query: object) -> str:
+        return self._with_query(f"{self.base}/notifications/", query)
 
     @staticmethod
     def _with_query(url: str, query: Mapping[str, object]) -> str:
@@ -129,9 +134,15 @@ def job_details(
     retry_count: int,
     words: Sequence[str],
     urls: Urls,
+    *,
+    mail_error: str | None = None,
 ) -> dict[str, Any]:
-    """*words*: names of environment variables that hold one of these are not shown."""
+    """*words*: names of environment variables that hold one of these are not shown.
+
+    *mail_error*: why nobody is told by mail, if so.
+    """
     definition = job.definition
+    wants_mail = any(definition.notify.get(key) for key in NOTIFY_KEYS)
     backoff = definition.backoff
     return {
         "id": job.id,
@@ -152,6 +163,7 @@ def job_details(
             "envs": redact(definition.envs, words),
             "notify": {key: list(definition.notify.get(key, ())) for key in NOTIFY_KEYS}
             | {"everyAttempt": definition.notify.get("everyAttempt", False)},
+            "notifyError": mail_error if wants_mail else None,
             "retries": definition.retries,
             "retry_count": retry_count,
             "timeout": number(definition.timeout_seconds),
@@ -195,9 +207,16 @@ _ENDED: Mapping[Reason | None, str] = {
 
 
 def execution_details(
-    execution: Execution, output: Output, words: Sequence[str], urls: Urls
+    execution: Execution,
+    output: Output,
+    words: Sequence[str],
+    urls: Urls,
+    deliveries: Sequence[Delivery] = (),
 ) -> dict[str, Any]:
-    """One execution as it stands in a job and on a page of its own."""
+    """One execution as it stands in a job and on a page of its own.
+
+    *deliveries*: those of the execution to webhooks, of which the last attempts are shown.
+    """
     error = output.stderr.decode("utf-8", "replace")
     host, port = host_and_port(execution.host) if execution.host else (None, None)
     return {
@@ -228,7 +247,63 @@ def execution_details(
             "lateSeconds": execution.late_seconds,
             "dueAt": time_or_none(execution.due_at),
             "message": execution.error,
+            "webhookDispatch": _last_attempts(deliveries),
         },
+    }
+
+
+def _last_attempts(deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
+    """The last few attempts of all *deliveries* together, oldest first."""
+    tried = [(attempt, one) for one in deliveries for attempt in one.history]
+    tried.sort(key=lambda pair: pair[0].at)
+    return [
+        {
+            "time": time_text(attempt.at),
+            "event": one.event,
+            "status": attempt.status,
+            "error": attempt.error,
+            "duration": round(attempt.duration_seconds, 6),
+            "notificationId": one.id,
+        }
+        for attempt, one in tried[-ATTEMPTS_KEPT:]
+    ]
+
+
+def notification(delivery: Delivery, urls: Urls) -> dict[str, Any]:
+    """One delivery as it stands in the list of notifications."""
+    execution_url = urls.execution_of(delivery.task_id, delivery.job_id, delivery.execution_id)
+    return {
+        "id": delivery.id,
+        "channel": delivery.channel,
+        "event": delivery.event,
+        "target": delivery.target,
+        "state": delivery.state,
+        "createdAt": time_text(delivery.created_at),
+        "dueAt": time_or_none(delivery.due_at),
+        "attempts": delivery.attempts,
+        "dispatch": _last_attempts([delivery]),
+        "requeueUrl": f"{urls.notifications()}{delivery.id}/requeue/",
+        "execution": {"id": delivery.execution_id, "url": execution_url},
+        "job": job_reference(delivery.task_id, delivery.job_id, urls),
+        "task": task_reference(delivery.task_id, urls),
+    }
+
+
+def notice(
+    execution: Execution, output: Output, words: Sequence[str], urls: Urls
+) -> dict[str, Any]:
+    """One execution as webhooks and mails tell of it."""
+    details = execution_details(execution, output, words, urls)
+    metadata = {**details["metadata"], "custom": execution.definition.custom}
+    # What came of one receiver is no business of another.
+    del metadata["webhookDispatch"]
+    return {
+        **details,
+        "jobId": execution.job_id,
+        "jobUrl": urls.job(execution.task_id, execution.job_id),
+        "taskId": execution.task_id,
+        "taskUrl": urls.task(execution.task_id),
+        "metadata": metadata,
     }
 
 

@@ -71,9 +71,9 @@ class Status(BaseHandler):
                     "jobs": {"length": overview.queued},
                     "monitor": {"length": overview.active},
                     "scheduled": {"length": overview.scheduled + overview.delayed},
-                    "error": {"length": 0},
-                    "webhooks": {"length": 0},
-                    "notify": {"length": 0},
+                    "error": {"length": overview.undelivered},
+                    "webhooks": {"length": overview.webhooks},
+                    "notify": {"length": overview.mails},
                 },
                 "tasks": {"count": overview.tasks},
             }

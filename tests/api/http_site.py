@@ -178,6 +178,19 @@ class Site:
         except TimeoutError:
             raise AssertionError(f"never {wanted}, but {found}") from None
 
+    async def failed_notifications(self, count: int = 1) -> list[dict[str, Any]]:
+        """The error queue of notifications once it holds *count*."""
+        found: list[dict[str, Any]] = []
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    found = (await self.get("/notifications/")).json["items"]
+                    if len(found) == count:
+                        return found
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"never {count}, but {found}") from None
+
     async def counts(self) -> Overview:
         """What there is; unchanged when nothing was created."""
         return await self.storage.overview()

@@ -149,11 +149,16 @@ def checked() -> Checked:
 
 @pytest.fixture
 async def places(site: Site) -> dict[str, str]:
-    """What stands for each name in a path: a job that has run."""
-    submitted = await site.submit("tests", retries=1, envs={"A": "b"})
+    """What stands for each name in a path: a job that has run, and of which nobody was told."""
+    submitted = await site.submit(
+        "tests", retries=1, envs={"A": "b"}, notify={"finishes": ["ann@example.org"]}
+    )
     (await site.run_of(submitted)).end(0)
     await site.status(submitted, "done")
+    # Nobody can be told: there is no mail server.
+    (notification,) = await site.failed_notifications()
     return {
+        "notification": notification["id"],
         "task": "tests",
         "job": submitted["jobId"],
         "execution": submitted["executionId"],
@@ -174,8 +179,8 @@ def operations() -> Iterator[tuple[str, str, str]]:
 async def test_every_documented_answer_is_given(
     site: Site, make_site: MakeSite, places: dict[str, str], checked: Checked
 ) -> None:
-    missing = {**places, "job": NOBODY, "execution": NOBODY, "task": "nobody", "name": "none"}
-    unreadable = {**places, "task": "%ff", "name": "%ff"}
+    missing = dict.fromkeys(places, NOBODY) | {"task": "nobody", "name": "none"}
+    unreadable = {**places, "task": "%ff", "name": "%ff", "notification": "%ff"}
     guarded = await make_site(basic_auth_user="ann", basic_auth_password="secret")
     small = await make_site(max_body_bytes=1024)
     for name, method, path in operations():
@@ -205,7 +210,15 @@ async def test_every_documented_answer_is_given(
             site, method, asked, body, Origin="http://evil.example", Upgrade="websocket"
         )
         assert answer.status == 403
-        for query in ("page=0", "perPage=1000", "after=x", "tail=x", "format=x", "query=%ff"):
+        for query in (
+            "page=0",
+            "perPage=1000",
+            "after=x",
+            "tail=x",
+            "format=x",
+            "query=%ff",
+            "state=x",
+        ):
             await checked(site, method, f"{asked}?{query}", body)
         if path.endswith("/ws/") and method == "get":
             await open_socket(site, checked.contract, asked)

@@ -1,0 +1,48 @@
+"""Notifications that could not be delivered, or not yet."""
+
+from __future__ import annotations
+
+from fastlane.api import shapes
+from fastlane.api.base import BaseHandler
+from fastlane.api.paging import page_body, requested_page
+from fastlane.api.problems import Problem
+from fastlane.model import DeliveryState
+
+NOTIFICATIONS_PER_PAGE = 20
+STATES = (DeliveryState.FAILED, DeliveryState.PENDING)
+
+
+class Notifications(BaseHandler):
+    """``/notifications/``"""
+
+    async def get(self) -> None:
+        request = requested_page(self, NOTIFICATIONS_PER_PAGE)
+        state = self._state()
+        page = await self.services.storage.deliveries(state, request)
+
+        def url(**keys: object) -> str:
+            return self.urls.notifications(state=state, **keys)
+
+        self.send_json(
+            page_body(
+                page,
+                request,
+                [shapes.notification(delivery, self.urls) for delivery in page.items],
+                url,
+                per_page=NOTIFICATIONS_PER_PAGE,
+            )
+        )
+
+    def _state(self) -> DeliveryState:
+        text = self.get_query_argument("state", DeliveryState.FAILED)
+        if text not in STATES:
+            raise Problem(400, f"state is {text[:50]!r}; it must be one of {', '.join(STATES)}.")
+        return DeliveryState(text)
+
+
+class RequeueNotification(BaseHandler):
+    """``/notifications/N/requeue/``"""
+
+    async def post(self, notification_id: str) -> None:
+        delivery = await self.services.lifecycle.requeue_delivery(notification_id)
+        self.send_json(shapes.notification(delivery, self.urls))

@@ -1,0 +1,200 @@
+"""Delivers what stands in the outbox: many at once, a bounded number for each receiver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from fastlane.background.patience import keep_trying
+from fastlane.errors import CompareFailed, DeliveryFailed, NotFound, StorageUnavailable
+from fastlane.events import OUTBOX, Bus
+from fastlane.lifecycle import Lifecycle
+from fastlane.model import Attempt, Backoff, Channel, Clock, Delivery, DeliveryState, Execution
+from fastlane.notifications.base import Message, Sender
+from fastlane.storage.base import Storage
+
+log = structlog.get_logger(__name__)
+
+# Bounds the deliveries that one instance tries at once.
+PARALLEL = 64
+# Bounds how many of them are for one receiver, so that no slow one takes the room of all.
+PER_RECEIVER = 8
+# Bounds the sleep while nothing is pending, and how late a step of the wall clock is noticed.
+IDLE_SECONDS = 30.0
+WATCH_SECONDS = 5.0
+# The pause while something is due for which there is no room; the end of any delivery wakes us.
+FULL_SECONDS = 1.0
+# How much longer than its channel's time-out a delivery is claimed: for the storage around it.
+CLAIM_MARGIN_SECONDS = 30.0
+# Bounds how long the shutdown waits for deliveries under way before it hands them back.
+SHUTDOWN_SECONDS = 3.0
+
+Describe = Callable[[Execution], Awaitable[Mapping[str, Any]]]
+"""The execution as receivers may see it (see ``Message.data``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotifierOptions:
+    """How often what fails is tried again."""
+
+    backoff: Backoff = Backoff(min_ms=1000, factor=2, max_ms=3_600_000)
+    mail_retries: int = 10
+    """A webhook brings its own number."""
+
+
+class Notifier:
+    """Takes deliveries that are due, and tries each in a task of its own."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        storage: Storage,
+        bus: Bus,
+        senders: Mapping[Channel, Sender],
+        describe: Describe,
+        *,
+        clock: Clock,
+        options: NotifierOptions,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._storage = storage
+        self._bus = bus
+        self._senders = senders
+        self._describe = describe
+        self._clock = clock
+        self._options = options
+        self._tasks: dict[asyncio.Task[None], Delivery] = {}
+        self._claim_seconds = CLAIM_MARGIN_SECONDS + max(
+            (sender.timeout_seconds for sender in senders.values()), default=0.0
+        )
+
+    async def step(self) -> float:
+        """Begin with what is due and has room; return in how many seconds there may be more."""
+        room = PARALLEL - len(self._tasks)
+        if room <= 0:
+            return IDLE_SECONDS
+        due_at = await self._lifecycle.next_delivery_at()
+        if due_at is not None and due_at <= self._clock():
+            for delivery in await self._lifecycle.claim_deliveries(
+                claim_seconds=self._claim_seconds,
+                limit=room,
+                per_receiver=PER_RECEIVER,
+                busy=Counter(one.receiver for one in self._tasks.values()),
+            ):
+                self._begin(delivery)
+            due_at = await self._lifecycle.next_delivery_at()
+        if due_at is None:
+            return IDLE_SECONDS
+        return min(max(due_at - self._clock(), FULL_SECONDS), WATCH_SECONDS)
+
+    async def close(self) -> None:
+        """Let deliveries under way end, for a moment, and hand back the others."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=SHUTDOWN_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _begin(self, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._deliver(delivery), name=f"deliver {delivery.id}")
+        self._tasks[task] = delivery
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        # Only here: another instance has its own room.
+        self._bus.deliver(OUTBOX)
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        with structlog.contextvars.bound_contextvars(
+            notification=delivery.id,
+            channel=str(delivery.channel),
+            happening=str(delivery.event),
+            execution=delivery.execution_id,
+        ):
+            try:
+                attempt, retries = await self._try(delivery)
+            except asyncio.CancelledError:
+                await self._hand_back(delivery)
+                raise
+            except StorageUnavailable:
+                await self._hand_back(delivery)
+                return
+            try:
+                after = await keep_trying(
+                    lambda: self._lifecycle.attempted(
+                        delivery, attempt, retries=retries, backoff=self._options.backoff
+                    )
+                )
+            except CompareFailed as error:
+                log.warning("notification is no longer ours", why=str(error))
+                return
+            self._tell(after, attempt)
+
+    async def _try(self, delivery: Delivery) -> tuple[Attempt, int]:
+        """One attempt: what came of it, and how many retries there are in all.
+
+        :raises StorageUnavailable: there was none.
+        """
+        loop = asyncio.get_running_loop()
+        at, began = self._clock(), loop.time()
+        status, error, retries = None, None, 0
+        try:
+            message, retries = await self._message(delivery)
+            sender = self._senders[delivery.channel]
+            status = await sender.send(message)
+        except DeliveryFailed as failure:
+            status, error = failure.status, str(failure)
+            if failure.final:
+                retries = 0
+        except NotFound as failure:
+            error, retries = str(failure), 0
+        except StorageUnavailable:
+            raise
+        except Exception:
+            # Our own fault; it must not keep the others from theirs, nor be tried for ever.
+            log.exception("notification failed inside fastlane")
+            error = "Something failed inside fastlane; its log has the details."
+        return Attempt(at, loop.time() - began, status, error), retries
+
+    async def _message(self, delivery: Delivery) -> tuple[Message, int]:
+        """:raises DeliveryFailed: the execution's definition does not hold the target any more."""
+        execution = await self._storage.execution(delivery.execution_id)
+        headers: Mapping[str, str] = {}
+        retries = self._options.mail_retries
+        if delivery.channel is Channel.WEBHOOK:
+            try:
+                hook = execution.definition.webhooks[delivery.event][delivery.index]
+                headers, retries = dict(hook.get("headers") or {}), int(hook.get("retries") or 0)
+            except (LookupError, AttributeError, TypeError, ValueError):
+                raise DeliveryFailed("The stored webhook cannot be read.", final=True) from None
+        message = Message(
+            id=delivery.id,
+            event=delivery.event,
+            target=delivery.target,
+            created_at=delivery.created_at,
+            data=await self._describe(execution),
+            headers=headers,
+        )
+        return message, retries
+
+    async def _hand_back(self, delivery: Delivery) -> None:
+        try:
+            await self._lifecycle.unclaim_delivery(delivery)
+        except (CompareFailed, StorageUnavailable) as error:
+            # It is due again when the claim has run out.
+            log.warning("notification could not be handed back", why=str(error))
+
+    def _tell(self, delivery: Delivery, attempt: Attempt) -> None:
+        facts = {"receiver": delivery.receiver, "status": attempt.status}
+        if delivery.state is DeliveryState.DELIVERED:
+            log.info("notification delivered", **facts)
+        elif delivery.state is DeliveryState.FAILED:
+            log.warning("notification used up", error=attempt.error, **facts)
+        else:
+            log.info("notification will be tried again", error=attempt.error, **facts)
