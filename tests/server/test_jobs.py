@@ -192,12 +192,12 @@ def test_a_character_over_a_frame_boundary_and_a_long_line(
     # The engine cuts lines at 16 KiB: an odd offset puts a two-byte character on the cut.
     script = (
         "printf x; i=0; while [ $i -lt 4096 ]; do printf 'éééééééé'; i=$((i+1)); done; echo; "
-        "head -c 1000000 /dev/zero | tr '\\0' z; printf '\\377\\376\\0end'"
+        "head -c 1000000 /dev/zero | tr '\\0' z; printf '\\377\\376\\0end\\n'"
     )
     answer = server.submit("bytes", image=image, command=sh(script))
     assert await_end(server, answer["executionUrl"])["status"] == "done"
     expected = b"x" + "é".encode() * 8 * 4096 + b"\n" + b"z" * 1_000_000
-    assert text(server, answer["executionUrl"], "stdout") == expected + b"\xff\xfe\0end"
+    assert text(server, answer["executionUrl"], "stdout") == expected + b"\xff\xfe\0end\n"
 
 
 BIG_LINES = 500_000

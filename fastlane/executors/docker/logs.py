@@ -20,6 +20,9 @@ from fastlane.executors.docker.engine import Engine, Refused
 from fastlane.executors.docker.frames import FrameError
 from fastlane.executors.docker.reader import LogReader
 
+# As moby's daemon/delete.go and daemon/start.go say it.
+_BEING_REMOVED = ("is already in progress", "is marked for removal")
+
 Inspect = Callable[[], Awaitable[Mapping[str, Any]]]
 
 # Bounds the silence of a follow after the run's end, before the rest is read without following.
@@ -94,7 +97,8 @@ async def tail(engine: Engine, run_id: str, **more: str) -> bytes:
 
 def vanished_or(refused: Refused, run_id: str) -> Exception:
     """What a refusal means to a caller who asked for a container that he knows was there."""
-    going = refused.status == 409 and "removal" in refused.reason
+    # Not any "removal": a refusal to remove a running container speaks of one, too.
+    going = refused.status == 409 and any(words in refused.reason for words in _BEING_REMOVED)
     if refused.status == 404 or going:
         return RunVanished(f"container {run_id[:12]} is not on host {refused.host} any more")
     return refused
