@@ -20,8 +20,8 @@ from fastlane.executors.docker.engine import Engine, Refused
 from fastlane.executors.docker.frames import FrameError
 from fastlane.executors.docker.reader import LogReader
 
-# As moby's daemon/delete.go and daemon/start.go say it.
-_BEING_REMOVED = ("is already in progress", "is marked for removal")
+# As daemon/delete.go, start.go and logs.go of moby say it.
+_BEING_REMOVED = ("is already in progress", "marked for removal")
 
 Inspect = Callable[[], Awaitable[Mapping[str, Any]]]
 
