@@ -39,6 +39,7 @@ def filled(path: str, job: dict[str, Any]) -> str:
         .replace("<execution>", job["executionId"])
         .replace("<name>", "docs.css")
         .replace("<notification>", job["executionId"])
+        .replace("<notification>", job["executionId"])
     )
 
 
