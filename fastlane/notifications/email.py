@@ -50,8 +50,15 @@ class EmailOptions:
 class EmailSender(Sender):
     """Sends each mail on a connection of its own."""
 
-    def __init__(self, options: EmailOptions, *, tls: ssl.SSLContext | None = None) -> None:
-        """:param tls: in place of the system's (tests)."""
+    def __init__(
+        self,
+        options: EmailOptions,
+        *,
+        tls: ssl.SSLContext | None = None,
+        implicit_tls_port: int = IMPLICIT_TLS_PORT,
+    ) -> None:
+        """:param tls, implicit_tls_port: in place of the system's (tests)."""
+        self._implicit_tls_port = implicit_tls_port
         self._options = options
         self._tls = tls or (ssl.create_default_context() if options.use_tls else None)
 
@@ -64,7 +71,7 @@ class EmailSender(Sender):
         if not options.host:
             raise DeliveryFailed(NOT_CONFIGURED, final=True)
         port = options.port or (IMPLICIT_TLS_PORT if options.use_tls else PLAIN_PORT)
-        implicit = options.use_tls and port == IMPLICIT_TLS_PORT
+        implicit = options.use_tls and port == self._implicit_tls_port
         try:
             mail = compose(message, options.sender)
         except ValueError as error:

@@ -55,8 +55,6 @@ class Resolver:
                 found = _look_up(host, port, 0)
             except OSError as error:
                 found = error
-            except UnicodeError:
-                found = OSError("that is not a host name")
             try:
                 loop.call_soon_threadsafe(settle, found)
             except RuntimeError:
@@ -69,6 +67,9 @@ class Resolver:
 
 
 def _look_up(host: str, port: int, flags: int) -> Sequence[Address]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as error:
+        raise OSError("that is not a host name") from error
     # In the system's order of preference; a scope ("%eth0") is part of the text.
     return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in found))
