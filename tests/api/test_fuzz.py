@@ -20,7 +20,7 @@ from fastlane.events import Bus
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Backoff, Execution, Farm, Job
 from fastlane.storage.base import IdempotencyKey, Submitted
-from fastlane.storage.sqlite.records import definition_from, definition_text
+from fastlane.storage.shared import definition_from, definition_text
 from tests.api.conftest import MakeSite
 from tests.api.contract import Contract, validate
 
