@@ -17,8 +17,8 @@ import pytest
 from fastlane.config import Config
 from fastlane.model import Definition
 from fastlane.storage.base import PageRequest
-from fastlane.storage.sqlite import SqliteStorage, operations, queries
 from fastlane.storage.shared import definition_text
+from fastlane.storage.sqlite import SqliteStorage, operations, queries
 from fastlane.storage.sqlite.schema import connect_reader, connect_writer
 from fastlane.storage.sqlite.storage import DATABASE_NAME
 from tests.api.contract import Contract
