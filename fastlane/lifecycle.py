@@ -96,7 +96,7 @@ class Lifecycle:
         submitted = await self._storage.submit(
             job, execution, replace=job_id is not None, idempotency=idempotency
         )
-        self._bus.publish(SCHEDULE if execution is None else QUEUE)
+        self._bus.publish(SCHEDULE if execution is None else QUEUE, *_expiry_of(definition))
         if job_id is not None:
             # A replaced job's retries have ended, and are told of.
             self._bus.publish(OUTBOX)
@@ -147,7 +147,7 @@ class Lifecycle:
                 continue
             if last is not None:
                 self._bus.publish(stop_topic(last.id), log_topic(last.id), OUTBOX)
-            self._bus.publish(QUEUE)
+            self._bus.publish(QUEUE, *_expiry_of(stored.definition))
             return stored
         raise Rejected(f"Job {job_id} keeps changing while it is retried; try again.")
 
@@ -372,6 +372,11 @@ class Lifecycle:
                 f"No farm takes task {task_id!r}; give one of DOCKER_HOSTS a match for it."
             )
         return farm
+
+
+def _expiry_of(definition: Definition) -> tuple[str, ...]:
+    """The topic of what is due, where an enqueued execution may expire."""
+    return () if definition.expires_at is None else (SCHEDULE,)
 
 
 def _outbox_of(execution: Execution) -> tuple[str, ...]:

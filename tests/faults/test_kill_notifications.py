@@ -1,0 +1,166 @@
+"""``kill -9`` on the way of a notification: after a restart it is delivered, under the same id.
+
+Regression 33. Delivered at least once: each test knows how many doubles its point may make, and a
+receiver can drop them by their ``webhook-id``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fastlane_server import FastlaneServer, wait_for
+
+# The path of a notification, point by point, and how often a webhook may arrive at most: twice
+# where one may be under way, its answer on the wire, when the process dies.
+POINTS = {
+    "before started": 1,
+    "after started": 1,
+    "before finish": 2,
+    "after finish": 2,
+    "before claim_deliveries": 1,
+    "after claim_deliveries": 1,
+    "before attempted": 2,
+    "after attempted": 2,
+}
+EVENTS = ("starts", "succeeds", "finishes")
+
+
+class Receiver:
+    """Counts webhooks in a thread of its own, so that it outlives the server."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.ids: Counter[str] = Counter()
+        lock = threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(handler) -> None:  # noqa: N805
+                body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+                with lock:
+                    self.bodies.append(body)
+                    self.ids[handler.headers["webhook-id"]] += 1
+                handler.send_response(204)
+                handler.end_headers()
+
+            def log_message(handler, *_: Any) -> None:  # noqa: N805
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FastlaneServer]:
+    server = FastlaneServer(
+        tmp_path,
+        EXECUTOR="process",
+        WEBHOOKS_ALLOWED_NETWORKS="127.0.0.0/8",
+        WEBHOOKS_EXPONENTIAL_BACKOFF_MIN_MS="50",
+    )
+    yield server
+    server.kill()
+
+
+def payload(receiver: Receiver) -> dict[str, Any]:
+    hook = {"url": receiver.url, "retries": 20}
+    return {
+        "image": "none:1",
+        "command": "true",
+        "webhooks": {event: [hook] for event in EVENTS},
+    }
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at(point: str, server: FastlaneServer, receiver: Receiver) -> None:
+    server.start_to_crash(point)
+    server.try_submit("told", **payload(receiver))
+    server.await_death()
+    server.start()
+    # Quick after the restart: the claims of the dead process are put back with its lock.
+    wait_for(lambda: len(receiver.ids) == len(EVENTS), "the webhooks", 20)
+
+    def settled() -> bool:
+        return bool(server.get("/status/")["queues"]["webhooks"]["length"] == 0)
+
+    wait_for(settled, "an empty queue", 20)
+    assert sorted(body["event"] for body in {b["event"]: b for b in receiver.bodies}.values()) == (
+        sorted(EVENTS)
+    )
+    assert max(receiver.ids.values()) <= POINTS[point]
+    (execution,) = server.await_end(receiver.bodies[0]["jobUrl"].replace("0.0.0.0", "127.0.0.1"))
+    assert execution["status"] == "done"
+    assert len(execution["metadata"]["webhookDispatch"]) == 3
+
+
+def kill_at_random(
+    server: FastlaneServer, receiver: Receiver, *, jobs: int, kills: int, seed: int
+) -> None:
+    """Submit *jobs* while the server is killed *kills* times; every webhook arrives."""
+    chance = random.Random(seed)
+    accepted: list[dict[str, Any]] = []
+    server.start()
+
+    def submit_all() -> None:
+        for number in range(jobs):
+            while (answer := server.try_submit(f"load-{number}", **payload(receiver))) is None:
+                time.sleep(0.05)
+            accepted.append(answer)
+
+    submitter = threading.Thread(target=submit_all)
+    submitter.start()
+    for _ in range(kills):
+        time.sleep(chance.uniform(0.2, 1.5))
+        server.restart()
+    submitter.join()
+    for answer in accepted:
+        server.await_end(answer["jobUrl"])
+    jobs_told: Counter[str] = Counter()
+
+    def all_told() -> bool:
+        told = {(body["executionId"], body["event"]) for body in list(receiver.bodies)}
+        wanted = {(answer["executionId"], event) for answer in accepted for event in EVENTS}
+        return wanted <= told
+
+    wait_for(all_told, "every webhook")
+    doubles = sum(receiver.ids.values()) - len(receiver.ids)
+    jobs_told.update(body["event"] for body in receiver.bodies)
+    # A double needs a kill between an answer and its record: no more at once than are tried.
+    assert doubles <= kills * 64
+    print(
+        f"{len(accepted)} accepted, {kills} kills, {len(receiver.ids)} delivered, "
+        f"{doubles} doubles, 0 lost, seed {seed}"
+    )
+
+
+def test_killed_at_random(server: FastlaneServer, receiver: Receiver) -> None:
+    kill_at_random(server, receiver, jobs=15, kills=4, seed=random.randrange(10**6))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_killed_at_random_for_long(server: FastlaneServer, receiver: Receiver) -> None:
+    kill_at_random(server, receiver, jobs=200, kills=40, seed=random.randrange(10**6))
