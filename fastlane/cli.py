@@ -88,8 +88,10 @@ def server(
     loaded = _load(config, host=host, port=port)
     logs.configure(loaded)
     # The server's imports take longer than any other command needs.
+    from fastlane import sentry
     from fastlane.server import run
 
+    sentry.configure(loaded)
     run(loaded)
 
 

@@ -1,0 +1,167 @@
+"""Errors of fastlane itself, reported to Sentry when ``SENTRY_DSN`` is set, without secrets.
+
+What is logged at level error or above is reported: a bug, a step of the background work that
+failed, a request that failed inside. That a job failed is no error of fastlane's. Nothing else is
+sent: no local variables, no request bodies, no breadcrumbs, no environment.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sentry_sdk
+from sentry_sdk.integrations.atexit import AtexitIntegration
+from sentry_sdk.integrations.dedupe import DedupeIntegration
+from sentry_sdk.integrations.excepthook import ExcepthookIntegration
+from sentry_sdk.integrations.threading import ThreadingIntegration
+from sentry_sdk.utils import event_from_exception
+
+from fastlane import __version__
+from fastlane.config import Config
+from fastlane.redact import HIDDEN, is_secret
+
+# Bounds how long the end of the process waits for reports that are under way.
+SHUTDOWN_SECONDS = 2
+# Bounds how deep an event is looked into for secrets; what lies deeper is not sent.
+DEPTH = 20
+# Names that hold credentials beside those of ENV_BLACKLISTED_WORDS.
+ALWAYS_SECRET = ("authorization", "cookie", "dsn")
+# Our own loggers' keys that are no facts about the error.
+_NOT_FACTS = frozenset({"event", "exc_info", "level", "logger", "timestamp", "stack_info"})
+_CREDENTIALS_IN_URL = re.compile(r"//[^/\s@'\"]*@")
+
+
+def configure(config: Config) -> None:
+    """Begin to report, if ``SENTRY_DSN`` says where to; a second call replaces the first.
+
+    Reports are sent by a thread of their own, with a bounded queue, and dropped when it is full.
+    """
+    root = logging.getLogger()
+    root.handlers[:] = [one for one in root.handlers if not isinstance(one, _Handler)]
+    dsn = config.sentry_dsn.get_secret_value()
+    if not dsn:
+        return
+    scrub = Scrubber(
+        (*config.env_blacklisted_words, *ALWAYS_SECRET),
+        [
+            value.get_secret_value()
+            for name in Config.model_fields
+            if hasattr(value := getattr(config, name), "get_secret_value")
+        ],
+    )
+
+    def before_send(event: Any, _: Mapping[str, Any]) -> Any:
+        return scrub(event)
+
+    sentry_sdk.init(
+        dsn,
+        release=f"fastlane@{__version__}",
+        # The defaults also record arguments, modules, requests made and lines logged.
+        default_integrations=False,
+        integrations=[
+            AtexitIntegration(callback=lambda pending, timeout: None),
+            DedupeIntegration(),
+            ExcepthookIntegration(),
+            ThreadingIntegration(),
+        ],
+        auto_enabling_integrations=False,
+        include_local_variables=False,
+        max_breadcrumbs=0,
+        auto_session_tracking=False,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        before_send=before_send,
+    )
+    root.addHandler(_Handler(logging.ERROR))
+
+
+class Scrubber:
+    """Takes secrets out of an event: by the names of keys, by assignments in texts, by value."""
+
+    def __init__(self, words: Iterable[str], values: Iterable[str]) -> None:
+        """:param values: texts that are secrets themselves."""
+        self._words = tuple(word for word in words if word)
+        # The longest first: one may hold another. A short one would hide half of all words.
+        self._values = sorted({v for v in values if len(v) >= 4}, key=len, reverse=True)
+        named = "|".join(re.escape(word) for word in self._words)
+        self._assigned = re.compile(
+            rf"""([\w.-]*(?:{named})[\w.-]*["']?\s*[:=]\s*)("[^"]*"|'[^']*'|[^\s,;)}}\]]+)""",
+            re.IGNORECASE,
+        )
+
+    def __call__(self, value: Any) -> Any:
+        return self._clean(value, DEPTH)
+
+    def _clean(self, value: Any, depth: int) -> Any:
+        if depth == 0:
+            return HIDDEN
+        if isinstance(value, Mapping):
+            return {
+                key: HIDDEN if is_secret(str(key), self._words) else self._clean(held, depth - 1)
+                for key, held in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self._clean(held, depth - 1) for held in value]
+        if isinstance(value, str):
+            return self._text(value)
+        return value
+
+    def _text(self, text: str) -> str:
+        for secret in self._values:
+            text = text.replace(secret, HIDDEN)
+        text = _CREDENTIALS_IN_URL.sub(f"//{HIDDEN}@", text)
+        return self._assigned.sub(rf"\g<1>{HIDDEN}", text)
+
+
+class _Handler(logging.Handler):
+    """Makes an event of each record: of our own, which carry a mapping, and of the libraries'."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # What goes wrong while reporting must not be reported again, nor stop anything.
+        if record.name.startswith(("sentry_sdk", "urllib3")):
+            return
+        try:
+            sentry_sdk.capture_event(_event_of(record))
+        except Exception:
+            self.handleError(record)
+
+
+def _event_of(record: logging.LogRecord) -> Any:
+    facts: Mapping[str, Any] = record.msg if isinstance(record.msg, Mapping) else {}
+    message = str(facts["event"]) if "event" in facts else record.getMessage()
+    error = _exception(facts.get("exc_info") or record.exc_info)
+    event: dict[str, Any] = {}
+    if error is not None:
+        made, _ = event_from_exception(
+            error,
+            client_options=sentry_sdk.get_client().options,
+            mechanism={"type": "logging", "handled": True},
+        )
+        event.update(made)
+    event["level"] = record.levelname.lower()
+    event["logger"] = str(facts.get("logger") or record.name)
+    event["logentry"] = {"message": message}
+    event["extra"] = {key: repr_of(held) for key, held in facts.items() if _is_fact(key)}
+    return event
+
+
+def _is_fact(key: str) -> bool:
+    return key not in _NOT_FACTS and not key.startswith("_")
+
+
+def repr_of(value: Any) -> Any:
+    """*value*, in a form that can be looked through."""
+    if value is None or isinstance(value, str | int | float | bool | Mapping | list | tuple):
+        return value
+    return repr(value)
+
+
+def _exception(given: Any) -> BaseException | None:
+    if given is True:
+        return sys.exc_info()[1]
+    if isinstance(given, tuple):
+        given = given[1]
+    return given if isinstance(given, BaseException) else None
