@@ -144,7 +144,7 @@ class Site:
         except ConnectionError:
             return b""
         finally:
-            writer.close()
+            writer.transport.abort()
 
     async def submit(self, task_id: str = "tests", **keys: Any) -> dict[str, Any]:
         """Submit a job; the answer."""

@@ -446,7 +446,7 @@ async def test_endless_bodies_are_cut_off(make_site: MakeSite) -> None:
             sent += 0x100000
     except ConnectionError:
         pass
-    writer.close()
+    writer.transport.abort()
     assert sent < 3 * DISCARDED_BYTES
     assert (await site.get("/healthcheck")).status == 200
 
@@ -491,7 +491,7 @@ async def test_slow_requests_are_cut_off(
         except ConnectionError:
             pass
         finally:
-            writer.close()
+            writer.transport.abort()
 
     await asyncio.gather(
         dribble(b"GET /tasks/ HTTP/1.1\r\nHost: a\r\n", b"X: y\r\n"),
@@ -534,7 +534,7 @@ async def test_client_that_does_not_read(
             except ConnectionError:
                 pass
         assert taken < 16 * 1024 * 1024
-        writer.close()
+        writer.transport.abort()
 
 
 # -- secrets --------------------------------------------------------------------------------------

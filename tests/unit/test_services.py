@@ -37,7 +37,11 @@ def test_mongo_acknowledges_a_majority(mongo_server: MongoServer) -> None:
 
 
 async def test_chromium_shows_a_page_of_this_machine(chromium: Chrome) -> None:
+    writers: list[asyncio.StreamWriter] = []
+
     async def page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A browser opens connections ahead of need, and says nothing on some of them.
+        writers.append(writer)
         await reader.readuntil(b"\r\n\r\n")
         body = b"<title>log</title><p>hello"
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n"
@@ -50,6 +54,8 @@ async def test_chromium_shows_a_page_of_this_machine(chromium: Chrome) -> None:
         port = server.sockets[0].getsockname()[1]
         await asyncio.to_thread(chromium.get, f"http://127.0.0.1:{port}/")
         assert await asyncio.to_thread(lambda: chromium.title) == "log"
+        for writer in writers:
+            writer.transport.abort()
 
 
 def test_missing_service_skips_on_a_laptop_and_fails_in_ci(
