@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import structlog
 
 from fastlane.background.notifier import PER_RECEIVER
+from fastlane.cli import main
 from fastlane.model import Event, LogRecord, Stream
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PATIENCE, Site, start_site
@@ -375,6 +377,54 @@ async def test_a_slow_mail_server_delays_no_webhook(make_site: MakeSite) -> None
         assert server.hold is not None
         server.hold.set()
         await server.got(50)
+
+
+# -- the command line --------------------------------------------------------------------------
+
+
+async def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of ``fastlane notifications``, which runs a loop of its own in a thread."""
+    monkeypatch.setattr(sys, "argv", ["fastlane", "notifications", *arguments])
+
+    def call() -> int:
+        try:
+            main()
+        except SystemExit as ended:
+            return ended.code if isinstance(ended.code, int) else 0
+        return 0
+
+    return await asyncio.to_thread(call)
+
+
+async def test_listed_and_requeued_on_the_command_line(
+    telling: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FASTLANE_URL", telling.base)
+    async with receiving(refuses) as receiver:
+        for _ in range(3):
+            await run(telling, webhooks=hooks(receiver, "finishes"))
+        failed = await telling.failed_notifications(3)
+        capsys.readouterr()
+        assert await command(monkeypatch, "list") == 0
+        assert capsys.readouterr().out.splitlines() == [
+            f"{one['id']}  finishes  webhook  {receiver.url}  The receiver answered 500."
+            for one in failed
+        ]
+        assert await command(monkeypatch, "list", "--state", "pending") == 0
+        assert capsys.readouterr().out == ""
+        assert await command(monkeypatch, "list", "--json") == 0
+        assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == failed
+
+        receiver.behave = accepts
+        assert await command(monkeypatch, "requeue", failed[1]["id"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "1 requeued"
+        await telling.failed_notifications(2)
+        assert await command(monkeypatch, "requeue", "--all") == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "2 requeued"
+        await receiver.got(6)
+        assert await command(monkeypatch, "requeue") == 2
+        assert "give one of them" in capsys.readouterr().err
+        assert await command(monkeypatch, "requeue", "nothing") == 1
 
 
 # -- secrets -----------------------------------------------------------------------------------

@@ -161,6 +161,14 @@ def test_proxies_are_networks() -> None:
         ("INSTALLATION", "a b", "letters, digits"),
         ("DATA_DIR", "~nobody-of-that-name/x", "the path of a directory"),
         ("BASIC_AUTH_USER", "a:b", "a name without a colon"),
+        ("PUBLIC_URL", "fastlane.example.org", "a URL like https://"),
+        ("PUBLIC_URL", "https://me:x@example.org", "a URL like https://"),
+        ("WEBHOOKS_ALLOWED_NETWORKS", "10.0.0.0/8,inside", "networks like 10.1.0.0/16"),
+        ("WEBHOOKS_EXPONENTIAL_BACKOFF_FACTOR", "0", "a number from 1 to 100"),
+        ("WEBHOOKS_TIMEOUT_SECONDS", "0", "a number of seconds"),
+        ("SMTP_PORT", "65536", "a whole number from 0 to 65535"),
+        ("SMTP_FROM", "nobody", "an e-mail address"),
+        ("SMTP_USE_SSL", "perhaps", "true or false"),
     ],
 )
 def test_a_malformed_value_is_named_with_its_remedy(name: str, text: str, remedy: str) -> None:
@@ -168,6 +176,26 @@ def test_a_malformed_value_is_named_with_its_remedy(name: str, text: str, remedy
     assert sentence.startswith(f"{name} is {text!r} in the environment: ")
     assert remedy in sentence
     assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        ("WEBHOOKS_SECRET", "whsec_hunter2!", "it is not base64; give whsec_"),
+        ("WEBHOOKS_SECRET", "whsec_aHVudGVyMg==", "it holds 7 bytes; give whsec_"),
+        ("SENTRY_DSN", "hunter2", "give a DSN of Sentry"),
+    ],
+)
+def test_a_malformed_secret_is_not_repeated(name: str, text: str, remedy: str) -> None:
+    (sentence,) = [line for line in faults({name: text}) if line.startswith(name)]
+    assert sentence.startswith(f"{name} is *** in the environment: ")
+    assert remedy in sentence
+    assert text not in sentence
+
+
+def test_several_signing_secrets_are_taken() -> None:
+    secrets = f"whsec_{'A' * 32} {'B' * 44}"
+    assert load(None, {"WEBHOOKS_SECRET": secrets}).webhooks_secret.get_secret_value() == secrets
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
