@@ -58,6 +58,8 @@ class Lifecycle:
         self._clock = clock
         self._farms = tuple(farms)
         self.instance = instance
+        self.claims_under_way = 0
+        """Claims that were asked for and not answered yet."""
 
     # -- asked for by clients -----------------------------------------------------------------
 
@@ -210,13 +212,17 @@ class Lifecycle:
 
     async def claim(self, farm: Farm, host: str) -> Execution | None:
         """Take the next execution of *farm* to run it on *host*; None when there is none."""
-        return await self._storage.claim(
-            farm.name,
-            host=host,
-            owner=self.instance,
-            max_running=farm.max_running,
-            now=self._clock(),
-        )
+        self.claims_under_way += 1
+        try:
+            return await self._storage.claim(
+                farm.name,
+                host=host,
+                owner=self.instance,
+                max_running=farm.max_running,
+                now=self._clock(),
+            )
+        finally:
+            self.claims_under_way -= 1
 
     async def release(self, execution: Execution) -> None:
         """Hand an execution back to the queue, of which no run was ever asked for.

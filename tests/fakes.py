@@ -187,6 +187,10 @@ class DeadHost(MemoryExecutor):
         self._answer(host)
         return await super().find(host, execution_id)
 
+    async def inspect(self, host: str, run_id: str) -> RunState:
+        self._answer(host)
+        return await super().inspect(host, run_id)
+
     async def wait(self, host: str, run_id: str) -> RunState:
         self._answer(host)
         return await super().wait(host, run_id)

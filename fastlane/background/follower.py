@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 
 import structlog
 
 from fastlane.background.patience import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, keep_trying
-from fastlane.errors import HostUnavailable, RunVanished
-from fastlane.executors.base import Executor, LogBatch
+from fastlane.errors import CompareFailed, HostUnavailable, RunVanished
+from fastlane.executors.base import Executor, LogBatch, LogPiece
 from fastlane.lifecycle import Lifecycle
-from fastlane.model import Execution, LogCap, LogRecord, LogState
+from fastlane.model import Execution, LogCap, LogRecord, LogState, Stream
 from fastlane.storage.base import Storage
 
 log = structlog.get_logger(__name__)
@@ -35,7 +36,12 @@ class LogFollower:
         run_id: str,
         *,
         cap: LogCap | None,
+        give_up_after_seconds: float,
+        resume: bool = False,
     ) -> None:
+        """:param give_up_after_seconds: how long a log that cannot be read keeps an ended run.
+        :param resume: there may be something in the log already.
+        """
         assert execution.host is not None
         self._lifecycle = lifecycle
         self._storage = storage
@@ -44,18 +50,24 @@ class LogFollower:
         self._host = execution.host
         self._run_id = run_id
         self._cap = cap
+        self._give_up_after_seconds = give_up_after_seconds
+        self._resume = resume or execution.epoch > 1
         self._state = LogState()
 
     async def follow(self, ended: asyncio.Event) -> None:
         """Return when the whole log of an ended run is stored, or the run is gone.
 
-        A host that is out of reach is waited for; whoever knows when it is lost cancels this.
+        While the run lasts a host that is out of reach is waited for; whoever knows when it is lost
+        cancels this. When it has ended, what cannot be read for too long is given up, and the log
+        says so: the outcome is known and must not wait for ever.
 
         :raises CompareFailed: the execution is no longer ours.
         """
-        if self._execution.epoch > 1:
+        if self._resume:
             self._state = await keep_trying(lambda: self._storage.log_state(self._execution.id))
+        now = asyncio.get_running_loop().time
         pause_seconds = FIRST_PAUSE_SECONDS
+        gives_up_at: float | None = None
         while True:
             before = self._state.last_seq
             try:
@@ -64,6 +76,12 @@ class LogFollower:
                 log.info("log stream broke", error=str(error), seq=self._state.last_seq)
                 if self._state.last_seq > before:
                     pause_seconds = FIRST_PAUSE_SECONDS
+                    gives_up_at = None
+                if ended.is_set():
+                    gives_up_at = gives_up_at or now() + self._give_up_after_seconds
+                    if now() >= gives_up_at:
+                        await self._give_up(error)
+                        return
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(pause_seconds * 2, MAX_PAUSE_SECONDS)
             except RunVanished as error:
@@ -71,6 +89,12 @@ class LogFollower:
                 return
             else:
                 return
+
+    async def _give_up(self, error: HostUnavailable) -> None:
+        log.warning("the rest of a log could not be read", error=str(error))
+        note = f"[fastlane: the rest of this log could not be read: {error}]\n"
+        piece = LogPiece(time.time(), Stream.FASTLANE, note.encode(errors="replace"))
+        await self._store([LogBatch([piece], self._state.bookmark)])
 
     async def _copy(self, ended: asyncio.Event) -> None:
         """Read ahead of the storage, so that neither waits for the other's every step."""
@@ -105,7 +129,8 @@ class LogFollower:
             ) as output:
                 async for batch in output:
                     await batches.put(batch)
-        except (HostUnavailable, RunVanished):
+        except Exception:
+            # Whatever it is: who waits for the next batch must hear that there is none.
             await batches.put(None)
             raise
         await batches.put(None)
@@ -118,9 +143,15 @@ class LogFollower:
                 seq += 1
                 records.append(LogRecord(seq, piece.at, piece.stream, piece.data))
         bookmark = batches[-1].bookmark
-        await keep_trying(
-            lambda: self._lifecycle.append_log(
-                self._execution, records, bookmark=bookmark, cap=self._cap
+        try:
+            await keep_trying(
+                lambda: self._lifecycle.append_log(
+                    self._execution, records, bookmark=bookmark, cap=self._cap
+                )
             )
-        )
+        except CompareFailed:
+            # A try whose answer was lost may have been the one that stored it.
+            stored = await keep_trying(lambda: self._storage.log_state(self._execution.id))
+            if (stored.last_seq, stored.bookmark) != (seq, bookmark):
+                raise
         self._state = LogState(last_seq=seq, bookmark=bookmark)

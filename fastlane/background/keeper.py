@@ -38,6 +38,7 @@ class Keeper:
         self._runner = runner
         self._hosts = hosts
         self._lease_seconds = lease_seconds
+        self._idle: frozenset[tuple[str, int]] = frozenset()
 
     async def beat(self) -> float:
         """Renew the lease and adopt what dead instances left; three times in a lease."""
@@ -45,7 +46,28 @@ class Keeper:
         for execution in await self._lifecycle.adopt(ADOPT_BATCH):
             log.info("execution adopted", execution=execution.id, status=str(execution.status))
             self._runner.take(execution)
+        await self._resume()
         return self._lease_seconds / 3
+
+    async def _resume(self) -> None:
+        """Go on with what is ours while nobody here is at work on it.
+
+        So it is when the storage has made a claim whose answer was lost, or when a task has failed.
+        Only what was so a round ago as well is taken, and never while a claim is under way: between
+        a claim and its task there is a moment.
+        """
+        if self._lifecycle.claims_under_way:
+            return
+        idle = {
+            (execution.id, execution.epoch): execution
+            for execution in await self._storage.active_executions(owner=self._lifecycle.instance)
+            if not self._runner.holds(execution.id)
+        }
+        for name in idle.keys() & self._idle:
+            execution = idle.pop(name)
+            log.warning("execution resumed", execution=execution.id, status=str(execution.status))
+            self._runner.take(execution, resumed=True)
+        self._idle = frozenset(idle)
 
     async def sweep(self) -> float:
         """Remove runs whose execution is over: a crash came between its end and its removal."""

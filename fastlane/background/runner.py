@@ -27,7 +27,7 @@ from fastlane.errors import (
     StorageUnavailable,
 )
 from fastlane.events import Bus, Signal, stop_topic
-from fastlane.executors.base import Executor, Phase, RunSpec
+from fastlane.executors.base import Executor, Phase, RunSpec, RunState
 from fastlane.hosts import Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
@@ -106,13 +106,16 @@ class Runner:
         """Whether this instance is at work on the execution."""
         return execution_id in self._runs
 
-    def take(self, execution: Execution) -> None:
-        """Go on with an execution that was claimed or adopted, from wherever it stands."""
+    def take(self, execution: Execution, *, resumed: bool = False) -> None:
+        """Go on with an execution that was claimed or adopted, from wherever it stands.
+
+        :param resumed: this instance may have been at work on it before.
+        """
         earlier = self._runs.get(execution.id)
         if earlier is not None:
             # Adopted back after our own lease ran out: the old epoch's task must not go on.
             earlier.cancel()
-        task = asyncio.create_task(self._run(execution), name=f"run {execution.id}")
+        task = asyncio.create_task(self._run(execution, resumed), name=f"run {execution.id}")
         self._runs[execution.id] = task
         task.add_done_callback(lambda ended: self._forget(execution.id, ended))
 
@@ -132,11 +135,11 @@ class Runner:
         if self._runs.get(execution_id) is task:
             del self._runs[execution_id]
 
-    async def _run(self, execution: Execution) -> None:
+    async def _run(self, execution: Execution, resumed: bool) -> None:
         with structlog.contextvars.bound_contextvars(
             task=execution.task_id, execution=execution.id, host=execution.host
         ):
-            run = _Run(self, execution)
+            run = _Run(self, execution, resumed)
             try:
                 try:
                     await run.drive()
@@ -153,7 +156,7 @@ class Runner:
 class _Run:
     """One execution under one epoch."""
 
-    def __init__(self, runner: Runner, execution: Execution) -> None:
+    def __init__(self, runner: Runner, execution: Execution, resumed: bool) -> None:
         self._runner = runner
         self._lifecycle = runner._lifecycle
         self._storage = runner._storage
@@ -165,6 +168,8 @@ class _Run:
         self._may_exist = execution.status is Status.RUNNING
         """Whether the host may have a run, so that nobody else may be given the execution."""
         self._run_id: str | None = None
+        self._resumed = resumed or execution.epoch > 1
+        """Whether somebody may have been at work on it before."""
 
     async def drive(self) -> None:
         """From wherever the execution stands to its outcome."""
@@ -218,7 +223,7 @@ class _Run:
 
         :raises RunVanished: it was running and is gone.
         """
-        if self._execution.epoch == 1:
+        if not self._resumed:
             return False
         was_running = self._may_exist
         self._may_exist = True
@@ -265,8 +270,10 @@ class _Run:
             self._execution,
             run_id,
             cap=self._options.log_cap,
+            give_up_after_seconds=self._options.host_lost_after_seconds,
+            resume=self._resumed,
         )
-        wait = asyncio.create_task(self._insist(lambda: self._executor.wait(self._host, run_id)))
+        wait = asyncio.create_task(self._await_end(run_id))
         wait.add_done_callback(lambda _: ended.set())
         follow = asyncio.create_task(follower.follow(ended))
         keep_time = asyncio.create_task(self._keep_time(run_id, news))
@@ -274,16 +281,44 @@ class _Run:
             self._execution = await keep_trying(
                 lambda: self._lifecycle.started(self._execution, run_id)
             )
-            await asyncio.wait({wait, follow}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in (follow, wait):
-                if task.done():
-                    await task
+            tasks = (follow, wait, keep_time)
+            while True:
+                # None of them may end in an error that nobody hears of.
+                for task in tasks:
+                    if task.done():
+                        await task
+                if wait.done() and follow.done():
+                    break
+                await asyncio.wait(
+                    [task for task in tasks if not task.done()],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
             state = await wait
         finally:
             for task in (wait, follow, keep_time):
                 task.cancel()
             await asyncio.gather(wait, follow, keep_time, return_exceptions=True)
         return policy.outcome_of_exit(state.exit_code, oom=state.oom, error=state.error)
+
+    async def _await_end(self, run_id: str) -> RunState:
+        """Wait for as long as the run lasts.
+
+        A wait that breaks after hours tells nothing of those hours, so how long the host is out of
+        reach is counted from each break anew.
+
+        :raises _HostLost: it was for too long.
+        """
+        pause_seconds = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self._executor.wait(self._host, run_id)
+            except HostUnavailable as error:
+                log.info("the wait for a run broke", error=str(error))
+            state = await self._insist(lambda: self._executor.inspect(self._host, run_id))
+            if state.phase is Phase.ENDED:
+                return await self._insist(lambda: self._executor.wait(self._host, run_id))
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 2, MAX_PAUSE_SECONDS)
 
     async def _keep_time(self, run_id: str, news: Signal) -> None:
         """Stop the run when its time is over or somebody asks for it."""
@@ -305,7 +340,10 @@ class _Run:
         )
 
     async def _stop_requested(self) -> bool:
+        """:raises CompareFailed: the execution is no longer ours."""
         execution = await keep_trying(lambda: self._storage.execution(self._execution.id))
+        if execution.final or execution.epoch != self._execution.epoch:
+            raise CompareFailed(f"execution {execution.id} has another owner", execution)
         return execution.stop_reason is not None
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None], news: Signal) -> None:

@@ -46,9 +46,10 @@ class Instance:
         farms: Sequence[Farm] = (Farm("default", ("a",), 8),),
         options: RunnerOptions | None = None,
         name: str = "one",
+        storage: type[SqliteStorage] = SqliteStorage,
     ) -> None:
         clock = time.time
-        self.storage = SqliteStorage(directory)
+        self.storage = storage(directory)
         self.executor = executor
         self.bus = Bus()
         self.lifecycle = Lifecycle(self.storage, self.bus, clock=clock, farms=farms, instance=name)

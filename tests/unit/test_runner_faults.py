@@ -1,0 +1,190 @@
+"""What the owner of an execution does when an answer is lost or something inside it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from fastlane.background.runner import RunnerOptions
+from fastlane.errors import HostUnavailable, StorageUnavailable
+from fastlane.executors.base import LogBatch, RunState
+from fastlane.model import Execution, Reason, Status
+from fastlane.storage.sqlite import SqliteStorage
+from tests.fakes import MemoryExecutor
+from tests.unit.test_runner import Instance
+
+
+class BreakingWait(MemoryExecutor):
+    """The wait for a run breaks when it is told to, as when the engine is restarted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = asyncio.Semaphore(0)
+        """Released with every wait that begins."""
+        self.breaks = asyncio.Semaphore(0)
+
+    async def wait(self, host: str, run_id: str) -> RunState:
+        self.waits.release()
+        run = self._run(run_id)
+        ended = asyncio.create_task(run.ended.wait())
+        broken = asyncio.create_task(self.breaks.acquire())
+        try:
+            await asyncio.wait({ended, broken}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                raise HostUnavailable(host, "connection reset")
+        finally:
+            ended.cancel()
+            broken.cancel()
+        return self._run(run_id).state
+
+
+class UnreadableLog(MemoryExecutor):
+    """The host runs what it is given, but never gives the log."""
+
+    async def logs(
+        self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
+    ) -> AsyncGenerator[LogBatch, None]:
+        raise HostUnavailable(host, "error grabbing logs")
+        yield
+
+
+class FaultyLogs(MemoryExecutor):
+    """Has a bug of our own where it reads logs."""
+
+    async def logs(
+        self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
+    ) -> AsyncGenerator[LogBatch, None]:
+        raise ZeroDivisionError("a bug")
+        yield
+
+
+class FaultyStop(MemoryExecutor):
+    """Has a bug of our own where it stops."""
+
+    async def stop(self, host: str, run_id: str, *, grace_seconds: float) -> None:
+        raise ZeroDivisionError("a bug")
+
+
+class LostAppendAnswer(SqliteStorage):
+    """The first append takes effect, but its answer never arrives."""
+
+    lost = False
+
+    async def append_log(self, *args: Any, **kwargs: Any) -> None:
+        await super().append_log(*args, **kwargs)
+        if not self.lost:
+            self.lost = True
+            raise StorageUnavailable("connection reset")
+
+
+class LostClaimAnswer(SqliteStorage):
+    """The first claim takes effect, but its answer never arrives."""
+
+    lost: Execution | None = None
+
+    async def claim(self, *args: Any, **kwargs: Any) -> Execution | None:
+        claimed = await super().claim(*args, **kwargs)
+        if claimed is not None and self.lost is None:
+            self.lost = claimed
+            raise StorageUnavailable("connection reset")
+        return claimed
+
+
+class LostStartedAnswer(SqliteStorage):
+    """Fails inside whenever it is told that a run was started, until it is mended."""
+
+    mended = False
+    failed = 0
+
+    async def started(self, *args: Any, **kwargs: Any) -> Execution:
+        started = await super().started(*args, **kwargs)
+        if not self.mended:
+            raise ZeroDivisionError("a bug")
+        return started
+
+    async def finish(self, *args: Any, **kwargs: Any) -> tuple[Execution, Execution | None]:
+        if not self.mended:
+            self.failed += 1
+            raise ZeroDivisionError("a bug")
+        return await super().finish(*args, **kwargs)
+
+
+async def test_a_wait_that_breaks_now_and_then_is_no_lost_host(tmp_path: Path) -> None:
+    """However far apart the breaks are: the host was there in between."""
+    executor = BreakingWait()
+    options = RunnerOptions(host_lost_after_seconds=0)
+    async with Instance(tmp_path, executor, options=options) as one:
+        made = await one.submit()
+        run = await executor.started(made.id)
+        for _ in range(2):
+            await asyncio.wait_for(executor.waits.acquire(), 10)
+            executor.breaks.release()
+        await asyncio.wait_for(executor.waits.acquire(), 10)
+        run.end(0)
+        assert (await one.ended(made.id)).status is Status.DONE
+
+
+async def test_a_log_that_stays_out_of_reach_does_not_keep_an_ended_run(tmp_path: Path) -> None:
+    """REGRESSIONS 22, 23: the host went away, or its log is broken, just behind the end."""
+    options = RunnerOptions(host_lost_after_seconds=0.3)
+    async with Instance(tmp_path, UnreadableLog(instant=True), options=options) as one:
+        ended = await one.ended((await one.submit()).id)
+        assert (ended.status, ended.exit_code) == (Status.DONE, 0)
+        (note,) = await one.storage.read_log(ended.id)
+        assert b"could not be read: host a: error grabbing logs" in note.data
+
+
+async def test_a_bug_in_reading_a_log_ends_the_execution(tmp_path: Path) -> None:
+    async with Instance(tmp_path, FaultyLogs(instant=True)) as one:
+        ended = await one.ended((await one.submit()).id)
+        assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
+
+
+async def test_a_bug_in_stopping_ends_the_execution(tmp_path: Path) -> None:
+    async with Instance(tmp_path, FaultyStop()) as one:
+        made = await one.submit(timeout_seconds=0.1)
+        ended = await one.ended(made.id)
+        assert (ended.status, ended.reason) == (Status.TIMEDOUT, Reason.TIMEOUT)
+
+
+async def test_an_append_whose_answer_was_lost_is_not_repeated(tmp_path: Path) -> None:
+    """REGRESSIONS 4."""
+    executor = MemoryExecutor(instant=True)
+    async with Instance(tmp_path, executor, storage=LostAppendAnswer) as one:
+        ended = await one.ended((await one.submit()).id)
+        assert ended.status is Status.DONE
+        text = b"".join(record.data for record in await one.storage.read_log(ended.id))
+        assert text == b"out\n"
+
+
+async def test_a_claim_whose_answer_was_lost_is_found(tmp_path: Path) -> None:
+    """REGRESSIONS 1, 4: it takes a slot, so it must not be forgotten while its owner lives."""
+    executor = MemoryExecutor(instant=True)
+    async with Instance(tmp_path, executor, storage=LostClaimAnswer) as one:
+        made = await one.submit()
+        await one.in_status(made.id, Status.PULLING)
+        for _ in range(2):
+            await one.keeper.beat()
+        assert (await one.ended(made.id)).status is Status.DONE
+        assert executor.calls["start"] == 1
+
+
+async def test_a_task_that_died_is_followed_by_another(tmp_path: Path) -> None:
+    executor = MemoryExecutor()
+    async with Instance(tmp_path, executor, storage=LostStartedAnswer) as one:
+        made = await one.submit()
+        (await executor.started(made.id)).output.append(b"more\n")
+        await one.in_status(made.id, Status.RUNNING)
+        async with asyncio.timeout(10):
+            while one.runner.holds(made.id):  # noqa: ASYNC110 (nobody tells of a task that died)
+                await asyncio.sleep(0.01)
+        one.storage.mended = True  # type: ignore[attr-defined]
+        for _ in range(2):
+            await one.keeper.beat()
+        (await executor.started(made.id)).end(0)
+        assert (await one.ended(made.id)).status is Status.DONE
+        assert executor.calls["start"] == 1
+        text = b"".join(record.data for record in await one.storage.read_log(made.id))
+        assert text == b"out\nmore\n"
