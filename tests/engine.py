@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,8 +96,17 @@ class EngineServer(Server):
             for each in setup.Engine(self.url).get("/containers/json?all=1"):
                 setup.Engine(self.url).call("DELETE", f"/containers/{each['Id']}?force=1")
         self.stop()
+        # An engine that was killed has left mounts behind, which nobody could remove later.
+        for point in reversed(_mounts_below(self.directory, self._short)):
+            subprocess.run(["umount", "--lazy", point], check=True)
         shutil.rmtree(self._short, ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _mounts_below(*directories: Path) -> list[Path]:
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    points = [Path(line.split()[4]) for line in lines]
+    return [point for point in points if any(point.is_relative_to(each) for each in directories)]
 
 
 class RegistryServer(Server):

@@ -36,7 +36,7 @@ class FrameError(ValueError):
 
 
 class Run(NamedTuple):
-    """Adjacent frames of one stream."""
+    """Adjacent frames of one stream, none older than the one before."""
 
     kind: int
     first_stamp: bytes
@@ -89,6 +89,7 @@ class FrameDecoder:
         parts: list[bytes] = []
         append = parts.append
         current = begin = last = position = skip = 0
+        before = b""
         end = len(data)
         long_frame = SPLIT_BYTES + STAMP_BYTES
         watching = bool(self._long or self._owed)
@@ -99,11 +100,13 @@ class FrameDecoder:
                 if size > FRAME_BYTES:
                     raise FrameError(f"a frame of {size} bytes")
                 break
-            if kind != current or stop - begin > run_bytes:
+            stamp = data[position + HEADER_BYTES : position + _PAYLOAD - 1]
+            if kind != current or stop - begin > run_bytes or stamp < before:
                 if parts:
                     runs.append(_run(current, data, begin, last, position, parts))
                     parts.clear()
                 current, begin, skip = kind, position, _skip(kind, data, position, size)
+            before = stamp
             if (watching or size >= long_frame) and kind != SYSTEM:
                 if self._newline_is_due(kind, data[position + HEADER_BYTES : stop]):
                     append(b"\n")

@@ -1,7 +1,9 @@
 """Follows a container's log to its true end.
 
-``follow`` is a hint and not a proof of the end: engines have ended it at a rotation, and have kept
-it open after the exit. So the end is proven by the container's state and by the log's last frame.
+``follow`` is a hint and not a proof of the end: engines have ended it at a rotation, have kept it
+open after the exit, and Docker 20.10 loses its place when files are rotated faster than it reads.
+So the end is proven by the container's state and by the log's last frame, and a silence is checked
+against that frame, too.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ _BEING_REMOVED = ("is already in progress", "marked for removal")
 
 Inspect = Callable[[], Awaitable[Mapping[str, Any]]]
 
-# Bounds the silence of a follow after the run's end, before the rest is read without following.
-ENDED_SILENCE_SECONDS = 2.0
+# Bounds the silence of a follow whose log is known to hold more, before it is read again.
+STUCK_SECONDS = 2.0
+# Bound the silence after which it is looked whether the log holds more.
+FIRST_CHECK_SECONDS = 2.0
+MAX_CHECK_SECONDS = 60.0
 # Bounds the silence of a read that does not follow: the engine has all it needs.
 READ_SILENCE_SECONDS = 60.0
 # Bound the pause before a running container's log is followed again.
@@ -49,7 +54,7 @@ async def follow_logs(
     over = ended.is_set() or _phase(details) is Phase.ENDED
     pause = FIRST_PAUSE_SECONDS
     while True:
-        reader.restart()
+        reader.restart(trusted=over)
         progress = complete = False
         batches = _read(engine, run_id, reader, None if over else ended, details)
         # Whoever stops listening must not leave the connection to the garbage collector.
@@ -66,7 +71,9 @@ async def follow_logs(
                 complete = True
             else:
                 over = ended.is_set() or _phase(await inspect()) is Phase.ENDED
-                complete = over and reader.reached(await tail(engine, run_id))
+                complete = (
+                    over and not reader.suspect and reader.reached(await tail(engine, run_id))
+                )
         if complete:
             if (rest := reader.finish()) is not None:
                 yield rest
@@ -126,28 +133,44 @@ async def _read(
         "follow": "0" if ended is None else "1",
     }
     silence = READ_SILENCE_SECONDS if ended is None else None
-    quiet = 0.0
+    check_seconds, doubted = FIRST_CHECK_SECONDS, False
     try:
         async with engine.stream(
             "GET", f"containers/{run_id}/logs", params=params, silence_seconds=silence
         ) as response:
             while True:
                 try:
-                    chunk = await _next(response.content, ended, quiet)
+                    chunk = await _next(
+                        response.content,
+                        ended,
+                        STUCK_SECONDS if doubted else check_seconds,
+                        doubted,
+                    )
                 except (aiohttp.ClientError, OSError):
                     if ended is None:
                         raise
                     return
                 if chunk is None:
-                    if quiet or reader.reached(await tail(engine, run_id)):
-                        if not quiet:
+                    assert ended is not None
+                    over = ended.is_set()
+                    if reader.reached(await tail(engine, run_id)):
+                        if over:
                             yield None
+                            return
+                        doubted, check_seconds = False, min(check_seconds * 2, MAX_CHECK_SECONDS)
+                    elif doubted:
                         return
-                    quiet = ENDED_SILENCE_SECONDS
+                    else:
+                        doubted = True
                 elif not chunk:
                     return
-                elif (batch := reader.feed(chunk)) is not None:
-                    yield batch
+                else:
+                    check_seconds, doubted = FIRST_CHECK_SECONDS, False
+                    batch = reader.feed(chunk)
+                    if batch is not None:
+                        yield batch
+                    if reader.suspect:
+                        return
     except Refused as refused:
         raise vanished_or(refused, run_id) from refused
     except FrameError as error:
@@ -155,32 +178,34 @@ async def _read(
 
 
 async def _next(
-    content: aiohttp.StreamReader, ended: asyncio.Event | None, quiet_seconds: float
+    content: aiohttp.StreamReader, ended: asyncio.Event | None, seconds: float, doubted: bool
 ) -> bytes | None:
-    """The next bytes, b"" at the end, or None when nothing came for a while after *ended*."""
+    """The next bytes, b"" at the end, or None after *seconds* without any.
+
+    As soon as *ended* is set, nothing is waited for any more unless it is *doubted* that nothing
+    comes. Where *ended* is None, the stream's own bound holds.
+    """
     if ended is None:
         return await content.readany()
     if chunk := content.read_nowait():
         return chunk
+    if ended.is_set():
+        seconds = seconds if doubted else 0
+    # Reading is a task only here, where there is time: what is waited for is not there yet.
+    read = asyncio.create_task(content.readany())
+    waiting: set[asyncio.Task[Any]] = {read}
     if not ended.is_set():
-        # Reading is a task only here, where there is time: what is waited for is not there yet.
-        read = asyncio.ensure_future(content.readany())
-        end = asyncio.ensure_future(ended.wait())
-        try:
-            await asyncio.wait({read, end}, return_when=asyncio.FIRST_COMPLETED)
-            if read.done():
-                return read.result()
-        finally:
-            for task in (read, end):
-                task.cancel()
-            await asyncio.wait({read, end})
-            if not read.cancelled():
-                read.exception()
+        waiting.add(asyncio.create_task(ended.wait()))
     try:
-        async with asyncio.timeout(quiet_seconds):
-            return await content.readany()
-    except TimeoutError:
-        return None
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        if not read.cancelled():
+            # Looked at here, because whoever cancels us does not get to the line below.
+            read.exception()
+    return None if read.cancelled() else read.result()
 
 
 def details_or_vanished(details: Mapping[str, Any], host: str) -> Mapping[str, Any]:

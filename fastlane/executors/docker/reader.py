@@ -23,6 +23,8 @@ from fastlane.executors.docker.frames import (
 )
 from fastlane.model import Stream
 
+# Bounds how often a log whose times go back is read again before it is taken as it is.
+MAX_STEPS_BACK = 100
 _STREAMS = (Stream.STDOUT, Stream.STDERR)
 
 ROTATED_NOTE = b"[fastlane: a part of this log was rotated away on the host before it was read]\n"
@@ -46,10 +48,19 @@ class LogReader:
         # Of each stream the last frame's time, and the yielded bytes that share it (its line's).
         self._last: list[bytes] = [stamp.encode() for stamp in note.get("last", ["", ""])]
         self._line: list[int] = note.get("line", [0, 0])
+        self._steps_back: set[tuple[bytes, bytes]] = set()
         self.restart()
 
-    def restart(self) -> None:
-        """Expect the log from its start, on a new connection."""
+    def restart(self, *, trusted: bool = False) -> None:
+        """Expect the log from its start, on a new connection.
+
+        :param trusted: it is read without following. Docker 20.10 repeats frames when the log is
+            rotated under a follow, which shows as times that go back: see :attr:`suspect`.
+        """
+        self.suspect = False
+        """Whether what follows may be a repetition: read the log again from its start."""
+        self._trusted = trusted
+        self._times = [b"", b""]
         self._decoder = FrameDecoder()
         self._head: bytes | None = b""
         self._skip = list(self._counts)
@@ -70,9 +81,13 @@ class LogReader:
         pieces: list[LogPiece] = []
         if self._head is not None:
             runs = self._begin(chunk, runs, pieces)
-        for run in runs:
+        for number, run in enumerate(runs):
             if run.kind == SYSTEM:
                 pieces.append(LogPiece(time.time(), Stream.FASTLANE, _engine_note(run.data)))
+            elif self._goes_back(run):
+                self.suspect = True
+                runs = runs[:number]
+                break
             else:
                 self._take(run, pieces)
         if runs and runs[-1].kind != SYSTEM and not self._tty:
@@ -93,6 +108,19 @@ class LogReader:
                 self._line[index] += len(held)
         self._held = [b"", b""]
         return LogBatch(pieces, self._bookmark()) if pieces else None
+
+    def _goes_back(self, run: Run) -> bool:
+        """Whether *run* is older than what came before, and not because a clock was set back.
+
+        That is in the log itself, and so comes a second time when the log is read again.
+        """
+        index = run.kind - 1
+        step = (self._times[index], run.first_stamp)
+        self._times[index] = run.last_stamp
+        if step[1] >= step[0] or self._trusted or step in self._steps_back:
+            return False
+        self._steps_back.add(step)
+        return len(self._steps_back) <= MAX_STEPS_BACK
 
     def _owes_newline(self, index: int) -> bool:
         owed = self._loses_newlines and self._decoder.owes_newline(index + 1)
