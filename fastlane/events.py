@@ -14,6 +14,8 @@ QUEUE = "queue"
 """Something was queued, or a slot came free."""
 SCHEDULE = "schedule"
 """Something is due at another time than before."""
+HOSTS = "hosts"
+"""A host was black-listed or put back, or its circuit breaker has moved."""
 OUTBOX = "outbox"
 """A notification waits for delivery."""
 
@@ -76,6 +78,12 @@ class Bus:
         """Tell the subscribers in this process only (what a relay does with what it hears)."""
         for signal in self._subscribers.get(topic, ()):
             signal.notify()
+
+    def deliver_all(self) -> None:
+        """Tell every subscriber in this process: what was missed is not known."""
+        for signals in self._subscribers.values():
+            for signal in signals:
+                signal.notify()
 
     def relay_to(self, relay: Callable[[str], None]) -> None:
         """Hand every published topic to *relay* too, which carries it to other instances."""

@@ -223,7 +223,7 @@ class Storage(ABC):
 
     @abstractmethod
     async def release(self, execution_id: str, epoch: int) -> None:
-        """Hand back a claimed execution whose container was never asked for.
+        """Hand back a claimed execution whose container was never asked to start.
 
         ``pulling → enqueued``, without owner and host, at its old ``position``. With a stop intent
         it ends as failed/``stopped`` instead.

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pymongo import MongoClient
 
 from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailable
 from fastlane.model import (
@@ -46,7 +47,9 @@ from fastlane.storage.base import (
     Storage,
     dropped_note,
 )
+from fastlane.storage.cluster import ClusterStorage
 from fastlane.storage.sqlite import SqliteStorage
+from tests.services import MongoServer, RedisServer
 
 T = TypeVar("T")
 
@@ -76,8 +79,24 @@ class SqlitePlace(Place):
         return SqliteStorage(self._data_dir)
 
 
+class ClusterPlace(Place):
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        mongo: MongoServer = request.getfixturevalue("mongo_server")
+        redis: RedisServer = request.getfixturevalue("redis_server")
+        self._mongodb_url, self._redis_url = mongo.url, redis.url
+        with MongoClient[dict[str, Any]](mongo.url) as client:
+            database = client.get_default_database()
+            # Emptied, not dropped: its indexes take longer to make than a test runs.
+            for name in database.list_collection_names():
+                database[name].delete_many({})
+
+    def storage(self) -> Storage:
+        return ClusterStorage(self._mongodb_url, self._redis_url)
+
+
 PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
     "sqlite": SqlitePlace,
+    "cluster": ClusterPlace,
 }
 
 

@@ -1,0 +1,328 @@
+"""The connection to MongoDB: collections, indexes, numbers, compare-and-set."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, IndexModel, ReturnDocument, UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from fastlane.model import Clock
+
+Doc = dict[str, Any]
+Collection = AsyncCollection[Doc]
+
+DEFAULT_DATABASE = "fastlane"
+
+# Bounds one operation from its call to its answer, tries and waits for a primary included.
+OPERATION_SECONDS = 5.0
+# Bounds the wait for a server that can take the operation.
+SELECTION_SECONDS = 3.0
+# Bounds the connections of one process.
+MAX_CONNECTIONS = 64
+# What the clocks of two machines may differ without being put right.
+SKEW_TOLERANCE_SECONDS = 0.5
+# Bounds the completed todos that wait to be struck off together.
+CLOSING_BATCH = 500
+# How long completed todos are gathered before they are struck off.
+CLOSING_SECONDS = 0.05
+# Bounds the completed todos that are remembered, so that they are not completed again.
+COMPLETED_KEPT = 4096
+
+COMMIT = WriteConcern(w="majority", j=True)
+"""For the write that decides an operation: on the disks of most members when it returns."""
+FOLLOW = WriteConcern(w="majority")
+"""For what a ``todo`` that is committed already would make good."""
+HINT = WriteConcern(w=1)
+"""For what may be lost: it is found out and done again."""
+
+INDEXES: Mapping[str, Sequence[IndexModel]] = {
+    "tasks": [
+        IndexModel([("seq", ASCENDING)], name="seq"),
+        IndexModel([("words", ASCENDING)], name="words"),
+        IndexModel([("recount", ASCENDING)], name="recount", sparse=True),
+    ],
+    "jobs": [
+        IndexModel([("task_id", ASCENDING), ("seq", DESCENDING)], name="task"),
+        IndexModel([("next_run_at", ASCENDING)], name="scheduled", sparse=True),
+        IndexModel([("idle", ASCENDING)], name="idle", sparse=True),
+        IndexModel([("todo.id", ASCENDING)], name="todo", sparse=True),
+    ],
+    "executions": [
+        IndexModel([("job_id", ASCENDING), ("number", DESCENDING)], name="job", unique=True),
+        IndexModel(
+            [("job_id", ASCENDING), ("first_of_tick", ASCENDING)],
+            name="tick",
+            unique=True,
+            partialFilterExpression={"first_of_tick": {"$exists": True}},
+        ),
+        IndexModel(
+            [("farm", ASCENDING), ("queue", ASCENDING), ("expires", ASCENDING)],
+            name="queue",
+            partialFilterExpression={"queue": {"$exists": True}},
+        ),
+        IndexModel([("due", ASCENDING)], name="due", sparse=True),
+        IndexModel([("waits", ASCENDING)], name="waits", sparse=True),
+        IndexModel([("delayed", ASCENDING)], name="delayed", sparse=True),
+        IndexModel([("expires", ASCENDING)], name="expires", sparse=True),
+        IndexModel([("enqueued_of", ASCENDING)], name="enqueued", sparse=True),
+        IndexModel([("active_owner", ASCENDING)], name="active", sparse=True),
+        IndexModel([("over", ASCENDING)], name="over", sparse=True),
+        IndexModel([("todo.id", ASCENDING)], name="todo", sparse=True),
+    ],
+    "keys": [
+        IndexModel([("job_id", ASCENDING)], name="job"),
+        IndexModel([("todo.id", ASCENDING)], name="todo", sparse=True),
+    ],
+    "farms": [],
+    "hosts": [],
+    "leases": [],
+    "logs": [],
+    "log_chunks": [
+        IndexModel([("execution", ASCENDING), ("last_seq", ASCENDING)], name="execution"),
+    ],
+    "deliveries": [
+        IndexModel([("execution_id", ASCENDING), ("seq", ASCENDING)], name="execution"),
+        IndexModel([("pending", ASCENDING), ("due_at", ASCENDING)], name="pending", sparse=True),
+        IndexModel([("due", ASCENDING)], name="due", sparse=True),
+        IndexModel([("open", ASCENDING), ("seq", DESCENDING)], name="open", sparse=True),
+        IndexModel([("counted", ASCENDING)], name="counted", sparse=True),
+    ],
+    "counters": [],
+    "settings": [],
+}
+"""Every collection. A field that an index is on is only there while the index is to name it."""
+
+
+class Database:
+    """One connection pool and what all operations share."""
+
+    def __init__(self, url: str, *, clock: Clock) -> None:
+        """:param clock: what the caller's ``now`` comes from, to compare it with the server's."""
+        self._client: AsyncMongoClient[Doc] = AsyncMongoClient(
+            url,
+            appname="fastlane",
+            connect=False,
+            connectTimeoutMS=int(SELECTION_SECONDS * 1000),
+            serverSelectionTimeoutMS=int(SELECTION_SECONDS * 1000),
+            timeoutMS=int(OPERATION_SECONDS * 1000),
+            maxPoolSize=MAX_CONNECTIONS,
+            retryWrites=True,
+        )
+        self._clock = clock
+        database: AsyncDatabase[Doc] = self._client.get_default_database(
+            DEFAULT_DATABASE, read_preference=ReadPreference.PRIMARY, write_concern=COMMIT
+        )
+        self._database = database
+        self.name: str = database.name
+        self.tasks = database["tasks"]
+        self.jobs = database["jobs"]
+        self.executions = database["executions"]
+        self.keys = database["keys"]
+        self.farms = database["farms"]
+        self.hosts = database["hosts"]
+        self.leases = database["leases"]
+        self.logs = database["logs"]
+        self.log_chunks = database["log_chunks"]
+        self.deliveries = database["deliveries"]
+        self.counters = database["counters"]
+        self.settings = database["settings"]
+        self.numbers = Numbers(self.counters)
+        self.completed = Completed()
+        self.skew_seconds = 0.0
+        """What is to be added to a caller's time to get the server's."""
+
+    async def open(self) -> None:
+        """Make the indexes that are not there.
+
+        :raises PyMongoError: it cannot be reached, or refuses.
+        """
+        await asyncio.gather(
+            *(self._database[name].create_indexes([*ix]) for name, ix in INDEXES.items() if ix)
+        )
+        await self.numbers.open()
+        await self.measure_skew()
+
+    async def close(self) -> None:
+        await self.completed.close()
+        await self._client.close()
+
+    async def ping(self) -> None:
+        """:raises PyMongoError: there is no primary that answers."""
+        await self._database.command("ping", read_preference=ReadPreference.PRIMARY)
+
+    async def measure_skew(self) -> None:
+        """Compare the caller's clock with the server's; a small difference counts as none."""
+        before = self._clock()
+        hello = await self._database.command("hello", read_preference=ReadPreference.PRIMARY)
+        between = (before + self._clock()) / 2
+        # MongoDB's times are UTC without saying so.
+        server = (hello["localTime"] - _EPOCH).total_seconds()
+        skew = server - between
+        self.skew_seconds = skew if abs(skew) >= SKEW_TOLERANCE_SECONDS else 0.0
+
+    async def primary(self) -> tuple[str, int] | None:
+        """Who takes the writes just now."""
+        return await self._client.primary
+
+    async def installation(self) -> str:
+        """The id that all instances on this database share."""
+        found = await self.settings.find_one({"_id": "installation"})
+        if found is None:
+            with contextlib.suppress(DuplicateKeyError):
+                await self.settings.insert_one({"_id": "installation", "value": uuid.uuid4().hex})
+            found = await self.settings.find_one({"_id": "installation"})
+            assert found is not None
+        return str(found["value"])
+
+
+_EPOCH = datetime(1970, 1, 1)
+
+
+class Numbers:
+    """Rising numbers for everything that has an order; callers of one moment share one write.
+
+    The write is a hint (``w: 1``): on one server the journal has it before whatever uses the
+    number, and after a fail-over :meth:`skip` puts it beyond every number that is in use.
+    """
+
+    def __init__(self, counters: Collection) -> None:
+        self._counters = counters.with_options(write_concern=HINT)
+        self._waiting: list[tuple[int, asyncio.Future[int]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Make the counter, so that no two first callers do."""
+        with contextlib.suppress(DuplicateKeyError):
+            await self._counters.insert_one({"_id": "sequence", "value": 0})
+
+    async def skip(self, count: int) -> None:
+        """Leave out the next *count* numbers."""
+        await self._counters.update_one({"_id": "sequence"}, {"$inc": {"value": count}})
+
+    async def take(self, count: int = 1) -> int:
+        """The first of *count* numbers that nobody else gets."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((count, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._serve())
+        return await future
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                await self._take_all(batch)
+        finally:
+            self._task = None
+
+    async def _take_all(self, batch: list[tuple[int, asyncio.Future[int]]]) -> None:
+        try:
+            after = await self._counters.find_one_and_update(
+                {"_id": "sequence"},
+                {"$inc": {"value": sum(count for count, _ in batch)}},
+                return_document=ReturnDocument.AFTER,
+            )
+        except BaseException as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            if not isinstance(error, PyMongoError):
+                raise
+            return
+        assert after is not None
+        last = int(after["value"])
+        for count, future in reversed(batch):
+            if not future.done():
+                future.set_result(last - count + 1)
+            last -= count
+
+
+class Completed:
+    """Strikes completed todos off, many in one write; what is lost here the sweep finds."""
+
+    def __init__(self) -> None:
+        self._recent: OrderedDict[str, None] = OrderedDict()
+        self._open: dict[str, tuple[Collection, Any]] = {}
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def knows(self, todo: Doc) -> bool:
+        """Whether this process has completed *todo* already."""
+        return todo["id"] in self._recent
+
+    def later(self, collection: Collection, document_id: Any, todo: Doc) -> None:
+        """Strike *todo* off some time soon."""
+        self._recent[todo["id"]] = None
+        if len(self._recent) > COMPLETED_KEPT:
+            self._recent.popitem(last=False)
+        if len(self._open) >= CLOSING_BATCH * 4:
+            return
+        self._open[todo["id"]] = (collection, document_id)
+        if self._task is None:
+            self._task = asyncio.create_task(self._strike_off())
+
+    async def _strike_off(self) -> None:
+        try:
+            while self._open:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSING_SECONDS):
+                        await self._closing.wait()
+                await self.flush()
+        except PyMongoError:
+            self._open.clear()
+        finally:
+            self._task = None
+
+    async def flush(self) -> None:
+        taken = [(todo_id, self._open.pop(todo_id)) for todo_id in list(self._open)[:CLOSING_BATCH]]
+        by_collection: dict[str, tuple[Collection, list[UpdateOne]]] = {}
+        for todo_id, (collection, document_id) in taken:
+            _, updates = by_collection.setdefault(collection.name, (collection, []))
+            updates.append(
+                UpdateOne({"_id": document_id, "todo.id": todo_id}, {"$unset": {"todo": ""}})
+            )
+        for collection, updates in by_collection.values():
+            await collection.with_options(write_concern=HINT).bulk_write(updates, ordered=False)
+
+    async def close(self) -> None:
+        self._closing.set()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+
+def new_todo(**content: Any) -> Doc:
+    """What is left to do for an operation; None among *content* is left out."""
+    return {"id": uuid.uuid4().hex, **{k: v for k, v in content.items() if v is not None}}
+
+
+async def strike_off(collection: Collection, document_id: Any, todo: Doc) -> None:
+    """Take a completed *todo* off its document now."""
+    await collection.with_options(write_concern=FOLLOW).update_one(
+        {"_id": document_id, "todo.id": todo["id"]}, {"$unset": {"todo": ""}}
+    )
+
+
+async def swap(collection: Collection, old: Doc, new: Doc) -> bool:
+    """Put *new* in the place of *old* unless that has changed; *new* gets the next ``rev``.
+
+    :return: whether *old* was still there.
+    """
+    new["rev"] = old["rev"] + 1
+    changed = {name: value for name, value in new.items() if name not in old or old[name] != value}
+    gone = {name: "" for name in old if name not in new}
+    update: Doc = {"$set": changed}
+    if gone:
+        update["$unset"] = gone
+    result = await collection.update_one({"_id": old["_id"], "rev": old["rev"]}, update)
+    return result.matched_count == 1

@@ -1,0 +1,405 @@
+"""The life of an execution: claim, start, finish, stop, adopt; the slots of ``maxRunning``.
+
+A farm's document holds one token for each slot that is taken, so ``maxRunning`` holds whatever the
+number of instances. A token names the execution and the ``rev`` at which it is to be claimed: two
+who claim the same one want the same token, and one of them gets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace as copy_with
+
+from pymongo import ASCENDING
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from fastlane.errors import CompareFailed, NotFound
+from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
+from fastlane.policy import deliveries_of
+from fastlane.storage.mongo.database import FOLLOW, Database, Doc, new_todo, swap
+from fastlane.storage.mongo.log import Logs
+from fastlane.storage.mongo.records import execution_doc, execution_from
+from fastlane.storage.mongo.todo import Todo
+from fastlane.storage.shared import STOPPED, UNREADABLE, UNREADABLE_RUN
+
+# Bounds what one look takes of those that are due or expired.
+DUE_BATCH = 1000
+# Bounds the writes of one batch that are under way together.
+TOGETHER = 32
+
+
+class Executions:
+    """The operations on executions."""
+
+    def __init__(self, database: Database, todo: Todo, logs: Logs) -> None:
+        self._db = database
+        self._todo = todo
+        self._logs = logs
+        self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Writes whose answer was lost; whether they took place is found out by the next call.
+        self._unsure_claims: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        self._unsure_adoptions: dict[tuple[str, str], int] = {}
+        self._unsure_ends: dict[str, int] = {}
+
+    # -- claiming -----------------------------------------------------------------------------
+
+    async def claim(
+        self, farm: str, host: str, owner: str, max_running: int, now: float
+    ) -> Execution | None:
+        """:meth:`fastlane.storage.base.Storage.claim`.
+
+        Two writes: the slot, then the execution, which decides. Killed between them: a token
+        without an execution, which the sweep takes back after it has made the claim impossible.
+        When the answer of the second is lost, the next claim of this owner returns what it took.
+        """
+        async with self._claiming[farm]:
+            taken = await self._claimed_unawares(farm, owner)
+            if taken is not None:
+                return taken
+            taken_by_others: list[str] = []
+            while True:
+                doc = await self._first_queued(farm, now, taken_by_others)
+                if doc is None:
+                    return None
+                if "todo" in doc:
+                    await self._todo.settle_execution(doc)
+                    continue
+                execution = execution_from(doc)
+                if execution.definition == UNREADABLE:
+                    await self._todo.end(doc, UNREADABLE_RUN, now)
+                    continue
+                token = slot_token(doc)
+                got = await self._take_slot(farm, token, max_running)
+                if got is None:
+                    return None
+                if not got:
+                    taken_by_others.append(doc["_id"])
+                    continue
+                claimed = copy_with(
+                    execution,
+                    status=Status.PULLING,
+                    owner=owner,
+                    host=host,
+                    epoch=execution.epoch + 1,
+                )
+                changed = execution_doc(claimed, doc | {"slot": token})
+                try:
+                    if await swap(self._db.executions, doc, changed):
+                        return claimed
+                except PyMongoError:
+                    unsure = self._unsure_claims.setdefault((farm, owner), [])
+                    unsure.append((doc["_id"], token))
+                    raise
+                await self._todo.free_slot(farm, token)
+
+    async def _first_queued(self, farm: str, now: float, without: Sequence[str]) -> Doc | None:
+        wanted: Doc = {
+            "farm": farm,
+            "queue": {"$exists": True},
+            "$or": [{"expires": {"$exists": False}}, {"expires": {"$gt": now}}],
+        }
+        if without:
+            wanted["_id"] = {"$nin": list(without)}
+        return await self._db.executions.find_one(wanted, sort=[("queue", ASCENDING)], hint="queue")
+
+    async def next_queued(self, farm: str, now: float) -> Execution | None:
+        """:meth:`fastlane.storage.base.Storage.next_queued`."""
+        doc = await self._first_queued(farm, now, ())
+        return None if doc is None else execution_from(doc)
+
+    async def _take_slot(self, farm: str, token: str, max_running: int) -> bool | None:
+        """Whether *token* took a slot; None when there is none left."""
+        farms = self._db.farms.with_options(write_concern=FOLLOW)
+        while True:
+            free: Doc = {
+                "_id": farm,
+                "held": {"$ne": token},
+                f"held.{max_running - 1}": {"$exists": False},
+            }
+            result = await farms.update_one(free, {"$push": {"held": token}})
+            if result.matched_count:
+                return True
+            found = await farms.find_one({"_id": farm})
+            if found is None:
+                with contextlib.suppress(DuplicateKeyError):
+                    await farms.insert_one({"_id": farm, "held": []})
+            elif token in found["held"]:
+                return False
+            elif len(found["held"]) >= max_running:
+                return None
+
+    async def _claimed_unawares(self, farm: str, owner: str) -> Execution | None:
+        unsure = self._unsure_claims.get((farm, owner), [])
+        while unsure:
+            execution_id, token = unsure[-1]
+            doc = await self._db.executions.find_one({"_id": execution_id})
+            unsure.pop()
+            if (
+                doc is not None
+                and doc.get("slot") == token
+                and doc["status"] == Status.PULLING
+                and doc["owner"] == owner
+            ):
+                return execution_from(doc)
+            # A claim that is still on its way would be too late: its rev is told apart from now on
+            # by the sweep, which also takes the token.
+        return None
+
+    async def release(self, execution_id: str, epoch: int) -> None:
+        """:meth:`fastlane.storage.base.Storage.release`.
+
+        One write decides; the slot is given back by its ``todo``.
+        """
+        while True:
+            doc = await self._owned(execution_id, epoch)
+            if doc["status"] != Status.PULLING:
+                raise CompareFailed(
+                    f"execution {execution_id} is not pulling any more", execution_from(doc)
+                )
+            execution = execution_from(doc)
+            if execution.stop_reason is not None:
+                assert execution.stop_requested_at is not None
+                if await self._todo.end(doc, STOPPED, execution.stop_requested_at) is not None:
+                    return
+                continue
+            changed = execution_doc(
+                copy_with(execution, status=Status.ENQUEUED, owner=None, host=None), doc
+            )
+            changed["todo"] = new_todo(at=0.0, slot=doc.get("slot"))
+            if await swap(self._db.executions, doc, changed):
+                await self._todo.complete_execution(changed)
+                return
+
+    async def started(
+        self, execution_id: str, epoch: int, run_id: str, started_at: float
+    ) -> Execution:
+        """:meth:`fastlane.storage.base.Storage.started`: one write; the outbox is its ``todo``."""
+        while True:
+            doc = await self._owned(execution_id, epoch)
+            execution = execution_from(doc)
+            if execution.status is Status.RUNNING:
+                return execution
+            running = copy_with(
+                execution, status=Status.RUNNING, run_id=run_id, started_at=started_at
+            )
+            changed = execution_doc(running, doc)
+            tells = bool(deliveries_of(running, now=started_at))
+            if tells:
+                changed["todo"] = new_todo(at=started_at, started=True)
+            if await swap(self._db.executions, doc, changed):
+                if tells:
+                    await self._todo.complete_execution(changed)
+                return running
+
+    async def finish(
+        self,
+        execution_id: str,
+        epoch: int,
+        outcome: Outcome,
+        expected_stop: Reason | None,
+        retry: Execution | None,
+        finished_at: float,
+    ) -> tuple[Execution, Execution | None]:
+        """:meth:`fastlane.storage.base.Storage.finish`.
+
+        The deciding write makes the execution final, with the retry in its ``todo``. What follows
+        (the retry on its job, the outbox, the slot, those that wait) the sweep completes behind a
+        crash. When the answer of the deciding write is lost, a repeat finds it done.
+        """
+        retry_doc: Doc | None = None
+        if retry is not None:
+            retry_doc = execution_doc(retry, {"seq": await self._db.numbers.take()})
+        while True:
+            doc = await self._db.executions.find_one({"_id": execution_id})
+            if (
+                doc is not None
+                and self._unsure_ends.get(execution_id) == epoch
+                and doc["status"] in FINAL
+                and doc["epoch"] == epoch
+            ):
+                return await self._ended_unawares(doc)
+            doc = await self._owned(execution_id, epoch, doc)
+            execution = execution_from(doc)
+            if execution.stop_reason != expected_stop:
+                raise CompareFailed(f"execution {execution_id} has another stop intent", execution)
+            self._logs.forget(execution_id)
+            final = self._todo.ended(doc, outcome, finished_at, retry=retry_doc)
+            stored: Doc | None = None
+            try:
+                if not await swap(self._db.executions, doc, final):
+                    continue
+                stored = await self._todo.complete_execution(final)
+            except PyMongoError:
+                self._unsure_ends[execution_id] = epoch
+                raise
+            self._unsure_ends.pop(execution_id, None)
+            return execution_from(final), None if stored is None else execution_from(stored)
+
+    async def _ended_unawares(self, doc: Doc) -> tuple[Execution, Execution | None]:
+        stored: Doc | None = None
+        if "todo" in doc:
+            stored = await self._todo.complete_execution(doc)
+        self._unsure_ends.pop(doc["_id"], None)
+        return execution_from(doc), None if stored is None else execution_from(stored)
+
+    async def stop_execution(self, execution_id: str, reason: Reason, now: float) -> Execution:
+        """:meth:`fastlane.storage.base.Storage.stop_execution`: one write decides."""
+        while True:
+            ended = await self._todo.end_enqueued(execution_id, STOPPED, now)
+            if ended is not None:
+                return ended
+            doc = await self._todo.intend_stop(execution_id, reason, now)
+            if doc is None:
+                raise NotFound(f"there is no execution {execution_id}")
+            if doc["status"] != Status.ENQUEUED:
+                return execution_from(doc)
+
+    async def _owned(self, execution_id: str, epoch: int, doc: Doc | None = None) -> Doc:
+        """The active execution with nothing left to do, as long as *epoch* is its owner's."""
+        if doc is None or "todo" in doc:
+            doc = await self._todo.settled_execution(execution_id)
+        if doc is None:
+            raise CompareFailed(f"there is no execution {execution_id}")
+        if doc["status"] not in ACTIVE or doc["epoch"] != epoch:
+            raise CompareFailed(
+                f"execution {execution_id} is {doc['status']} under epoch {doc['epoch']}, "
+                f"not active under epoch {epoch}",
+                execution_from(doc),
+            )
+        return doc
+
+    # -- what is due --------------------------------------------------------------------------
+
+    async def queue_due(self, now: float, limit: int) -> int:
+        """:meth:`fastlane.storage.base.Storage.queue_due`.
+
+        Each is one write. Who waits for a final execution is freed with it, behind a crash by the
+        sweep.
+        """
+        found = self._db.executions.find({"due": {"$lte": now}})
+        docs = await found.sort([("due", ASCENDING), ("seq", ASCENDING)]).to_list(limit)
+        if not docs:
+            return 0
+        first = await self._db.numbers.take(len(docs))
+        queued = 0
+        for at in range(0, len(docs), TOGETHER):
+            part = [
+                self._queue(doc, first + at + offset)
+                for offset, doc in enumerate(docs[at : at + TOGETHER])
+            ]
+            queued += sum(await asyncio.gather(*part))
+        return queued
+
+    async def _queue(self, doc: Doc, position: int) -> bool:
+        if "todo" in doc:
+            await self._todo.settle_execution(doc)
+            del doc["todo"]
+        queued = copy_with(execution_from(doc), due_at=None, position=position)
+        return await swap(self._db.executions, doc, execution_doc(queued, doc))
+
+    async def expire(self, now: float, limit: int) -> Sequence[Execution]:
+        """:meth:`fastlane.storage.base.Storage.expire`: one write for each decides."""
+        found = self._db.executions.find({"expires": {"$lte": now}}, {"_id": 1})
+        expired = Outcome(Status.EXPIRED, Reason.EXPIRED)
+        ended = []
+        for doc in await found.sort("expires", ASCENDING).to_list(limit):
+            execution = await self._todo.end_enqueued(doc["_id"], expired, now)
+            if execution is not None:
+                ended.append(execution)
+        return ended
+
+    # -- instances ----------------------------------------------------------------------------
+
+    async def beat(self, instance: str, ends_at: float) -> None:
+        """:meth:`fastlane.storage.base.Storage.beat`, in the server's time.
+
+        Leases are the one thing that is compared between clocks of different machines, so both
+        sides put their ``now`` right by what their clock differs from the server's.
+        """
+        await self._db.measure_skew()
+        await self._db.leases.update_one(
+            {"_id": instance},
+            {"$set": {"ends_at": ends_at + self._db.skew_seconds}},
+            upsert=True,
+        )
+
+    async def leave(self, instance: str) -> None:
+        """:meth:`fastlane.storage.base.Storage.leave`."""
+        await self._db.leases.delete_one({"_id": instance})
+
+    async def adopt(self, instance: str, now: float, limit: int) -> Sequence[Execution]:
+        """:meth:`fastlane.storage.base.Storage.adopt`.
+
+        One write each decides; a second one fences the log off from the old owner before it is
+        returned. Killed between them: the next owner does it. When the answer of the first is lost,
+        the next adoption of this instance returns what it took.
+        """
+        adopted = await self._adopted_unawares(instance)
+        owners = [owner for owner in await self._active_owners() if owner != instance]
+        if not owners:
+            return adopted
+        leases = self._db.leases.find(
+            {"_id": {"$in": owners}, "ends_at": {"$gt": now + self._db.skew_seconds}}, {"_id": 1}
+        )
+        alive = {doc["_id"] for doc in await leases.to_list(None)}
+        dead = [owner for owner in owners if owner not in alive]
+        if not dead:
+            return adopted
+        found = self._db.executions.find({"active_owner": {"$in": dead}})
+        for doc in await found.sort("seq", ASCENDING).to_list(max(limit - len(adopted), 0)):
+            execution = execution_from(doc)
+            taken = copy_with(execution, owner=instance, epoch=execution.epoch + 1)
+            if "todo" in doc:
+                await self._todo.settle_execution(doc)
+                del doc["todo"]
+            try:
+                if await swap(self._db.executions, doc, execution_doc(taken, doc)):
+                    await self._logs.fence(taken.id, taken.epoch)
+                    adopted.append(taken)
+            except PyMongoError:
+                self._unsure_adoptions[execution.id, instance] = taken.epoch
+                # Those that were adopted before it are to be heard of, too.
+                for one in adopted:
+                    self._unsure_adoptions[one.id, instance] = one.epoch
+                raise
+        return adopted
+
+    async def _active_owners(self) -> Sequence[str]:
+        return [
+            owner
+            for owner in await self._db.executions.distinct(
+                "active_owner", {"active_owner": {"$exists": True}}
+            )
+            if owner is not None
+        ]
+
+    async def _adopted_unawares(self, instance: str) -> list[Execution]:
+        adopted = []
+        for (execution_id, name), epoch in list(self._unsure_adoptions.items()):
+            if name != instance:
+                continue
+            doc = await self._db.executions.find_one({"_id": execution_id})
+            if (
+                doc is not None
+                and doc["status"] in ACTIVE
+                and doc["owner"] == instance
+                and doc["epoch"] == epoch
+            ):
+                await self._logs.fence(execution_id, epoch)
+                adopted.append(execution_from(doc))
+            del self._unsure_adoptions[execution_id, name]
+        return adopted
+
+
+def slot_token(doc: Doc) -> str:
+    """What stands in a farm's document for the claim of *doc* as it is now."""
+    return f"{doc['_id']}|{doc['rev']}"
+
+
+def named_by(token: str) -> tuple[str, int]:
+    """The execution and the ``rev`` of a token."""
+    execution_id, _, rev = token.rpartition("|")
+    return execution_id, int(rev)

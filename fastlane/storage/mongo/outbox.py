@@ -1,0 +1,164 @@
+"""The outbox: deliveries that are claimed, tried and written down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace as copy_with
+
+from pymongo import ASCENDING, DESCENDING
+
+from fastlane.errors import CompareFailed, NotFound, Rejected
+from fastlane.model import ATTEMPTS_KEPT, Attempt, Delivery, DeliveryState
+from fastlane.storage.base import Page, PageRequest
+from fastlane.storage.mongo.database import Database, Doc, swap
+from fastlane.storage.mongo.queries import page_of
+from fastlane.storage.mongo.records import delivery_doc, delivery_from
+
+
+class Outbox:
+    """The operations on deliveries; each is one write."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._claiming = asyncio.Lock()
+
+    async def next_delivery_at(self) -> float | None:
+        """:meth:`fastlane.storage.base.Storage.next_delivery_at`."""
+        doc = await self._db.deliveries.find_one(
+            {"due": {"$exists": True}}, {"due": 1}, sort=[("due", ASCENDING)]
+        )
+        return None if doc is None else float(doc["due"])
+
+    async def claim_deliveries(
+        self,
+        now: float,
+        claim_seconds: float,
+        limit: int,
+        per_receiver: int,
+        busy: Mapping[str, int],
+    ) -> Sequence[Delivery]:
+        """:meth:`fastlane.storage.base.Storage.claim_deliveries`.
+
+        One write for each decides. When an answer is lost, the claim runs out by itself.
+        """
+        claimed: list[Delivery] = []
+        taken = dict(busy)
+        async with self._claiming:
+            while len(claimed) < limit:
+                due = await self._due(now, limit - len(claimed), per_receiver, taken)
+                got = [await self._claim(doc, now, claim_seconds) for doc in due]
+                claimed += [delivery for delivery in got if delivery is not None]
+                for delivery in got:
+                    if delivery is not None:
+                        taken[delivery.receiver] = taken.get(delivery.receiver, 0) + 1
+                if None not in got:
+                    break
+        return claimed
+
+    async def _claim(self, doc: Doc, now: float, claim_seconds: float) -> Delivery | None:
+        """Take the delivery of *doc*; None when another instance was faster."""
+        delivery = delivery_from(doc)
+        taken = copy_with(
+            delivery, claim=delivery.claim + 1, claimed_at=now, due_at=now + claim_seconds
+        )
+        if await swap(self._db.deliveries, doc, delivery_doc(taken, doc)):
+            return taken
+        return None
+
+    async def _due(
+        self, now: float, limit: int, per_receiver: int, busy: Mapping[str, int]
+    ) -> Sequence[Doc]:
+        due: list[Doc] = []
+        for receiver, earliest in await self._due_receivers(now):
+            if len(due) >= limit and earliest >= due[-1]["due_at"]:
+                break
+            room = min(limit, per_receiver - busy.get(receiver, 0))
+            if room > 0:
+                found = self._db.deliveries.find({"pending": receiver, "due_at": {"$lte": now}})
+                docs = await found.sort("due_at", ASCENDING).to_list(room)
+                due = sorted([*due, *docs], key=lambda doc: float(doc["due_at"]))[:limit]
+        return due
+
+    async def _due_receivers(self, now: float) -> Sequence[tuple[str, float]]:
+        """Each receiver that has something due, and since when; steps through the index."""
+        cursor = await self._db.deliveries.aggregate(
+            [
+                {"$match": {"pending": {"$exists": True}}},
+                {"$sort": {"pending": 1, "due_at": 1}},
+                {"$group": {"_id": "$pending", "earliest": {"$first": "$due_at"}}},
+                {"$match": {"earliest": {"$lte": now}}},
+                {"$sort": {"earliest": 1, "_id": 1}},
+            ]
+        )
+        return [(doc["_id"], doc["earliest"]) for doc in await cursor.to_list(None)]
+
+    async def attempted(
+        self, delivery_id: str, claim: int, attempt: Attempt, retry_at: float | None
+    ) -> Delivery:
+        """:meth:`fastlane.storage.base.Storage.attempted`."""
+        while True:
+            doc = await self._claimed(delivery_id, claim)
+            delivery = delivery_from(doc)
+            if attempt.error is None:
+                state, retry_at = DeliveryState.DELIVERED, None
+            else:
+                state = DeliveryState.FAILED if retry_at is None else DeliveryState.PENDING
+            changed = copy_with(
+                delivery,
+                state=state,
+                attempts=delivery.attempts + 1,
+                due_at=retry_at,
+                claimed_at=None,
+                history=(*delivery.history, attempt)[-ATTEMPTS_KEPT:],
+            )
+            if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
+                return changed
+
+    async def unclaim_delivery(self, delivery_id: str, claim: int) -> None:
+        """:meth:`fastlane.storage.base.Storage.unclaim_delivery`."""
+        while True:
+            doc = await self._claimed(delivery_id, claim)
+            delivery = delivery_from(doc)
+            changed = copy_with(delivery, due_at=delivery.claimed_at, claimed_at=None)
+            if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
+                return
+
+    async def requeue_delivery(self, delivery_id: str, now: float) -> Delivery:
+        """:meth:`fastlane.storage.base.Storage.requeue_delivery`."""
+        while True:
+            doc = await self._db.deliveries.find_one({"_id": delivery_id})
+            if doc is None:
+                raise NotFound(f"there is no notification {delivery_id}")
+            delivery = delivery_from(doc)
+            if delivery.state is DeliveryState.DELIVERED:
+                raise Rejected(
+                    f"notification {delivery_id} was delivered; there is nothing to requeue"
+                )
+            if delivery.state is DeliveryState.PENDING:
+                return delivery
+            changed = copy_with(delivery, state=DeliveryState.PENDING, attempts=0, due_at=now)
+            if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
+                return changed
+
+    async def deliveries(self, state: DeliveryState, page: PageRequest) -> Page[Delivery]:
+        """:meth:`fastlane.storage.base.Storage.deliveries`."""
+        if state is DeliveryState.DELIVERED:
+            raise Rejected("what was delivered is listed by its execution only")
+        wanted = {"open": str(state)}
+        total = await self._db.deliveries.count_documents(wanted)
+        return await page_of(
+            self._db.deliveries, wanted, page, total, delivery_from, by="seq", order=DESCENDING
+        )
+
+    async def deliveries_of(self, execution_ids: Sequence[str]) -> Sequence[Delivery]:
+        """:meth:`fastlane.storage.base.Storage.deliveries_of`."""
+        found = self._db.deliveries.find({"execution_id": {"$in": list(execution_ids)}})
+        return [delivery_from(doc) for doc in await found.sort("seq", ASCENDING).to_list(None)]
+
+    async def _claimed(self, delivery_id: str, claim: int) -> Doc:
+        """The pending delivery, as long as it is claimed under *claim*."""
+        doc = await self._db.deliveries.find_one({"_id": delivery_id})
+        if doc is None or "claimed_at" not in doc or doc["claim"] != claim:
+            raise CompareFailed(f"notification {delivery_id} is not claimed under {claim} any more")
+        return doc

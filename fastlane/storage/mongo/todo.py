@@ -1,0 +1,346 @@
+"""Completing what the ``todo`` of a job or an execution says is left to do.
+
+Every step may be repeated and may be taken by several at once: what each of them writes is decided
+by the ``todo``, or by compare-and-set on the document that it writes to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace as copy_with
+
+import structlog
+from pymongo import ASCENDING, DESCENDING
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
+from fastlane.policy import deliveries_of
+from fastlane.storage.mongo.database import (
+    FOLLOW,
+    HINT,
+    Database,
+    Doc,
+    new_todo,
+    strike_off,
+    swap,
+)
+from fastlane.storage.mongo.records import delivery_doc, execution_doc, execution_from, job_from
+from fastlane.storage.mongo.records import job_doc as make_job_doc
+from fastlane.storage.shared import STOPPED, words
+
+log = structlog.get_logger(__name__)
+
+# Bounds what one look takes of those that wait for one execution.
+WAITING_BATCH = 1000
+# Bounds the tries of an upsert that races with another.
+UPSERT_TRIES = 5
+
+
+class Todo:
+    """What the operations on jobs and executions have in common."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    # -- jobs ---------------------------------------------------------------------------------
+
+    async def settled_job(self, job_id: str) -> Doc | None:
+        """The job's document with nothing left to do."""
+        while True:
+            doc = await self._db.jobs.find_one({"_id": job_id})
+            if doc is None or "todo" not in doc:
+                return doc
+            if self._db.completed.knows(doc["todo"]):
+                await strike_off(self._db.jobs, job_id, doc["todo"])
+            else:
+                await self.complete_job(doc)
+
+    async def complete_job(self, doc: Doc, *, made_here: bool = False) -> Doc | None:
+        """Do what is left: end executions, store the new one, count the job in its task.
+
+        :param made_here: this call is the one of who wrote the ``todo``.
+        :return: the document of the execution that was added.
+        """
+        todo = doc["todo"]
+        added: Doc | None = todo.get("add")
+        if "end" in todo:
+            await self._end_enqueued(doc)
+        if "stop_last" in todo:
+            last = await self._db.executions.find_one(
+                {"job_id": doc["_id"], "number": {"$lte": todo["upto"]}},
+                sort=[("number", DESCENDING)],
+            )
+            if last is not None:
+                await self.intend_stop(last["_id"], Reason.STOPPED, todo["at"])
+        if "replaces" in todo:
+            still_active = await self._stop(todo["replaces"], todo["at"])
+            if still_active and added is not None:
+                added = execution_doc(
+                    copy_with(execution_from(added), waits_for=todo["replaces"]), added
+                )
+        if "forget" in todo:
+            await self.forget(todo["forget"])
+        steps: list[Awaitable[Doc | None]] = []
+        if added is not None:
+            steps.append(self.insert(added))
+        if "list" in todo:
+            steps.append(self._list(doc, count=made_here))
+        results = await asyncio.gather(*steps)
+        stored = results[0] if added is not None else None
+        self._db.completed.later(self._db.jobs, doc["_id"], todo)
+        return stored
+
+    async def _end_enqueued(self, doc: Doc) -> None:
+        todo = doc["todo"]
+        wanted: Doc = {"enqueued_of": doc["_id"], "number": {"$lte": todo["upto"]}}
+        if todo["end"] == "retries":
+            wanted["attempt"] = {"$gt": 0}
+        while True:
+            found = self._db.executions.find(wanted, {"_id": 1}).sort("seq", ASCENDING)
+            ids = [one["_id"] for one in await found.to_list(WAITING_BATCH)]
+            for execution_id in ids:
+                await self.end_enqueued(execution_id, STOPPED, todo["at"])
+            if len(ids) < WAITING_BATCH:
+                return
+
+    async def _stop(self, execution_id: str, now: float) -> bool:
+        """End an enqueued execution, or ask an active one to end; whether it is still active."""
+        if await self.end_enqueued(execution_id, STOPPED, now) is not None:
+            return False
+        doc = await self.intend_stop(execution_id, Reason.STOPPED, now)
+        return doc is not None and doc["status"] in ACTIVE
+
+    async def forget(self, execution_ids: Sequence[str]) -> None:
+        """Delete executions with all that is theirs, themselves last."""
+        ids = {"$in": list(execution_ids)}
+        await self._db.log_chunks.delete_many({"execution": ids})
+        await self._db.logs.delete_many({"_id": ids})
+        await self._db.deliveries.delete_many({"execution_id": ids})
+        await self._db.executions.delete_many({"_id": ids})
+
+    async def _list(self, job: Doc, *, count: bool) -> None:
+        """Put a new job's task into the listing, or count the job in it.
+
+        Who did not make the job cannot know whether it was counted: the sweep counts again then.
+        """
+        tasks = self._db.tasks.with_options(write_concern=FOLLOW)
+        update: Doc = {
+            "$set": {"modified_at": job["modified_at"]},
+            "$setOnInsert": {
+                "created_at": job["created_at"],
+                "seq": job["seq"],
+                "words": sorted(words(job["task_id"])),
+            },
+        }
+        if count:
+            update["$inc"] = {"jobs_count": 1}
+        else:
+            update["$setOnInsert"]["jobs_count"] = 1
+            update["$set"]["recount"] = True
+        for _ in range(UPSERT_TRIES):
+            try:
+                await tasks.update_one({"_id": job["task_id"]}, update, upsert=True)
+            except DuplicateKeyError:
+                continue
+            return
+
+    # -- executions ---------------------------------------------------------------------------
+
+    async def is_unfinished(self, execution_id: str) -> bool:
+        doc = await self._db.executions.find_one({"_id": execution_id}, {"status": 1})
+        return doc is not None and doc["status"] not in FINAL
+
+    async def insert(self, doc: Doc) -> Doc | None:
+        """Store a new execution, at its place in the queue unless it is delayed.
+
+        :return: what is stored under this id now, by whomever.
+        """
+        execution = execution_from(doc)
+        waits_for = execution.waits_for
+        if waits_for is not None and not await self.is_unfinished(waits_for):
+            execution = copy_with(execution, waits_for=None)
+        if execution.waits_for is None and execution.due_at is None:
+            execution = copy_with(execution, position=doc["seq"])
+        stored = execution_doc(execution, doc)
+        executions = self._db.executions.with_options(write_concern=FOLLOW)
+        try:
+            await executions.insert_one(stored)
+        except DuplicateKeyError:
+            there = await self._db.executions.find_one({"_id": execution.id})
+            if there is None:
+                # Its number or its tick is taken, which its job's rev is there to keep from.
+                log.error("execution could not be stored", execution=execution.id)
+            return there
+        if execution.waits_for is not None and not await self.is_unfinished(execution.waits_for):
+            await self.free(execution.waits_for, None)
+            return await self._db.executions.find_one({"_id": execution.id})
+        return stored
+
+    async def settled_execution(self, execution_id: str) -> Doc | None:
+        """The execution's document with nothing left to do."""
+        while True:
+            doc = await self._db.executions.find_one({"_id": execution_id})
+            if doc is None or "todo" not in doc:
+                return doc
+            await self.settle_execution(doc)
+
+    async def settle_execution(self, doc: Doc) -> None:
+        """Complete what is left to do for *doc*, and strike it off."""
+        if not self._db.completed.knows(doc["todo"]):
+            await self.complete_execution(doc)
+        await strike_off(self._db.executions, doc["_id"], doc["todo"])
+
+    async def end(
+        self, doc: Doc, outcome: Outcome, finished_at: float, *, retry: Doc | None = None
+    ) -> tuple[Doc, Doc | None] | None:
+        """Make the unfinished *doc* final, and do what follows from it.
+
+        Where it waited itself, what waited for it waits for that one now: the chain stays a chain.
+
+        :return: the final document and that of the stored retry; None when *doc* had changed.
+        """
+        final = self.ended(doc, outcome, finished_at, retry=retry)
+        if not await swap(self._db.executions, doc, final):
+            return None
+        return final, await self.complete_execution(final)
+
+    def ended(
+        self, doc: Doc, outcome: Outcome, finished_at: float, *, retry: Doc | None = None
+    ) -> Doc:
+        """What *doc* is to be replaced with to make it final."""
+        execution = execution_from(doc)
+        ended = copy_with(
+            execution,
+            status=outcome.status,
+            reason=outcome.reason,
+            exit_code=outcome.exit_code,
+            error=outcome.error,
+            finished_at=finished_at,
+            waits_for=None,
+            due_at=None,
+        )
+        final = execution_doc(ended, doc)
+        final["todo"] = new_todo(
+            at=finished_at, slot=doc.get("slot"), chain=execution.waits_for, retry=retry
+        )
+        return final
+
+    async def complete_execution(self, doc: Doc) -> Doc | None:
+        """Do what is left: the retry, the outbox, the slot, and those that wait.
+
+        :return: the document of the retry, where there is one.
+        """
+        todo = doc["todo"]
+        execution = execution_from(doc)
+        retry: Doc | None = None
+        if "retry" in todo:
+            retry = await self._store_retry(execution, todo["retry"], todo["at"])
+        steps: list[Awaitable[None]] = []
+        if "slot" in todo:
+            steps.append(self.free_slot(execution.farm, todo["slot"]))
+        if execution.final:
+            steps.append(self.free(execution.id, todo.get("chain")))
+            steps.append(self._notify(execution, todo["at"], retry_follows=retry is not None))
+        elif "started" in todo:
+            started = copy_with(execution, status=Status.RUNNING)
+            steps.append(self._notify(started, todo["at"], retry_follows=False))
+        await asyncio.gather(*steps)
+        self._db.completed.later(self._db.executions, execution.id, todo)
+        return retry
+
+    async def _store_retry(self, execution: Execution, retry: Doc, now: float) -> Doc | None:
+        """Add *retry* to its job as long as that is of the execution's generation.
+
+        The generation never goes back and the job's ``rev`` lets one addition pass, so all who try
+        come to the same end.
+        """
+        while True:
+            doc = await self.settled_job(execution.job_id)
+            there = await self._db.executions.find_one({"_id": retry["_id"]})
+            if there is not None:
+                return there
+            if doc is None or doc["generation"] != execution.generation:
+                return None
+            job = job_from(doc)
+            count = job.execution_count + 1
+            changed = make_job_doc(copy_with(job, execution_count=count, modified_at=now), doc)
+            changed["todo"] = new_todo(add=retry | {"number": count})
+            if await swap(self._db.jobs, doc, changed):
+                return await self.complete_job(changed)
+
+    async def free_slot(self, farm: str, slot: str) -> None:
+        """Give a slot of ``maxRunning`` back. One that is not given back the sweep finds."""
+        await self._db.farms.with_options(write_concern=HINT).update_one(
+            {"_id": farm}, {"$pull": {"held": slot}}
+        )
+
+    async def _notify(self, execution: Execution, now: float, *, retry_follows: bool) -> None:
+        """Put into the outbox whom the status of *execution* is told to."""
+        deliveries = deliveries_of(execution, now=now, retry_follows=retry_follows)
+        if not deliveries:
+            return
+        first = await self._db.numbers.take(len(deliveries))
+        docs = [delivery_doc(one, {"seq": first + n}) for n, one in enumerate(deliveries)]
+        try:
+            await self._db.deliveries.with_options(write_concern=FOLLOW).insert_many(
+                docs, ordered=False
+            )
+        except BulkWriteError as error:
+            # What is there already stays as it is.
+            faults = (error.details or {}).get("writeErrors", [])
+            if any(fault["code"] != 11000 for fault in faults) or not faults:
+                raise
+
+    async def free(self, execution_id: str, chain: str | None) -> None:
+        """Let those that wait for a final execution wait for *chain* now, or queue them.
+
+        One that has a time of its own becomes merely delayed.
+        """
+        while waiting := await self._waiting_for(execution_id):
+            places = await self._db.numbers.take(len(waiting))
+            for offset, doc in enumerate(waiting):
+                execution = execution_from(doc)
+                if chain is not None or execution.due_at is not None:
+                    freed = copy_with(execution, waits_for=chain)
+                else:
+                    freed = copy_with(execution, waits_for=None, position=places + offset)
+                if "todo" in doc:
+                    await self.settle_execution(doc)
+                    continue
+                await swap(self._db.executions, doc, execution_doc(freed, doc))
+            if chain is not None and not await self.is_unfinished(chain):
+                await self.free(chain, None)
+
+    async def _waiting_for(self, execution_id: str) -> Sequence[Doc]:
+        found = self._db.executions.find({"waits": execution_id}).sort("seq", ASCENDING)
+        return await found.to_list(WAITING_BATCH)
+
+    async def end_enqueued(
+        self, execution_id: str, outcome: Outcome, now: float
+    ) -> Execution | None:
+        """End an execution that is enqueued; None when it is not."""
+        while True:
+            doc = await self.settled_execution(execution_id)
+            if doc is None or doc["status"] != Status.ENQUEUED:
+                return None
+            ended = await self.end(doc, outcome, now)
+            if ended is not None:
+                return execution_from(ended[0])
+
+    async def intend_stop(self, execution_id: str, reason: Reason, now: float) -> Doc | None:
+        """Give an active execution a stop intent; the first one stays.
+
+        :return: the document afterwards, changed or not.
+        """
+        while True:
+            doc = await self._db.executions.find_one({"_id": execution_id})
+            if doc is None or doc["status"] not in ACTIVE or "stop_reason" in doc:
+                return doc
+            if "todo" in doc:
+                await self.settle_execution(doc)
+                continue
+            intended = copy_with(execution_from(doc), stop_reason=reason, stop_requested_at=now)
+            changed = execution_doc(intended, doc)
+            if await swap(self._db.executions, doc, changed):
+                return changed
