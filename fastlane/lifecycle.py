@@ -13,7 +13,7 @@ from dataclasses import replace
 import structlog
 
 from fastlane import policy
-from fastlane.errors import CompareFailed, NotFound, Rejected
+from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailable
 from fastlane.events import OUTBOX, QUEUE, SCHEDULE, Bus, end_topic, log_topic, stop_topic
 from fastlane.model import (
     Attempt,
@@ -163,6 +163,8 @@ class Lifecycle:
         """Act on everything whose time has come: expiries, back-offs, ticks.
 
         One job that cannot be ticked does not keep the others from theirs.
+
+        :raises ExceptionGroup: with what kept jobs from their ticks, when all others had theirs.
         """
         now = self._clock()
         for expired in await self._storage.expire(now, DUE_BATCH):
@@ -170,12 +172,20 @@ class Lifecycle:
             self._bus.publish(log_topic(expired.id), QUEUE, *_outbox_of(expired))
         if await self._storage.queue_due(now, DUE_BATCH):
             self._bus.publish(QUEUE)
+        failures: list[Exception] = []
         for job in await self._storage.due_jobs(now, DUE_BATCH):
             try:
                 await self.run_tick(job)
             except CompareFailed:
                 # Another instance took the tick, or the job was changed: both are in order.
                 continue
+            except StorageUnavailable:
+                raise
+            except Exception as error:
+                error.add_note(f"job {job.id} of task {job.task_id!r}")
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup("jobs that are due could not be run", failures)
 
     async def run_tick(self, job: Job) -> Execution | None:
         """Act on the tick that *job* stands at, with all that were missed before it as one.

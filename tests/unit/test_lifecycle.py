@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fastlane import policy
 from fastlane.errors import CompareFailed, Rejected
 from fastlane.events import Bus
 from fastlane.lifecycle import Lifecycle, new_id
@@ -336,3 +337,24 @@ async def test_a_task_that_no_farm_takes_is_refused(tmp_path: Path) -> None:
         )
     assert (await storage.overview()).tasks == 0
     await storage.close()
+
+
+async def test_a_job_that_cannot_be_ticked_keeps_no_other_from_its_tick(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REGRESSIONS 2, 11."""
+    broken = await scene.submit(Schedule(cron="* * * * *", timezone="Europe/Lisbon"))
+    well = await scene.submit(Schedule(cron="* * * * *"))
+    read = policy.run_after
+
+    def without_zone(schedule: Schedule, now: float) -> float | None:
+        if schedule.timezone == "Europe/Lisbon":
+            raise ValueError("no such zone on this machine any more")
+        return read(schedule, now)
+
+    monkeypatch.setattr(policy, "run_after", without_zone)
+    scene.now += MINUTE
+    with pytest.raises(ExceptionGroup) as failed:
+        await scene.lifecycle.run_due()
+    assert broken.id in str(failed.value.exceptions[0].__notes__)
+    assert len(await scene.executions(well)) == 1
