@@ -13,8 +13,8 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,18 @@ class Engine:
             await client.close()
             await client.session.close()
 
+    @contextmanager
+    def understood(self, what: str) -> Iterator[None]:
+        """Where an answer is taken apart: one of another form is the host's failure.
+
+        :raises HostUnavailable: the code inside fell over what it found.
+        """
+        try:
+            yield
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            message = f"an answer on {what} that cannot be read: {type(error).__name__}: {error}"
+            raise HostUnavailable(self.host, message[:MESSAGE_CHARS]) from error
+
     async def call(
         self,
         method: str,
@@ -141,18 +153,23 @@ class Engine:
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            client = (await self._connected())[long]
-            async with (
-                client._query(
+            # Without this whoever waits for the lock would begin anew when it is his turn.
+            async with asyncio.timeout(limits.total or CALL_SECONDS):
+                client = (await self._connected())[long]
+            async with AsyncExitStack() as stack:
+                query = client._query(
                     path,
                     method,
                     params=dict(params or {}),
                     data=None if body is None else json.dumps(body),
                     headers=headers,
                     timeout=limits,
-                ) as response,
-                response,
-            ):
+                )
+                try:
+                    response = await stack.enter_async_context(query)
+                except TypeError as error:
+                    raise ValueError("an error in a form that is none") from error
+                await stack.enter_async_context(response)
                 yield response
         except DockerError as error:
             if error.status == _NOT_CONNECTED:
@@ -178,9 +195,10 @@ class Engine:
         if not self._negotiated:
             async with self._negotiating:
                 if not self._negotiated:
-                    offered = await clients[0]._query_json("version", versioned_api=False)
-                    self._offered = _version(offered["ApiVersion"])
-                    version = negotiate(offered["ApiVersion"], offered.get("MinAPIVersion"))
+                    with self.understood("version"):
+                        offered = await clients[0]._query_json("version", versioned_api=False)
+                        self._offered = _version(offered["ApiVersion"])
+                        version = negotiate(offered["ApiVersion"], offered.get("MinAPIVersion"))
                     for client in clients:
                         client.api_version = version
                     self._negotiated = True

@@ -125,7 +125,8 @@ class DockerExecutor(Executor):
                     body=body,
                     seconds=SLOW_CALL_SECONDS,
                 )
-                return str(created["Id"])
+                with engine.understood("a create"):
+                    return str(created["Id"])
             except Refused as refused:
                 if refused.status == 404 and "no such image" in refused.reason.lower():
                     raise PullFailed(f"Image {spec.image} is not on host {host}") from refused
@@ -262,16 +263,18 @@ class DockerExecutor(Executor):
 
     async def runs(self, host: str) -> Sequence[ListedRun]:
         label = f"{INSTALLATION_LABEL}={self._installation}"
-        found = await self._engine(host).call(
+        engine = self._engine(host)
+        found = await engine.call(
             "GET",
             "containers/json",
             params={"all": "1", "filters": json.dumps({"label": [label]})},
         )
-        return [
-            ListedRun(each["Labels"][EXECUTION_LABEL], each["Id"], phase_of(each["State"]))
-            for each in found
-            if each["State"] not in GOING and EXECUTION_LABEL in each["Labels"]
-        ]
+        with engine.understood("a list"):
+            return [
+                ListedRun(each["Labels"][EXECUTION_LABEL], each["Id"], phase_of(each["State"]))
+                for each in found
+                if each["State"] not in GOING and EXECUTION_LABEL in each["Labels"]
+            ]
 
     async def _details(self, engine: Engine, name: str) -> Mapping[str, Any] | None:
         try:
@@ -280,6 +283,10 @@ class DockerExecutor(Executor):
             if refused.status == 404:
                 return None
             raise
+        with engine.understood("a look at a container"):
+            # All that is made of it anywhere is made of these.
+            run_state(details)
+            dict(details["Config"])
         return details
 
     async def _present(self, host: str, run_id: str) -> Mapping[str, Any]:
