@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator
 from fastlane.api.base import ANSWER_SECONDS, BaseHandler
 from fastlane.api.lookup import find_log
 from fastlane.api.problems import Problem
-from fastlane.model import Stream
-from fastlane.storage.base import Storage
+from fastlane.model import LogState, Stream
+from fastlane.storage.base import Storage, dropped_note
 
 # The reference: stdout and stderr "separated by \n-=-\n".
 SEPARATOR = b"\n-=-\n"
 # Bounds what ?tail=N holds in memory; more lines than fit are cut at their beginning.
 TAIL_MAX_BYTES = 8 * 1024 * 1024
 TAIL_FIRST_BYTES = 64 * 1024
+# What the note about dropped bytes ends with, however many they are.
+DROPPED_NOTE_END = dropped_note(0).partition(b"0")[2]
 TAIL_MAX_LINES = 1_000_000
 
 
@@ -44,11 +46,11 @@ class OutputHandler(BaseHandler):
         if tail is not None:
             self.write(await _last_lines(storage, execution.id, self.streams, tail))
             return
-        last_seq = (await storage.log_state(execution.id)).last_seq
+        state = await storage.log_state(execution.id)
         for number, stream in enumerate(self.streams):
             if number:
                 self.write(SEPARATOR)
-            async for data in _read(storage, execution.id, stream, last_seq):
+            async for data in _read(storage, execution.id, stream, state):
                 self.write(data)
                 await self._pass_on()
 
@@ -97,20 +99,32 @@ class Stderr(OutputHandler):
 
 
 async def _read(
-    storage: Storage, execution_id: str, stream: Stream, last_seq: int
+    storage: Storage, execution_id: str, stream: Stream, state: LogState
 ) -> AsyncIterator[bytes]:
-    """One stream up to *last_seq*; the note about what the cap dropped stands in both."""
-    after = 0
+    """One stream of the log as far as *state* goes.
+
+    Of the server's notes those that stand for missing output are part of the text, in each stream
+    that holds something: which of the two misses it is not known. Notes before all output tell of
+    the pull, and are not.
+    """
+    if _kept_bytes(state, stream) == 0:
+        # The other stream may be a hundred megabytes long.
+        return
+    after, last_seq, begun = 0, state.last_seq, False
     while after < last_seq:
         records = await storage.read_log(execution_id, after=after)
         if not records:
             return
         after = records[-1].seq
-        yield b"".join(
-            record.data
-            for record in records
-            if record.stream in {stream, Stream.FASTLANE} and record.seq <= last_seq
-        )
+        parts = []
+        for record in records:
+            if record.seq > last_seq:
+                break
+            is_note = record.stream is Stream.FASTLANE
+            begun = begun or not is_note or record.data.endswith(DROPPED_NOTE_END)
+            if record.stream is stream or (is_note and begun):
+                parts.append(record.data)
+        yield b"".join(parts)
 
 
 async def _last_lines(
@@ -136,12 +150,22 @@ async def _last_lines(
 
 async def _end_of_stream(storage: Storage, execution_id: str, stream: Stream, lines: int) -> bytes:
     """The end of one stream: enough for *lines* lines, or all there is, or all that is taken."""
+    state = await storage.log_state(execution_id)
+    # The ends of the streams do not say where something was dropped. A longer log than this keeps
+    # more behind that place than is taken here.
+    if state.dropped_bytes and state.stdout_bytes + state.stderr_bytes <= 2 * TAIL_MAX_BYTES:
+        parts = [part async for part in _read(storage, execution_id, stream, state)]
+        return b"".join(parts)[-TAIL_MAX_BYTES:]
     size = TAIL_FIRST_BYTES
     while True:
         data, cut = await storage.read_log_tail(execution_id, stream, max_bytes=size)
         if not cut or size >= TAIL_MAX_BYTES or _count_lines(data) > lines:
             return data
         size *= 8
+
+
+def _kept_bytes(state: LogState, stream: Stream) -> int:
+    return state.stderr_bytes if stream is Stream.STDERR else state.stdout_bytes
 
 
 def _count_lines(text: bytes) -> int:

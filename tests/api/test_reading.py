@@ -233,8 +233,20 @@ async def test_log_that_is_not_text(still: Site) -> None:
     assert (await still.get(f"{owner.path}/stdout")).body == data
 
 
+async def test_notes_of_the_pull_are_no_output(still: Site) -> None:
+    """The server's notes are part of the text only where they stand for missing output."""
+    owner = still.owner()
+    await owner.start()
+    pull, lost = b"[fastlane: pulling busy]\n", b"[fastlane: rotated away]\n"
+    await owner.write((Stream.FASTLANE, pull))
+    assert (await still.get(f"{owner.path}/stdout")).body == b""
+    await owner.write(b"one\n", (Stream.FASTLANE, lost), b"two\n")
+    assert (await still.get(f"{owner.path}/stdout")).body == b"one\n" + lost + b"two\n"
+    assert (await still.get(f"{owner.path}/stderr")).body == b""
+
+
 async def test_capped_log(still: Site) -> None:
-    """What was dropped is said in its place, in either stream and in the details."""
+    """What was dropped is said in its place, in each stream that holds something."""
     owner = still.owner()
     await owner.start()
     cap = LogCap(300_000, 300_000)
@@ -243,6 +255,10 @@ async def test_capped_log(still: Site) -> None:
     found = (await still.get(f"{owner.path}/stdout")).body
     assert b"of this log were dropped here" in found
     assert len(found) < 2_000_000
+    # The tail says so too, and the stream that held nothing lost nothing.
+    assert (await still.get(f"{owner.path}/stdout?tail=9")).body == found
+    assert (await still.get(f"{owner.path}/stderr")).body == b""
+    assert (await still.get(f"{owner.path}/logs")).body == found + b"\n-=-\n"
 
 
 # -- times and health -----------------------------------------------------------------------------
