@@ -86,7 +86,7 @@ class WebhookSender(Sender):
 
     async def _post(self, message: Message) -> int:
         url = URL(message.target)
-        host, port = url.host, url.port
+        host, port = url.raw_host, url.port
         if host is None or port is None or url.scheme not in {"http", "https"}:
             raise DeliveryFailed("The URL is not one of a webhook.", final=True)
         addresses = await self._addresses(host, port)

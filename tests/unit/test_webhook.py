@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import trustme
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
@@ -425,6 +427,39 @@ async def test_the_resolver() -> None:
     for name in ("nobody.invalid", "a" * 300, "a..b", "\ud800"):
         with pytest.raises(OSError, match=r".*"):
             await resolver(name, 80)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    target=st.one_of(st.text(max_size=60), st.text(max_size=40).map("http://{}/".format)),
+    headers=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
+)
+async def test_whatever_a_record_holds_ends_in_a_sentence(
+    target: str, headers: dict[str, str]
+) -> None:
+    """Regression 35."""
+
+    async def inner(host: str, port: int) -> Sequence[Address]:
+        if not host.isascii():
+            raise OSError("no such name")
+        return [ipaddress.ip_address("127.0.0.1")]
+
+    hooks = sender(1.0, resolve=inner, allowed_networks=())
+    failure = await refusal(hooks, target, headers=headers)
+    assert str(failure).endswith(".")
+
+
+async def test_a_name_in_another_script() -> None:
+    lookups: list[str] = []
+
+    async def resolve(host: str, port: int) -> Sequence[Address]:
+        lookups.append(host)
+        return [ipaddress.ip_address("127.0.0.1")]
+
+    async with receiving() as receiver:
+        await sender(resolve=resolve).send(message(f"http://bücher.example:{receiver.port}/"))
+        assert receiver.requests[0].headers["host"].startswith("xn--bcher-kva.example:")
+    assert lookups == ["xn--bcher-kva.example"]
 
 
 async def test_bodies_are_json_of_what_was_given() -> None:

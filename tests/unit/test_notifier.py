@@ -1,0 +1,367 @@
+"""The notifier over a real storage, with senders that behave in a named way."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastlane.background.notifier import (
+    CLAIM_MARGIN_SECONDS,
+    FULL_SECONDS,
+    IDLE_SECONDS,
+    PARALLEL,
+    PER_RECEIVER,
+    Notifier,
+    NotifierOptions,
+)
+from fastlane.errors import DeliveryFailed, StorageUnavailable
+from fastlane.events import OUTBOX, Bus
+from fastlane.lifecycle import Lifecycle
+from fastlane.model import (
+    Backoff,
+    Channel,
+    Definition,
+    Delivery,
+    DeliveryState,
+    Execution,
+    Farm,
+    Outcome,
+    Reason,
+    Schedule,
+    Status,
+)
+from fastlane.notifications.base import Message, Sender
+from fastlane.storage.base import PageRequest
+from fastlane.storage.sqlite import SqliteStorage
+
+FARM = Farm("default", ("h:1",), 1000)
+PATIENCE = 15.0
+
+
+class Mailbox(Sender):
+    """Takes everything at once."""
+
+    timeout_seconds = 5.0
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def send(self, message: Message) -> int:
+        self.messages.append(message)
+        return 200
+
+
+class Held(Mailbox):
+    """Takes nothing before it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = asyncio.Event()
+
+    async def send(self, message: Message) -> int:
+        await super().send(message)
+        await self.release.wait()
+        return 200
+
+
+class Refusing(Mailbox):
+    """Takes nothing, for good or not."""
+
+    def __init__(self, *, final: bool) -> None:
+        super().__init__()
+        self._final = final
+
+    async def send(self, message: Message) -> int:
+        await super().send(message)
+        raise DeliveryFailed("No.", 500, final=self._final)
+
+
+class Faulty(Mailbox):
+    """Has a bug of our own."""
+
+    async def send(self, message: Message) -> int:
+        await super().send(message)
+        raise ZeroDivisionError("a bug")
+
+
+class AwayAtTimes(SqliteStorage):
+    """Is away for the operations that a test names."""
+
+    away: frozenset[str] = frozenset()
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.refusals = asyncio.Semaphore(0)
+        """Released with every refusal."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in super().__getattribute__("away"):
+            self.refusals.release()
+
+            async def refuse(*_: Any, **__: Any) -> None:
+                raise StorageUnavailable("connection refused")
+
+            return refuse
+        return super().__getattribute__(name)
+
+
+class Setting:
+    """A notifier, and executions that end."""
+
+    def __init__(self, storage: AwayAtTimes, sender: Sender) -> None:
+        self.storage = storage
+        self.now = time.time()
+        self.bus = Bus()
+        self.lifecycle = Lifecycle(
+            storage, self.bus, clock=self.clock, farms=[FARM], instance="one"
+        )
+        self.notifier = self.another(sender)
+
+    def clock(self) -> float:
+        return self.now
+
+    def another(self, sender: Sender) -> Notifier:
+        senders = {Channel.WEBHOOK: sender, Channel.EMAIL: sender}
+        backoff = Backoff(min_ms=1000, factor=2, max_ms=3_600_000)
+        return Notifier(
+            self.lifecycle,
+            self.storage,
+            self.bus,
+            senders,
+            self.describe,
+            clock=self.clock,
+            options=NotifierOptions(backoff=backoff, mail_retries=3),
+        )
+
+    async def describe(self, execution: Execution) -> Mapping[str, Any]:
+        if execution.task_id == "faulty":
+            raise ZeroDivisionError("a bug")
+        return {"taskId": execution.task_id}
+
+    async def end(self, *urls: str, task_id: str = "t", **hook: Any) -> Execution:
+        """An execution that has ended, and is to be told to *urls*."""
+        webhooks = {"finishes": [{"url": url, "headers": {"X": "1"}, **hook} for url in urls]}
+        await self.lifecycle.submit(
+            task_id=task_id,
+            job_id=None,
+            definition=Definition("busy", "true", webhooks=webhooks),
+            schedule=Schedule(),
+        )
+        execution = await self.lifecycle.claim(FARM, "h:1")
+        assert execution is not None
+        return await self.lifecycle.finish(execution, Outcome(Status.DONE, Reason.EXIT_CODE, 0))
+
+    async def state(self, execution: Execution) -> Delivery:
+        (delivery,) = await self.storage.deliveries_of([execution.id])
+        return delivery
+
+    async def settled(self, notifier: Notifier | None = None) -> None:
+        """Wait until nothing is being tried."""
+        tasks = (notifier or self.notifier)._tasks
+        async with asyncio.timeout(PATIENCE):
+            while tasks:
+                await asyncio.wait(tasks)
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def storage(tmp_path: Path) -> AsyncIterator[AwayAtTimes]:
+    storage = AwayAtTimes(tmp_path)
+    await storage.open()
+    yield storage
+    storage.away = frozenset()
+    await storage.close()
+
+
+async def test_an_idle_notifier_sleeps(storage: AwayAtTimes) -> None:
+    setting = Setting(storage, Mailbox())
+    commits = storage.commits
+    assert await setting.notifier.step() == IDLE_SECONDS
+    assert storage.commits == commits
+
+
+async def test_delivered(storage: AwayAtTimes) -> None:
+    mailbox = Mailbox()
+    setting = Setting(storage, mailbox)
+    execution = await setting.end("http://a.example/")
+    with setting.bus.subscribe(OUTBOX) as news:
+        await setting.notifier.step()
+        await setting.settled()
+        assert news.pending
+    delivery = await setting.state(execution)
+    assert delivery.state is DeliveryState.DELIVERED
+    (message,) = mailbox.messages
+    assert (message.id, message.target) == (delivery.id, "http://a.example/")
+    assert (message.headers, message.data) == ({"X": "1"}, {"taskId": "t"})
+    assert await setting.notifier.step() == IDLE_SECONDS
+
+
+async def test_tried_again_after_growing_delays(storage: AwayAtTimes) -> None:
+    mailbox = Refusing(final=False)
+    setting = Setting(storage, mailbox)
+    execution = await setting.end("http://a.example/", retries=3)
+    for number, delay in enumerate((1, 2, 4), 1):
+        await setting.notifier.step()
+        await setting.settled()
+        delivery = await setting.state(execution)
+        assert (delivery.attempts, delivery.due_at) == (number, setting.now + delay)
+        setting.now += delay - 0.01
+        await setting.notifier.step()
+        await setting.settled()
+        assert len(mailbox.messages) == number
+        setting.now += 0.01
+    await setting.notifier.step()
+    await setting.settled()
+    delivery = await setting.state(execution)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.FAILED, 4)
+
+
+async def test_a_final_refusal_is_not_tried_again(storage: AwayAtTimes) -> None:
+    setting = Setting(storage, Refusing(final=True))
+    execution = await setting.end("http://a.example/", retries=3)
+    await setting.notifier.step()
+    await setting.settled()
+    delivery = await setting.state(execution)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.FAILED, 1)
+
+
+@pytest.mark.parametrize("where", ["sender", "description"])
+async def test_our_own_fault_is_recorded_and_stops_nobody(storage: AwayAtTimes, where: str) -> None:
+    setting = Setting(storage, Faulty() if where == "sender" else Mailbox())
+    execution = await setting.end("http://a.example/", task_id="faulty", retries=0)
+    await setting.notifier.step()
+    await setting.settled()
+    delivery = await setting.state(execution)
+    assert delivery.state is DeliveryState.FAILED
+    assert delivery.history[0].error == "Something failed inside fastlane; its log has the details."
+
+
+async def test_a_record_that_cannot_be_read_goes_to_the_error_queue(storage: AwayAtTimes) -> None:
+    """Regression 11."""
+    mailbox = Mailbox()
+    setting = Setting(storage, mailbox)
+    good, bad = await setting.end("http://a.example/"), await setting.end("http://b.example/")
+    assert storage._writer is not None
+    await storage._writer.run(
+        lambda connection: connection.execute(
+            "UPDATE executions SET definition = '{}' WHERE id = ?", (bad.id,)
+        )
+    )
+    await setting.notifier.step()
+    await setting.settled()
+    assert (await setting.state(good)).state is DeliveryState.DELIVERED
+    delivery = await setting.state(bad)
+    assert delivery.state is DeliveryState.FAILED
+    assert delivery.history[0].error == "The stored webhook cannot be read."
+
+
+async def test_the_outcome_is_written_when_the_storage_is_back(storage: AwayAtTimes) -> None:
+    """Regression 4: what the receiver took is not sent again."""
+    mailbox = Mailbox()
+    setting = Setting(storage, mailbox)
+    execution = await setting.end("http://a.example/")
+    storage.away = frozenset({"attempted"})
+    await setting.notifier.step()
+    async with asyncio.timeout(PATIENCE):
+        await storage.refusals.acquire()
+        await storage.refusals.acquire()
+    storage.away = frozenset()
+    await setting.settled()
+    assert (await setting.state(execution)).state is DeliveryState.DELIVERED
+    assert len(mailbox.messages) == 1
+
+
+async def test_what_could_not_be_tried_is_due_again(storage: AwayAtTimes) -> None:
+    setting = Setting(storage, Mailbox())
+    execution = await setting.end("http://a.example/")
+    storage.away = frozenset({"execution"})
+    await setting.notifier.step()
+    await setting.settled()
+    delivery = await setting.state(execution)
+    assert (delivery.claimed_at, delivery.attempts) == (None, 0)
+    storage.away = frozenset()
+    await setting.notifier.step()
+    await setting.settled()
+    assert (await setting.state(execution)).state is DeliveryState.DELIVERED
+
+
+async def test_a_frozen_instance_is_refused(storage: AwayAtTimes) -> None:
+    """Regression 14: it wakes up when its claim has run out and another has delivered."""
+    held, mailbox = Held(), Mailbox()
+    setting = Setting(storage, held)
+    execution = await setting.end("http://a.example/", retries=5)
+    await setting.notifier.step()
+    setting.now += CLAIM_MARGIN_SECONDS + held.timeout_seconds
+    other = setting.another(mailbox)
+    await other.step()
+    await setting.settled(other)
+    delivered = await setting.state(execution)
+    assert delivered.state is DeliveryState.DELIVERED
+    held.release.set()
+    await setting.settled()
+    assert await setting.state(execution) == delivered
+    assert {message.id for message in (*held.messages, *mailbox.messages)} == {delivered.id}
+
+
+async def test_bounds(storage: AwayAtTimes) -> None:
+    held = Held()
+    setting = Setting(storage, held)
+    for number in range(15):
+        await setting.end(*(f"http://r{number}.example/{n}" for n in range(PER_RECEIVER + 2)))
+    for _ in range(3):
+        pause = await setting.notifier.step()
+        await asyncio.sleep(0)
+    assert len(setting.notifier._tasks) == PARALLEL
+    assert pause == IDLE_SECONDS
+    held.release.set()
+    while (await storage.overview()).webhooks:
+        await setting.notifier.step()
+        await setting.settled()
+    assert len({message.id for message in held.messages}) == 15 * (PER_RECEIVER + 2)
+
+
+async def test_a_full_receiver_is_not_asked_for_all_the_time(storage: AwayAtTimes) -> None:
+    held = Held()
+    setting = Setting(storage, held)
+    await setting.end(*(f"http://r.example/{n}" for n in range(PER_RECEIVER + 1)))
+    assert await setting.notifier.step() == FULL_SECONDS
+    assert await setting.notifier.step() == FULL_SECONDS
+    assert len(setting.notifier._tasks) == PER_RECEIVER
+    held.release.set()
+    await setting.settled()
+
+
+async def test_closing_hands_back(storage: AwayAtTimes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression 10."""
+    monkeypatch.setattr("fastlane.background.notifier.SHUTDOWN_SECONDS", 0.05)
+    setting = Setting(storage, Held())
+    execution = await setting.end("http://a.example/")
+    await setting.notifier.step()
+    await setting.notifier.close()
+    delivery = await setting.state(execution)
+    assert (delivery.claimed_at, delivery.attempts) == (None, 0)
+    assert delivery.state is DeliveryState.PENDING
+    page = await storage.deliveries(DeliveryState.PENDING, PageRequest())
+    assert page.items == [delivery]
+
+
+async def test_mail_goes_by_its_own_retries(storage: AwayAtTimes) -> None:
+    setting = Setting(storage, Refusing(final=False))
+    definition = Definition("busy", "true", notify={"finishes": ["a@b.c"]})
+    submitted = await setting.lifecycle.submit(
+        task_id="t", job_id=None, definition=definition, schedule=Schedule()
+    )
+    assert submitted.execution is not None
+    await setting.lifecycle.stop_execution("t", submitted.job.id, submitted.execution.id)
+    for _ in range(4):
+        await setting.notifier.step()
+        await setting.settled()
+        setting.now += 3600
+    delivery = await setting.state(dataclasses.replace(submitted.execution))
+    assert (delivery.state, delivery.attempts) == (DeliveryState.FAILED, 4)
