@@ -47,7 +47,7 @@ from pydantic_settings import (
 )
 
 from fastlane.errors import ConfigError
-from fastlane.model import Backoff, Farm, Resources
+from fastlane.model import Backoff, Farm, RegistryCredentials, Resources, TlsFiles
 from fastlane.patterns import pattern
 from fastlane.redact import HIDDEN
 
@@ -249,8 +249,12 @@ class Config(BaseSettings):
         (),
         'a JSON list like [{"name": "builds", "match": "^build-", "hosts": ["localhost:1234"], '
         '"maxRunning": 8}, {"match": "", "hosts": ["unix:///var/run/docker.sock"]}]',
-        "Farms as a JSON list of {name?, match?, hosts, maxRunning?}; a task runs on the first "
-        "farm whose pattern is found in its id.",
+        "Farms as a JSON list of {name?, match?, hosts, maxRunning?, tls?, limits?, images?, "
+        "registryAuth?}; a task runs on the first farm whose pattern is found in its id. tls: a "
+        "directory of ca.pem, cert.pem and key.pem, or an object of the paths ca, cert and key; "
+        "limits: the most cpus, memory and pids of one run; images: patterns, one of which must "
+        "match a whole image reference; registryAuth: an object of registry to {username, "
+        "password}, or the path of a Docker config file.",
     )
     default_memory: Annotated[Size | None, BeforeValidator(_zero_is_none)] = _option(
         None,
@@ -318,6 +322,25 @@ class Config(BaseSettings):
     )
     host_lost_after_seconds: float = _seconds(
         300, "Time in seconds out of reach after which a host's executions are lost."
+    )
+    docker_circuit_breaker_max_fails: int = _option(
+        5,
+        "a whole number from 1 to 1000",
+        "Failures of a host in a row from which on it is given nothing for a while.",
+        ge=1,
+        le=1000,
+    )
+    docker_circuit_breaker_reset_timeout_seconds: float = _seconds(
+        60, "Time in seconds after which a host that failed is given one execution to try it."
+    )
+    container_retention: float = _seconds(
+        0, "Time in seconds that a finished container is kept on its host; 0: none.", least=0
+    )
+    execution_retention: float = _seconds(
+        0,
+        "Time in seconds that executions and their logs are kept once they have ended; 0: for "
+        "ever.",
+        least=0,
     )
     lease_seconds: float = _seconds(
         10, "Time in seconds without a heartbeat after which a server counts as gone.", least=1
@@ -568,13 +591,24 @@ class Config(BaseSettings):
             host = PROCESS_HOST if executor == "process" else info.data["docker_host"]
             if executor == "docker":
                 try:
-                    _check_docker_host(host)
+                    check_docker_host(host)
                 except ValueError as error:
                     raise _OtherOption("docker_host", host, str(error)) from error
             return (Farm("default", (host,), max_running),)
         if isinstance(value, str):
             return tuple(_parse_farms(value, max_running, docker=executor == "docker"))
         return value
+
+    @field_validator("execution_retention")
+    @classmethod
+    def _not_below_containers(cls, seconds: float, info: ValidationInfo) -> float:
+        kept = info.data.get("container_retention", 0)
+        if seconds and seconds < kept:
+            # The record says when a container may go.
+            raise ValueError(
+                f"CONTAINER_RETENTION is {kept:g}, and a record outlives its container"
+            )
+        return seconds
 
     @field_validator("installation")
     @classmethod
@@ -592,7 +626,7 @@ class Config(BaseSettings):
         return max_ms
 
 
-def _check_docker_host(host: str) -> None:
+def check_docker_host(host: str) -> None:
     """Accept what an engine can be called: a socket, ``tcp://``, ``http(s)://`` or ``name:port``.
 
     :raises ValueError: it is none of them.
@@ -615,7 +649,14 @@ def _check_docker_host(host: str) -> None:
         raise ValueError(f"host {host[:_SHOWN_CHARS]!r} must be written as name:port")
 
 
-_FARM_KEYS = ("name", "match", "hosts", "maxRunning")
+_FARM_KEYS = ("name", "match", "hosts", "maxRunning", "tls", "limits", "images", "registryAuth")
+_LIMIT_KEYS = ("cpus", "memory", "pids")
+_TLS_KEYS = ("ca", "cert", "key")
+_LOGIN_KEYS = ("username", "password", "auth", "identitytoken")
+# Bounds the patterns of a farm's images: each may be run on every image that is submitted.
+_IMAGES_MAX = 100
+# The names under which Docker's own files have Docker Hub.
+_DOCKER_HUB = {"https://index.docker.io/v1/", "index.docker.io", "registry-1.docker.io"}
 
 
 def _parse_farms(text: str, max_running: int, *, docker: bool) -> Iterator[Farm]:
@@ -630,11 +671,15 @@ def _parse_farms(text: str, max_running: int, *, docker: bool) -> Iterator[Farm]
     if not isinstance(entries, list) or not entries:
         raise ValueError("it is not a list of at least one farm")
     names: set[str] = set()
+    tls: dict[str, TlsFiles | None] = {}
     for number, entry in enumerate(entries, 1):
         try:
             farm = _parse_farm(entry, number, max_running, docker=docker)
             if farm.name in names:
                 raise ValueError(f"the name {farm.name!r} is taken by another farm")
+            for host in farm.hosts:
+                if tls.setdefault(host, farm.tls) != farm.tls:
+                    raise ValueError(f"host {host!r} has another tls than in a farm before")
         except ValueError as error:
             raise ValueError(f"in farm {number}, {error}") from error
         names.add(farm.name)
@@ -670,11 +715,153 @@ def _parse_farm(entry: object, number: int, max_running: int, *, docker: bool) -
         raise ValueError("hosts holds the same host twice")
     if docker:
         for host in hosts:
-            _check_docker_host(host)
+            check_docker_host(host)
     running = entry.get("maxRunning", max_running)
     if isinstance(running, bool) or not isinstance(running, int) or not 1 <= running <= 10_000:
         raise ValueError(f"maxRunning must be a whole number from 1 to 10000, not {running!r}")
-    return Farm(name, tuple(hosts), running, match)
+    return Farm(
+        name,
+        tuple(hosts),
+        running,
+        match,
+        limits=_farm_limits(entry.get("limits")),
+        images=_farm_images(entry.get("images")),
+        tls=_farm_tls(entry.get("tls"), hosts),
+        registry_auth=_farm_logins(entry.get("registryAuth")),
+    )
+
+
+def _object(value: object, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """*value*, when it is None or an object of some of *keys*."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be an object of {', '.join(keys)}")
+    for key in value:
+        if key not in keys:
+            raise ValueError(f"{key[:_SHOWN_CHARS]!r} in {name} is not one of {', '.join(keys)}")
+    return value
+
+
+def _farm_limits(value: object) -> Resources:
+    limits = _object(value, "limits", _LIMIT_KEYS)
+    cpus, pids = limits.get("cpus"), limits.get("pids")
+    try:
+        memory: Any = _size(limits.get("memory"))
+    except ValueError as error:
+        raise ValueError("memory in limits must be a size like 512m") from error
+    if cpus is not None and not (_is_number(cpus) and 0.01 <= cpus <= 4096):
+        raise ValueError("cpus in limits must be a number from 0.01 to 4096")
+    if memory is not None and not (_is_whole(memory) and memory >= 6 * 1024**2):
+        raise ValueError("memory in limits must be a size from 6m")
+    if pids is not None and not (_is_whole(pids) and 1 <= pids <= 4_194_304):
+        raise ValueError("pids in limits must be a whole number from 1 to 4194304")
+    return Resources(cpus, memory, pids)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _farm_images(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if (
+        not isinstance(value, list)
+        or not 1 <= len(value) <= _IMAGES_MAX
+        or not all(isinstance(one, str) and 0 < len(one) <= _PATTERN_MAX_CHARS for one in value)
+    ):
+        raise ValueError(f"images must be a list of 1 to {_IMAGES_MAX} patterns")
+    for one in value:
+        try:
+            pattern(one)
+        except ValueError as error:
+            raise ValueError(
+                f"{one!r} in images is not a regular expression in RE2's syntax ({error})"
+            ) from error
+    return tuple(value)
+
+
+def _farm_tls(value: object, hosts: list[str]) -> TlsFiles | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = {key: str(Path(value) / f"{key}.pem") for key in _TLS_KEYS}
+    files = _object(value, "tls", _TLS_KEYS)
+    if not files or not all(isinstance(path, str) and path for path in files.values()):
+        raise ValueError("tls must be a directory, or an object of the paths ca, cert and key")
+    if ("cert" in files) != ("key" in files):
+        raise ValueError("cert and key in tls belong together")
+    for path in files.values():
+        try:
+            with Path(path).open("rb"):
+                pass
+        except OSError as error:
+            raise ValueError(f"{path} in tls cannot be read ({error.strerror})") from error
+    for host in hosts:
+        if host.startswith(("unix://", "http://")):
+            raise ValueError(f"host {host[:_SHOWN_CHARS]!r} cannot speak TLS")
+    return TlsFiles(**files)
+
+
+def _farm_logins(value: object) -> dict[str, RegistryCredentials]:
+    """The logins of a farm; nothing of them is repeated in a message."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        try:
+            config = json.loads(Path(value).read_bytes())
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not JSON"
+            raise ValueError(f"{value} in registryAuth cannot be read ({why})") from error
+        auths = config.get("auths") if isinstance(config, dict) else None
+        if not isinstance(auths, dict):
+            raise ValueError(f"{value} in registryAuth has no auths")
+        # Entries of credential helpers are empty there.
+        logins = {
+            name: {key: entry[key] for key in _LOGIN_KEYS if entry.get(key)}
+            for name, entry in auths.items()
+            if isinstance(entry, dict) and any(entry.get(key) for key in _LOGIN_KEYS)
+        }
+    elif isinstance(value, dict):
+        logins = value
+    else:
+        raise ValueError("registryAuth must be an object, or the path of a Docker config file")
+    return {_registry_name(name): _login(name, entry) for name, entry in logins.items()}
+
+
+def _registry_name(name: str) -> str:
+    """A registry as image references name it."""
+    if name in _DOCKER_HUB:
+        return "docker.io"
+    return name.removeprefix("https://").removeprefix("http://").partition("/")[0]
+
+
+def _login(name: str, value: object) -> RegistryCredentials:
+    entry = _object(value, f"registryAuth of {name[:_SHOWN_CHARS]!r}", _LOGIN_KEYS)
+    if not all(isinstance(text, str) for text in entry.values()):
+        raise ValueError(f"registryAuth of {name[:_SHOWN_CHARS]!r} must hold texts")
+    user, password = entry.get("username", ""), entry.get("password", "")
+    if entry.get("auth"):
+        try:
+            user, _, password = (
+                base64.b64decode(entry["auth"], validate=True).decode().partition(":")
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"auth in registryAuth of {name[:_SHOWN_CHARS]!r} is not base64 of user:password"
+            ) from error
+    token = entry.get("identitytoken", "")
+    if not token and not (user and password):
+        raise ValueError(
+            f"registryAuth of {name[:_SHOWN_CHARS]!r} must hold username and password, "
+            "auth, or identitytoken"
+        )
+    return RegistryCredentials(user, password, token)
 
 
 class _Strings(EnvSettingsSource):
@@ -795,6 +982,8 @@ def _shown(field: FieldInfo, value: object) -> str:
     if field.annotation is SecretStr:
         return HIDDEN if value else "empty"
     text = _text(value)
+    if "registryAuth" in text:
+        return HIDDEN
     return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
 
 
@@ -817,9 +1006,51 @@ def _text(value: object) -> str:
 
 
 def _farm_entry(farm: Any) -> dict[str, object]:
-    return dict(
-        zip(_FARM_KEYS, (farm.name, farm.match, list(farm.hosts), farm.max_running), strict=True)
-    )
+    entry: dict[str, object] = {
+        "name": farm.name,
+        "match": farm.match,
+        "hosts": list(farm.hosts),
+        "maxRunning": farm.max_running,
+    }
+    if farm.tls is not None:
+        entry["tls"] = {key: path for key in _TLS_KEYS if (path := getattr(farm.tls, key))}
+    limits = (farm.limits.cpus, farm.limits.memory_bytes, farm.limits.pids)
+    if any(limit is not None for limit in limits):
+        entry["limits"] = {
+            key: limit for key, limit in zip(_LIMIT_KEYS, limits, strict=True) if limit is not None
+        }
+    if farm.images:
+        entry["images"] = list(farm.images)
+    if farm.registry_auth:
+        entry["registryAuth"] = dict.fromkeys(farm.registry_auth, HIDDEN)
+    return entry
+
+
+def doubts(config: Config) -> list[str]:
+    """A sentence for everything in *config* that is allowed, but hardly what was meant."""
+    found = []
+    taken_by = None
+    for farm in config.docker_hosts:
+        if taken_by is not None:
+            found.append(
+                f"Farm {farm.name} gets no task: farm {taken_by} before it has an empty match and "
+                "takes them all."
+            )
+        if not farm.match and taken_by is None:
+            taken_by = farm.name
+        if config.executor == "docker" and farm.tls is None and not config.docker_tls_verify:
+            found += [
+                f"Host {host} of farm {farm.name} is reached without TLS: whoever is on the way "
+                "can run anything on it; give the farm tls."
+                for host in farm.hosts
+                if not host.startswith(("unix://", "https://")) and not _is_local(host)
+            ]
+    return found
+
+
+def _is_local(host: str) -> bool:
+    name = urlsplit(host if "://" in host else f"//{host}").hostname
+    return name is not None and is_loopback(name)
 
 
 def misspellings(environ: Mapping[str, str] | None = None) -> list[str]:

@@ -1,65 +1,215 @@
-"""What this instance knows of the health of its hosts."""
+"""What is known of the health of the hosts: a circuit breaker for each, and the black-list.
+
+The breaker counts what a host did wrong in a row, never what a job did. *Closed*: it is given work,
+after a failure not before a short pause. From so many failures on it is *open*: it is given nothing
+for a while, and every instance is told. Behind that it is *half-open*: one execution may try it,
+and what comes of that closes the circuit or opens it again.
+
+Nothing here does I/O. What the other instances are to know is in :meth:`Hosts.unsaved`, and what
+they have stored comes in by :meth:`Hosts.take`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
-from fastlane.model import Clock
+from fastlane.model import Clock, HostRecord
 
-# Bounds the pause after a host's failures: 1, 2, 4, … seconds up to this.
+# Bounds the pause of a host whose circuit is closed: 1, 2, 4, … seconds up to this.
 MAX_PAUSE_SECONDS = 30.0
+# Bounds the images that are remembered, over all hosts.
+IMAGES_REMEMBERED = 1000
+# Bounds what is kept and shown of a host's error.
+ERROR_CHARS = 500
+
+
+class Circuit(StrEnum):
+    """Where a host's circuit breaker stands; the words of ``/status/``."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
 
 
 @dataclass(frozen=True, slots=True)
-class HostHealth:
-    """One host as this instance sees it."""
+class BreakerOptions:
+    """When a circuit opens, and for how long."""
 
-    host: str
-    failures: int = 0
-    """In a row; 0 when the last call went well."""
-    error: str | None = None
-    paused_until: float = 0.0
+    max_fails: int = 5
+    reset_timeout_seconds: float = 60.0
 
 
 class Hosts:
-    """Counts what hosts did wrong (never what jobs did) and pauses the ones that fail."""
+    """The hosts of the configuration, and those that executions were found on."""
 
-    def __init__(self, hosts: Iterable[str], clock: Clock) -> None:
+    def __init__(
+        self,
+        hosts: Iterable[str],
+        clock: Clock,
+        breaker: BreakerOptions | None = None,
+        *,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """:param changed: called when there is something in :meth:`unsaved`."""
+        self._configured = frozenset(hosts)
         self._clock = clock
-        self._health = {host: HostHealth(host) for host in hosts}
+        self._breaker = breaker or BreakerOptions()
+        self._changed = changed
+        self._records: dict[str, HostRecord] = {}
+        self._paused_until: dict[str, float] = {}
+        self._trial_until: dict[str, float] = {}
+        self._unsaved: set[str] = set()
+        self._images: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    # -- what hosts do ------------------------------------------------------------------------
 
     def failed(self, host: str, error: str) -> None:
         """The host did not do its part: give it nothing new for a while."""
-        health = self._health.get(host, HostHealth(host))
-        failures = health.failures + 1
+        now = self._clock()
+        record = self.record(host)
+        circuit = self.circuit(host)
+        failures = record.failures + 1
+        open_until = record.open_until
+        if circuit is Circuit.HALF_OPEN or (
+            circuit is Circuit.CLOSED and failures >= self._breaker.max_fails
+        ):
+            open_until = now + self._breaker.reset_timeout_seconds
+        self._records[host] = replace(
+            record, failures=failures, error=error[:ERROR_CHARS], open_until=open_until
+        )
         # The exponent is bounded because a float is.
         pause_seconds = min(2.0 ** min(failures - 1, 10), MAX_PAUSE_SECONDS)
-        self._health[host] = replace(
-            health, failures=failures, error=error, paused_until=self._clock() + pause_seconds
-        )
+        self._paused_until[host] = now + pause_seconds
+        self._trial_until.pop(host, None)
+        if circuit is not Circuit.OPEN:
+            # While it is open its own executions go on failing: that is no news to anybody.
+            self._save(host)
 
     def answered(self, host: str) -> None:
         """The host did its part."""
-        self._health[host] = HostHealth(host)
+        self._paused_until.pop(host, None)
+        self._trial_until.pop(host, None)
+        record = self.record(host)
+        if record.failures:
+            self._records[host] = HostRecord(host, blacklisted=record.blacklisted)
+            self._save(host)
+
+    def given(self, host: str) -> None:
+        """The host was given an execution; of a half-open one that is the trial."""
+        if self.circuit(host) is Circuit.HALF_OPEN:
+            # Bounded, because whoever stops the execution stops the trial with it.
+            self._trial_until[host] = self._clock() + self._breaker.reset_timeout_seconds
+
+    def has_now(self, host: str, image: str) -> None:
+        """The host has *image*."""
+        self._images[host, image] = None
+        self._images.move_to_end((host, image))
+        if len(self._images) > IMAGES_REMEMBERED:
+            self._images.popitem(last=False)
+
+    # -- what others know ---------------------------------------------------------------------
+
+    def unsaved(self) -> Sequence[HostRecord]:
+        """What the other instances do not know yet."""
+        return [self.record(host) for host in sorted(self._unsaved)]
+
+    def saved(self, record: HostRecord) -> None:
+        """*record* is stored."""
+        if self.record(record.host) == record:
+            self._unsaved.discard(record.host)
+
+    def take(self, records: Iterable[HostRecord]) -> bool:
+        """Believe what is stored, but for what is our own news; whether that changed anything."""
+        news = False
+        for stored in records:
+            known = self.record(stored.host)
+            if stored.host in self._unsaved:
+                stored = replace(known, blacklisted=stored.blacklisted)
+            elif known.open_until == stored.open_until is not None:
+                # We have counted on while it was open.
+                stored = replace(stored, failures=max(stored.failures, known.failures))
+            if stored != known:
+                news = True
+                self._records[stored.host] = stored
+                if stored.open_until != known.open_until:
+                    self._paused_until.pop(stored.host, None)
+                    self._trial_until.pop(stored.host, None)
+        return news
+
+    # -- what to do about it ------------------------------------------------------------------
 
     def available(self, hosts: Sequence[str]) -> Sequence[str]:
         """Those of *hosts* that may be given something new, in their order."""
         now = self._clock()
-        return [host for host in hosts if self.health(host).paused_until <= now]
+        return [
+            host
+            for host in hosts
+            if not self.record(host).blacklisted and self._free_at(host) <= now
+        ]
 
     def resumes_at(self, hosts: Sequence[str]) -> float | None:
         """When the first paused one of *hosts* may be tried again; None when none is paused."""
         now = self._clock()
         return min(
-            (until for host in hosts if (until := self.health(host).paused_until) > now),
+            (
+                at
+                for host in hosts
+                if not self.record(host).blacklisted and (at := self._free_at(host)) > now
+            ),
             default=None,
         )
 
-    def health(self, host: str) -> HostHealth:
-        """What is known of *host*."""
-        return self._health.get(host, HostHealth(host))
+    def blocked(self, hosts: Sequence[str]) -> str | None:
+        """Why none of *hosts* is given anything, in a sentence; None when one of them may be."""
+        if self.available(hosts):
+            return None
+        return f"No host is available: {'; '.join(map(self._trouble, hosts))}."
 
-    def all(self) -> Sequence[HostHealth]:
-        """Every host of the configuration, and those that executions were found on."""
-        return list(self._health.values())
+    def is_doubtful(self, host: str) -> bool:
+        """Whether the host is to be asked for a sign of life before it is given anything."""
+        return self.record(host).failures > 0
+
+    def is_configured(self, host: str) -> bool:
+        """Whether a farm has the host."""
+        return host in self._configured
+
+    def has_image(self, host: str, image: str) -> bool:
+        """Whether the host had *image* when it was last given it."""
+        return (host, image) in self._images
+
+    def circuit(self, host: str) -> Circuit:
+        """Where the host's breaker stands."""
+        open_until = self.record(host).open_until
+        if open_until is None:
+            return Circuit.CLOSED
+        return Circuit.OPEN if open_until > self._clock() else Circuit.HALF_OPEN
+
+    def record(self, host: str) -> HostRecord:
+        """What is known of *host*."""
+        return self._records.get(host) or HostRecord(host)
+
+    def all(self) -> Sequence[str]:
+        """Every host of the configuration, and those that have done something wrong."""
+        return sorted(self._configured | self._records.keys())
+
+    def _save(self, host: str) -> None:
+        self._unsaved.add(host)
+        self._changed()
+
+    def _free_at(self, host: str) -> float:
+        return max(
+            self.record(host).open_until or 0.0,
+            self._paused_until.get(host, 0.0),
+            self._trial_until.get(host, 0.0),
+        )
+
+    def _trouble(self, host: str) -> str:
+        record = self.record(host)
+        if record.blacklisted:
+            return f"{host} is black-listed"
+        if self.circuit(host) is Circuit.OPEN:
+            return f"{host} is out after {record.failures} failures ({record.error})"
+        return f"{host} is tried again after a failure ({record.error})"

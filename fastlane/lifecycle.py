@@ -14,7 +14,7 @@ import structlog
 
 from fastlane import policy
 from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailable
-from fastlane.events import OUTBOX, QUEUE, SCHEDULE, Bus, end_topic, log_topic, stop_topic
+from fastlane.events import HOSTS, OUTBOX, QUEUE, SCHEDULE, Bus, end_topic, log_topic, stop_topic
 from fastlane.model import (
     Attempt,
     Backoff,
@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 # Bounds one round of due work, so that a long absence is made up for in steps.
 DUE_BATCH = 200
+# Bounds one step of the clean-up, which everybody else's writes wait for.
+CLEAN_UP_BATCH = 100
 # Bounds how often a decision is made again because the record moved under it.
 COMPARE_ATTEMPTS = 20
 
@@ -76,10 +78,13 @@ class Lifecycle:
         """Store a job and, unless it is scheduled, its first execution, ready to run.
 
         :param job_id: None makes a new job; otherwise the job of this id is made or replaced.
-        :raises Rejected: no farm takes the task, or the storage refuses (see ``Storage.submit``).
+        :raises Rejected: no farm takes the task, its farm does not run such an image, or the
+            storage refuses (see ``Storage.submit``).
         """
         now = self._clock()
         farm = self._farm_for(task_id)
+        if not policy.image_is_allowed(definition.image, farm):
+            raise Rejected(policy.image_is_refused(definition.image, farm))
         next_run_at = policy.first_run_at(schedule, now)
         job = Job(
             task_id=task_id,
@@ -197,7 +202,7 @@ class Lifecycle:
         now = self._clock()
         tick = policy.tick_to_run(job.schedule, job.next_run_at, now)
         execution: Execution | None = replace(
-            _execution_of(job, self._farm_for(job.task_id), now),
+            _execution_of(job, policy.farm_for(job.task_id, self._farms), now),
             tick=tick,
             late_seconds=policy.late_seconds(tick, now),
             request_ip=job.request_ip,
@@ -306,6 +311,39 @@ class Lifecycle:
             return final
         raise CompareFailed(f"execution {execution.id} keeps changing", execution)
 
+    # -- farms and hosts ----------------------------------------------------------------------
+
+    async def blacklist_host(self, host: str, *, blacklisted: bool) -> None:
+        """Take a host out for new executions, or put it back."""
+        await self._storage.blacklist_host(host, blacklisted=blacklisted)
+        log.info("host black-listed" if blacklisted else "host put back", host=host)
+        self._bus.publish(HOSTS, QUEUE)
+
+    async def reassign_strays(self) -> None:
+        """Give queued executions whose farm is no longer there to the farm that takes their task.
+
+        One that no farm takes stays where it is until there is one.
+        """
+        names = [farm.name for farm in self._farms]
+        after = 0
+        while strays := await self._storage.stray_executions(names, after=after, limit=DUE_BATCH):
+            for stray in strays:
+                assert stray.position is not None
+                after = stray.position
+                farm = policy.farm_for(stray.task_id, self._farms)
+                if farm is None:
+                    continue
+                try:
+                    await self._storage.assign_farm(stray.id, expected=stray.farm, farm=farm.name)
+                except CompareFailed:
+                    continue
+                log.info("execution goes to another farm", execution=stray.id, farm=farm.name)
+                self._bus.publish(QUEUE, log_topic(stray.id))
+
+    async def clean_up(self, older_than_seconds: float) -> int:
+        """One step of forgetting what ended longer ago than that; how much went, 0 at the end."""
+        return await self._storage.clean_up(self._clock() - older_than_seconds, CLEAN_UP_BATCH)
+
     # -- the outbox ---------------------------------------------------------------------------
 
     async def next_delivery_at(self) -> float | None:
@@ -402,13 +440,14 @@ def _outbox_of(execution: Execution) -> tuple[str, ...]:
     return (OUTBOX,) if any(told) else ()
 
 
-def _execution_of(job: Job, farm: Farm, now: float) -> Execution:
+def _execution_of(job: Job, farm: Farm | None, now: float) -> Execution:
     return Execution(
         id=new_id(),
         task_id=job.task_id,
         job_id=job.id,
         definition=job.definition,
-        farm=farm.name,
+        # No farm has an empty name: it waits for one that takes its task.
+        farm="" if farm is None else farm.name,
         created_at=now,
         queue_job_id=job.queue_job_id,
         generation=job.generation,

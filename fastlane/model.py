@@ -443,3 +443,29 @@ class Farm:
     max_running: int
     match: str = ""
     """A regular expression, searched in the task id; the first farm that matches takes the task."""
+    limits: Resources = Resources()
+    """Caps over what its jobs ask for; None leaves the server's own."""
+    images: tuple[str, ...] = ()
+    """Regular expressions, one of which must match the whole image reference; empty: any image."""
+    tls: TlsFiles | None = None
+    """How to speak TLS with its hosts; None is as the server's own options say."""
+    registry_auth: Mapping[str, RegistryCredentials] = field(default_factory=dict, repr=False)
+    """Credentials by the registry's host; ``docker.io`` is Docker Hub."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The files for TLS with an engine, as ``docker --tlsverify`` names them."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryCredentials:
+    """A login at a registry: user and password, or an identity token in their place."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)

@@ -18,6 +18,7 @@ from fastlane.model import (
     Event,
     Execution,
     Farm,
+    ImageReference,
     LogCap,
     Outcome,
     Reason,
@@ -43,9 +44,10 @@ def farm_for(task_id: str, farms: Sequence[Farm]) -> Farm | None:
     return next((farm for farm in farms if pattern(farm.match).is_in(task_id)), None)
 
 
-def least_loaded(hosts: Sequence[str], load: Mapping[str, int]) -> str | None:
-    """The host with the fewest active executions, the first of them when several are equal."""
-    return min(hosts, key=lambda host: load.get(host, 0), default=None)
+def least_loaded(hosts: Sequence[str], load: Mapping[str, int]) -> Sequence[str]:
+    """The hosts with the fewest active executions, in their order."""
+    fewest = min((load.get(host, 0) for host in hosts), default=0)
+    return [host for host in hosts if load.get(host, 0) == fewest]
 
 
 def retry_delay_seconds(backoff: Backoff, retry: int) -> float:
@@ -146,6 +148,33 @@ def capped(wanted: Resources, caps: Resources) -> Resources:
         cpus=_lower(wanted.cpus, caps.cpus),
         memory_bytes=_lower(wanted.memory_bytes, caps.memory_bytes),
         pids=_lower(wanted.pids, caps.pids),
+    )
+
+
+def image_is_allowed(image: str, farm: Farm) -> bool:
+    """Whether *farm* runs *image*: one of its patterns matches the whole reference, with the tag
+    spelled out; all are allowed where it has no patterns.
+    """
+    if not farm.images:
+        return True
+    reference = str(ImageReference.parse(image))
+    return any(pattern(rf"\A(?:{one})\z").is_in(reference) for one in farm.images)
+
+
+def image_is_refused(image: str, farm: Farm) -> str:
+    """Says that *farm* does not run *image*."""
+    return (
+        f"Farm {farm.name} does not run image {image!r}; its images are: {', '.join(farm.images)}."
+    )
+
+
+def farm_caps(farm: Farm, caps: Resources) -> Resources:
+    """What one run on *farm* may have at most: its own limits, and *caps* where it has none."""
+    limits = farm.limits
+    return Resources(
+        cpus=limits.cpus if limits.cpus is not None else caps.cpus,
+        memory_bytes=limits.memory_bytes if limits.memory_bytes is not None else caps.memory_bytes,
+        pids=limits.pids if limits.pids is not None else caps.pids,
     )
 
 

@@ -15,6 +15,7 @@ from fastlane.api.base import BaseHandler, NoSuchRoute
 from fastlane.api.bounds import BoundedApplication
 from fastlane.api.docs import Docs, Document
 from fastlane.api.executions import Execution, StopExecution
+from fastlane.api.hosts import Blacklist
 from fastlane.api.jobs import Job, RetryJob, StopJob
 from fastlane.api.notifications import Notifications, RequeueNotification
 from fastlane.api.output import Logs, Stderr, Stdout
@@ -48,6 +49,7 @@ ROUTES: tuple[tuple[str, type[BaseHandler]], ...] = (
     (f"{EXECUTION}/ws", LogSocket),
     ("/notifications", Notifications),
     ("/notifications/<notification>/requeue", RequeueNotification),
+    ("/docker-executor/blacklist", Blacklist),
     ("/healthcheck", Healthcheck),
     ("/status", Status),
     ("/openapi.json", Document),

@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 import uuid
@@ -27,20 +28,21 @@ from fastlane.api.notices import Notices
 from fastlane.api.services import Services
 from fastlane.api.sockets import Sockets
 from fastlane.background.dispatcher import Dispatcher
-from fastlane.background.keeper import Keeper
+from fastlane.background.hostwatch import HostWatch
+from fastlane.background.keeper import Keeper, KeeperOptions
 from fastlane.background.loop import Loop
 from fastlane.background.notifier import Notifier, NotifierOptions
 from fastlane.background.runner import Runner, RunnerOptions
 from fastlane.background.scheduler import Scheduler
 from fastlane.config import Config
 from fastlane.errors import ConfigError, StorageUnavailable
-from fastlane.events import OUTBOX, QUEUE, SCHEDULE, Bus
+from fastlane.events import HOSTS, OUTBOX, QUEUE, SCHEDULE, Bus
 from fastlane.executors.base import Executor
 from fastlane.executors.docker import DockerExecutor
 from fastlane.executors.process import ProcessExecutor
-from fastlane.hosts import Hosts
+from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
-from fastlane.model import Backoff, Channel, Clock
+from fastlane.model import Backoff, Channel, Clock, TlsFiles
 from fastlane.notifications.base import Sender
 from fastlane.notifications.email import EmailOptions, EmailSender
 from fastlane.notifications.webhook import WebhookOptions, WebhookSender
@@ -82,19 +84,30 @@ class Server:
         self.lifecycle = Lifecycle(
             self.storage, self.bus, clock=clock, farms=farms, instance=self.instance
         )
-        self.hosts = Hosts([host for farm in farms for host in farm.hosts], clock)
+        self.hosts = Hosts(
+            [host for farm in farms for host in farm.hosts],
+            clock,
+            BreakerOptions(
+                config.docker_circuit_breaker_max_fails,
+                config.docker_circuit_breaker_reset_timeout_seconds,
+            ),
+            # To ourselves only: the others hear of it once it is stored.
+            changed=lambda: self.bus.deliver(HOSTS),
+        )
         self.runner = Runner(
             self.lifecycle,
             self.storage,
             self.executor,
             self.bus,
             self.hosts,
+            farms=farms,
             clock=clock,
             options=RunnerOptions(
                 stop_grace_seconds=config.stop_grace_seconds,
                 host_lost_after_seconds=config.host_lost_after_seconds,
                 log_cap=policy.log_cap(config.log_max_bytes),
                 resource_caps=config.resources,
+                container_retention_seconds=config.container_retention,
             ),
         )
         scheduler = Scheduler(self.lifecycle, clock)
@@ -108,7 +121,13 @@ class Server:
             self.runner,
             self.hosts,
             lease_seconds=config.lease_seconds,
+            clock=clock,
+            options=KeeperOptions(
+                container_retention_seconds=config.container_retention,
+                execution_retention_seconds=config.execution_retention,
+            ),
         )
+        self._host_watch = HostWatch(self.storage, self.bus, self.hosts)
         self._notices = Notices(self.storage, config.env_blacklisted_words, config.public_url)
         self.notifier = Notifier(
             self.lifecycle,
@@ -131,7 +150,9 @@ class Server:
             Loop("heartbeat", (), keeper.beat),
             Loop("scheduler", (SCHEDULE,), scheduler.step),
             Loop("dispatcher", (QUEUE,), dispatcher.step),
+            Loop("hosts", (HOSTS,), self._host_watch.step),
             Loop("sweep", (), keeper.sweep),
+            Loop("retention", (), keeper.forget),
             Loop("notifier", (OUTBOX,), self.notifier.step),
         )
         self.services = Services(
@@ -162,6 +183,8 @@ class Server:
             await self.executor.open()
             # Before the first claim: what it claims must have an owner that lives.
             await self.lifecycle.beat(self.config.lease_seconds)
+            # And a host that is out must be known to be.
+            await self._host_watch.step()
         except BaseException:
             for bound in sockets:
                 bound.close()
@@ -234,7 +257,44 @@ def make_executor(config: Config) -> Executor:
     installation = config.installation or installation_id(config.data_dir)
     if config.executor == "process":
         return ProcessExecutor(data_dir=config.data_dir, installation=installation)
-    return DockerExecutor(installation=installation)
+    return DockerExecutor(installation=installation, tls=tls_of(config))
+
+
+def tls_of(config: Config) -> Mapping[str, ssl.SSLContext]:
+    """How to speak TLS with each host that does.
+
+    A farm's own files come first. Else what ``docker`` itself does with ``DOCKER_TLS_VERIFY`` and
+    ``DOCKER_CERT_PATH`` is done with every host of the configuration that is no socket.
+
+    :raises ConfigError: a file cannot be used.
+    """
+    directory = Path(config.docker_cert_path or "~/.docker").expanduser()
+    contexts: dict[str, ssl.SSLContext] = {}
+    for farm in config.docker_hosts:
+        for host in farm.hosts:
+            files, option = farm.tls, f"tls of farm {farm.name} in DOCKER_HOSTS"
+            secure = host.startswith("https://") and bool(config.docker_cert_path)
+            plain = host.startswith(("unix://", "http://"))
+            if files is None and not plain and (config.docker_tls_verify or secure):
+                names = (str(directory / f"{name}.pem") for name in ("ca", "cert", "key"))
+                files, option = TlsFiles(*names), f"DOCKER_CERT_PATH ({directory})"
+            if files is not None:
+                contexts[host] = _tls_context(files, option)
+    return contexts
+
+
+def _tls_context(files: TlsFiles, option: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=files.ca)
+        if files.cert is not None:
+            # An empty password, because the default asks for one on the terminal.
+            context.load_cert_chain(files.cert, files.key, password="")
+    except OSError as error:
+        raise ConfigError(
+            f"{option} cannot be used ({error.strerror or error}); "
+            "give PEM files of a CA, a certificate and its key."
+        ) from error
+    return context
 
 
 def make_senders(config: Config, clock: Clock) -> Mapping[Channel, Sender]:

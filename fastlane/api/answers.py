@@ -199,6 +199,10 @@ class ExecutionMetadata(_Answer):
     message: str | None = Field(
         description="What fastlane has to say about its end.", examples=[None]
     )
+    waiting: str | None = Field(
+        description="Why it does not run yet: what it waits for, or how far its image is pulled.",
+        examples=[None],
+    )
     webhook_dispatch: list[Dispatch] = Field(
         description="The last three attempts at its webhooks, oldest first.", max_length=3
     )
@@ -405,6 +409,33 @@ class Host(_Answer):
     max_running: Annotated[int, Field(ge=1, examples=[8])]
 
 
+class FarmStatus(_Answer):
+    """A farm, and whether its executions have to wait."""
+
+    name: str = Field(examples=["default"])
+    match: str = Field(description="A pattern that is searched in task ids.", examples=["^build-"])
+    running: Count
+    max_running: Annotated[int, Field(ge=1, examples=[8])]
+    blocked: str | None = Field(
+        description="Why none of its hosts is given anything.", examples=[None]
+    )
+
+
+class BlacklistedHost(_Answer):
+    """A host that was black-listed or put back."""
+
+    host: str = Field(description="As it was asked for.", examples=["localhost:1234"])
+    blacklisted: bool = Field(examples=[True])
+
+
+class Blacklist(_Answer):
+    """The hosts that are out for new executions."""
+
+    hosts: list[str] = Field(
+        description="As in DOCKER_HOSTS, by name.", examples=[["localhost:1234"]]
+    )
+
+
 class ScheduledJob(_Answer):
     """A job that has a next run."""
 
@@ -480,6 +511,7 @@ class ServerStatus(_Answer):
     backend: str = Field(examples=["sqlite"])
     containers: Containers
     hosts: list[Host]
+    farms: list[FarmStatus]
     jobs: JobCounts
     queues: Queues
     tasks: TaskCount
@@ -528,6 +560,8 @@ MODELS: tuple[type[BaseModel], ...] = (
     StoppedJob,
     RetriedJob,
     StoppedExecution,
+    Blacklist,
+    BlacklistedHost,
     ExecutionDetails,
     JobDetails,
     Notification,

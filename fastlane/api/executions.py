@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import find_execution
+from fastlane.api.waiting import reasons
 from fastlane.model import Channel, Delivery, Status, Stream
 from fastlane.model import Execution as ExecutionRecord
 from fastlane.storage.base import Storage
@@ -48,11 +49,17 @@ class Execution(BaseHandler):
         _, execution = await find_execution(storage, task_id, job_id, execution_id)
         output = await read_output(storage, execution)
         dispatches = await read_dispatches(storage, [execution])
+        waiting = await reasons(self.services, [execution])
         words = self.services.config.env_blacklisted_words
         self.send_json(
             {
                 "execution": shapes.execution_details(
-                    execution, output, words, self.urls, dispatches[execution.id]
+                    execution,
+                    output,
+                    words,
+                    self.urls,
+                    dispatches[execution.id],
+                    waiting[execution.id],
                 ),
                 "job": shapes.job_reference(task_id, job_id, self.urls),
                 "task": shapes.task_reference(task_id, self.urls),

@@ -10,6 +10,7 @@ from fastlane.api.executions import read_dispatches, read_output
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import page_body, requested_page
 from fastlane.api.payload import read_payload
+from fastlane.api.waiting import reasons
 from fastlane.notifications.email import NOT_CONFIGURED
 
 EXECUTIONS_PER_PAGE = 20
@@ -28,8 +29,16 @@ class Job(BaseHandler):
             *(read_output(storage, execution) for execution in page.items)
         )
         dispatches = await read_dispatches(storage, page.items)
+        waiting = await reasons(self.services, page.items)
         executions = [
-            shapes.execution_details(execution, output, words, self.urls, dispatches[execution.id])
+            shapes.execution_details(
+                execution,
+                output,
+                words,
+                self.urls,
+                dispatches[execution.id],
+                waiting[execution.id],
+            )
             for execution, output in zip(page.items, outputs, strict=True)
         ]
 

@@ -22,7 +22,7 @@ from fastlane.api import answers
 from fastlane.api.lookup import TASK_ID_MAX_CHARS
 from fastlane.api.output import TAIL_MAX_LINES
 from fastlane.api.paging import MAX_PAGE, MAX_PER_PAGE
-from fastlane.api.payload import JobPayload
+from fastlane.api.payload import BlacklistPayload, JobPayload
 from fastlane.api.tasks import IDEMPOTENCY_KEY_MAX_CHARS, QUERY_MAX_CHARS
 from fastlane.api.websocket import MAX_SEQ
 
@@ -263,6 +263,34 @@ OPERATIONS: tuple[Operation, ...] = (
         "From its first attempt on, under the same id. Safe to repeat; 400 when it was delivered.",
         {200: answers.Notification},
         problems=(404,),
+    ),
+    Operation(
+        "/docker-executor/blacklist",
+        "get",
+        "getBlacklist",
+        "Server",
+        "Which hosts are out",
+        "Those that were taken out for new executions, also where no farm has them any more.",
+        {200: answers.Blacklist},
+    ),
+    *(
+        Operation(
+            "/docker-executor/blacklist",
+            method,
+            f"{verb}Host",
+            "Server",
+            summary,
+            "For new executions, on every instance at once; those that it has go on. Safe to "
+            "repeat. 404 for a host that is not in the configuration.",
+            {200: answers.BlacklistedHost},
+            body=BlacklistPayload,
+            problems=(404,),
+        )
+        for method, verb, summary in (
+            ("post", "blacklist", "Take a host out"),
+            ("put", "alsoBlacklist", "Take a host out (as POST)"),
+            ("delete", "putBack", "Put a host back"),
+        )
     ),
     Operation(
         "/healthcheck",
@@ -554,7 +582,8 @@ def document(version: str) -> Mapping[str, Any]:
 @cache
 def schemas() -> Mapping[str, Any]:
     """The schemas of the payload and of the answers, by name."""
-    models = [(JobPayload, "validation"), *((model, "serialization") for model in answers.MODELS)]
+    payloads = [(JobPayload, "validation"), (BlacklistPayload, "validation")]
+    models = [*payloads, *((model, "serialization") for model in answers.MODELS)]
     _, found = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     named: dict[str, Any] = _without_titles(found["$defs"])
     for model in answers.MODELS:

@@ -533,6 +533,33 @@ def read_payload(body: bytes, words: Sequence[str] = ()) -> JobPayload:
         ) from error
 
 
+class BlacklistPayload(_Model):
+    """Which host."""
+
+    host: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=255,
+            description="As in DOCKER_HOSTS, or its name:port.",
+            examples=["localhost:1234"],
+        ),
+    ]
+
+
+def read_blacklist(body: bytes) -> str:
+    """The host that *body* names.
+
+    :raises Problem: 400, it names none.
+    """
+    values = read_json_object(body) if body else {}
+    host = values.get("host")
+    if set(values) != {"host"} or not isinstance(host, str) or not 1 <= len(host) <= 255:
+        fault = Fault("/host", 'host must be the name of a host, like "localhost:1234".')
+        raise Problem(400, 'Send {"host": "name:port"} and nothing else.', faults=[fault])
+    return host
+
+
 def _faults(
     error: ValidationError, values: Mapping[str, Any], words: Sequence[str]
 ) -> Iterator[Fault]:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from fastlane.api.feed import time_text
-from fastlane.hosts import HostHealth
+from fastlane.hosts import Hosts
 from fastlane.model import ATTEMPTS_KEPT, Delivery, Execution, Farm, Job, Reason, Task
 from fastlane.redact import redact
 
@@ -212,10 +212,12 @@ def execution_details(
     words: Sequence[str],
     urls: Urls,
     deliveries: Sequence[Delivery] = (),
+    waiting: str | None = None,
 ) -> dict[str, Any]:
     """One execution as it stands in a job and on a page of its own.
 
     *deliveries*: those of the execution to webhooks, of which the last attempts are shown.
+    *waiting*: why it does not run yet.
     """
     error = output.stderr.decode("utf-8", "replace")
     host, port = host_and_port(execution.host) if execution.host else (None, None)
@@ -247,6 +249,7 @@ def execution_details(
             "lateSeconds": execution.late_seconds,
             "dueAt": time_or_none(execution.due_at),
             "message": execution.error,
+            "waiting": waiting,
             "webhookDispatch": _last_attempts(deliveries),
         },
     }
@@ -340,19 +343,27 @@ def scheduled_job(job: Job, urls: Urls) -> dict[str, Any]:
     }
 
 
-def host_status(
-    name: str, health: HostHealth, running: int, farm: Farm, now: float
-) -> dict[str, Any]:
+def farm_status(farm: Farm, hosts: Hosts, running: int) -> dict[str, Any]:
+    return {
+        "name": farm.name,
+        "match": farm.match,
+        "running": running,
+        "maxRunning": farm.max_running,
+        "blocked": hosts.blocked(farm.hosts),
+    }
+
+
+def host_status(name: str, hosts: Hosts, running: int, farm: Farm) -> dict[str, Any]:
     host, port = host_and_port(name)
-    paused = health.paused_until > now
+    record = hosts.record(name)
     return {
         "host": host,
         "port": port,
         "farm": farm.name,
-        "available": not paused,
-        "blacklisted": False,
-        "circuit": "open" if paused else "half-open" if health.failures else "closed",
-        "error": health.error,
+        "available": bool(hosts.available([name])),
+        "blacklisted": record.blacklisted,
+        "circuit": hosts.circuit(name),
+        "error": record.error,
         "running": running,
         "maxRunning": farm.max_running,
     }

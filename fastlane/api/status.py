@@ -50,7 +50,7 @@ class Status(BaseHandler):
         active = await storage.active_executions()
         scheduled = await storage.scheduled_jobs(SCHEDULED_SHOWN)
         running = Counter(execution.host for execution in active)
-        now = services.clock()
+        running_of_farm = Counter(execution.farm for execution in active)
         self.send_json(
             {
                 "version": services.version,
@@ -58,9 +58,13 @@ class Status(BaseHandler):
                 "backend": storage.name,
                 "containers": {"running": [shapes.running_container(e, urls) for e in active]},
                 "hosts": [
-                    shapes.host_status(host, services.hosts.health(host), running[host], farm, now)
+                    shapes.host_status(host, services.hosts, running[host], farm)
                     for farm in services.farms
                     for host in farm.hosts
+                ],
+                "farms": [
+                    shapes.farm_status(farm, services.hosts, running_of_farm[farm.name])
+                    for farm in services.farms
                 ],
                 "jobs": {
                     "count": overview.jobs,

@@ -53,11 +53,26 @@ class Dispatcher:
 
     async def _fill(self, farm: Farm, load: Counter[str]) -> None:
         while True:
-            host = policy.least_loaded(self._hosts.available(farm.hosts), load)
+            host = await self._host_for_next(farm, load)
             if host is None:
                 return
             execution = await self._lifecycle.claim(farm, host)
             if execution is None:
                 return
             load[host] += 1
+            self._hosts.given(host)
             self._runner.take(execution)
+
+    async def _host_for_next(self, farm: Farm, load: Counter[str]) -> str | None:
+        """The host for the next execution of *farm*; None when no host or no execution is there.
+
+        Of hosts that are loaded alike, one that has the execution's image is taken.
+        """
+        hosts = policy.least_loaded(self._hosts.available(farm.hosts), load)
+        if len(hosts) < 2:
+            return next(iter(hosts), None)
+        execution = await self._storage.next_queued(farm.name, now=self._clock())
+        if execution is None:
+            return None
+        image = execution.definition.image
+        return next((host for host in hosts if self._hosts.has_image(host, image)), hosts[0])

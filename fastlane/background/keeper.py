@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from dataclasses import dataclass
+
 import structlog
 
 from fastlane.background.runner import Runner
-from fastlane.errors import ExecutorError, NotFound
-from fastlane.executors.base import Executor
-from fastlane.hosts import Hosts
+from fastlane.errors import ExecutorError, HostUnavailable, NotFound
+from fastlane.executors.base import Executor, ListedRun, Phase
+from fastlane.hosts import Circuit, Hosts
 from fastlane.lifecycle import Lifecycle
+from fastlane.model import Clock
 from fastlane.storage.base import Storage
 
 log = structlog.get_logger(__name__)
@@ -17,6 +22,18 @@ log = structlog.get_logger(__name__)
 ADOPT_BATCH = 100
 # How often the hosts are asked for runs that nobody needs any more.
 SWEEP_SECONDS = 60.0
+# How often there is a look for records that are old, and the pause between two steps of forgetting,
+# in which others write.
+FORGET_SECONDS = 60.0
+BETWEEN_STEPS_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperOptions:
+    """What is kept for how long; 0 is not at all for runs, and for ever for records."""
+
+    container_retention_seconds: float = 0.0
+    execution_retention_seconds: float = 0.0
 
 
 class Keeper:
@@ -31,6 +48,8 @@ class Keeper:
         hosts: Hosts,
         *,
         lease_seconds: float,
+        clock: Clock = time.time,
+        options: KeeperOptions | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._storage = storage
@@ -38,6 +57,8 @@ class Keeper:
         self._runner = runner
         self._hosts = hosts
         self._lease_seconds = lease_seconds
+        self._clock = clock
+        self._options = options or KeeperOptions()
         self._idle: frozenset[tuple[str, int]] = frozenset()
 
     async def beat(self) -> float:
@@ -69,25 +90,55 @@ class Keeper:
             self._runner.take(execution, resumed=True)
         self._idle = frozenset(idle)
 
+    async def forget(self) -> float:
+        """One step of forgetting what is old."""
+        if not self._options.execution_retention_seconds:
+            return FORGET_SECONDS
+        went = await self._lifecycle.clean_up(self._options.execution_retention_seconds)
+        return BETWEEN_STEPS_SECONDS if went else FORGET_SECONDS
+
     async def sweep(self) -> float:
-        """Remove runs whose execution is over: a crash came between its end and its removal."""
-        for health in self._hosts.all():
-            try:
-                await self._sweep_host(health.host)
-            except ExecutorError as error:
-                log.warning("host could not be swept", host=health.host, error=str(error))
-        return SWEEP_SECONDS
+        """Find homes for executions without a farm, and remove runs whose execution is over: those
+        that were kept for long enough, and those that a crash left.
+        """
+        await self._lifecycle.reassign_strays()
+        hosts = [
+            host for host in self._hosts.all() if self._hosts.circuit(host) is not Circuit.OPEN
+        ]
+        await asyncio.gather(*map(self._sweep_host, hosts))
+        retention_seconds = self._options.container_retention_seconds
+        return (
+            min(SWEEP_SECONDS, max(retention_seconds, 1.0)) if retention_seconds else SWEEP_SECONDS
+        )
 
     async def _sweep_host(self, host: str) -> None:
-        for run in await self._executor.runs(host):
-            if self._runner.holds(run.execution_id):
-                continue
+        try:
+            runs = await self._executor.runs(host)
+        except HostUnavailable as error:
+            self._hosts.failed(host, str(error))
+            log.warning("host could not be swept", host=host, error=str(error))
+            return
+        self._hosts.answered(host)
+        for run in runs:
             try:
-                execution = await self._storage.execution(run.execution_id)
-            except NotFound:
-                # Not ours to judge: the records may be in another data directory.
-                continue
-            if execution.final:
-                log.info("left-over run removed", execution=execution.id, run=run.run_id)
-                await self._executor.stop(host, run.run_id, grace_seconds=0)
-                await self._executor.remove(host, run.run_id)
+                await self._sweep_run(host, run)
+            except ExecutorError as error:
+                log.warning("run could not be removed", host=host, error=str(error))
+
+    async def _sweep_run(self, host: str, run: ListedRun) -> None:
+        if self._runner.holds(run.execution_id):
+            return
+        try:
+            execution = await self._storage.execution(run.execution_id)
+        except NotFound:
+            # Not ours to judge: the records may be in another data directory.
+            return
+        if not execution.final:
+            return
+        kept_until = (execution.finished_at or 0.0) + self._options.container_retention_seconds
+        if run.phase is Phase.ENDED and self._clock() < kept_until:
+            await self._executor.set_aside(host, run.run_id)
+            return
+        log.info("run removed", execution=execution.id, run=run.run_id, host=host)
+        await self._executor.stop(host, run.run_id, grace_seconds=0)
+        await self._executor.remove(host, run.run_id)

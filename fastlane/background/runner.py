@@ -8,7 +8,7 @@ id, and the log's bookmark is stored with the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import structlog
 from fastlane import policy
 from fastlane.background.follower import LogFollower
 from fastlane.background.patience import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, keep_trying
+from fastlane.background.progress import PullProgress
 from fastlane.errors import (
     CompareFailed,
     ExecutorError,
@@ -28,11 +29,12 @@ from fastlane.errors import (
 )
 from fastlane.events import Bus, Signal, stop_topic
 from fastlane.executors.base import Executor, Phase, RunSpec, RunState
-from fastlane.hosts import Hosts
+from fastlane.hosts import Circuit, Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
     Clock,
     Execution,
+    Farm,
     ImageReference,
     LogCap,
     Outcome,
@@ -67,6 +69,9 @@ class RunnerOptions:
     """How long a host may be out of reach before its executions are lost."""
     log_cap: LogCap | None = None
     resource_caps: Resources = Resources()
+    """For farms that have none of their own."""
+    container_retention_seconds: float = 0.0
+    """How long an ended run is kept on its host for people to look at."""
 
 
 class _HostLost(Exception):
@@ -75,6 +80,10 @@ class _HostLost(Exception):
 
 class _Stopped(Exception):
     """Somebody asked for the end before the run was started."""
+
+
+class _Leave(Exception):
+    """The host failed before anything could have been started: any host may take the execution."""
 
 
 class Runner:
@@ -88,6 +97,7 @@ class Runner:
         bus: Bus,
         hosts: Hosts,
         *,
+        farms: Sequence[Farm] = (),
         clock: Clock,
         options: RunnerOptions,
     ) -> None:
@@ -96,6 +106,7 @@ class Runner:
         self._executor = executor
         self._bus = bus
         self._hosts = hosts
+        self._farms = {farm.name: farm for farm in farms}
         self._clock = clock
         self._options = options
         self._runs: dict[str, asyncio.Task[None]] = {}
@@ -168,6 +179,8 @@ class _Run:
         self._may_exist = execution.status is Status.RUNNING
         """Whether the host may have a run, so that nobody else may be given the execution."""
         self._run_id: str | None = None
+        self._has_log = False
+        """Whether something was written into its log before it was started."""
         self._resumed = resumed or execution.epoch > 1
         """Whether somebody may have been at work on it before."""
 
@@ -175,14 +188,18 @@ class _Run:
         """From wherever the execution stands to its outcome."""
         try:
             with self._runner._bus.subscribe(stop_topic(self._execution.id)) as news:
-                outcome = await self._outcome(news)
+                if self._runner._hosts.is_configured(self._host):
+                    outcome = await self._outcome(news)
+                else:
+                    outcome = await self._outcome_on_dropped_host(news)
         except asyncio.CancelledError:
             if self._runner._closing and not self._may_exist:
                 await self._hand_back()
             raise
-        except HostUnavailable as error:
-            # Only a pull lets this through: nothing was created, so any host may take it.
-            log.warning("host failed while pulling", error=str(error))
+        except _Leave as error:
+            log.warning(
+                "host failed before the start; the execution is queued again", why=str(error)
+            )
             await keep_trying(lambda: self._lifecycle.release(self._execution))
             return
         await self.end(outcome)
@@ -218,6 +235,22 @@ class _Run:
         except _HostLost as error:
             return Outcome(Status.FAILED, Reason.LOST, error=str(error))
 
+    async def _outcome_on_dropped_host(self, news: Signal) -> Outcome:
+        """As :meth:`_outcome`, but not for ever: no farm has the host any more."""
+        seconds = self._options.host_lost_after_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._outcome(news)
+        except TimeoutError:
+            if self._run_id is not None:
+                self._stop_soon(self._run_id)
+                self._run_id = None
+            return Outcome(
+                Status.FAILED,
+                Reason.LOST,
+                error=f"Host {self._host} is in no farm any more, and {seconds:g} s are over.",
+            )
+
     async def _find_running(self) -> bool:
         """Whether an earlier owner's run was started; a merely created one is started again.
 
@@ -238,25 +271,46 @@ class _Run:
 
     async def _bring_up(self, news: Signal) -> None:
         """Pull, create and start."""
-        spec = _spec_of(self._execution, self._options.resource_caps)
+        farm = self._runner._farms.get(self._execution.farm)
+        spec = _spec_of(self._execution, farm, self._options.resource_caps)
         if self._execution.stop_reason is not None:
             raise _Stopped
+        # Nobody has started it yet, and we start nothing before its creation was answered.
+        may_leave = not self._may_exist
         if not self._may_exist:
+            if farm is not None and not policy.image_is_allowed(
+                self._execution.definition.image, farm
+            ):
+                raise PullFailed(policy.image_is_refused(self._execution.definition.image, farm))
             await self._unless_stopped(self._pull(spec), news)
             self._may_exist = True
-        run_id = await self._insist(lambda: self._executor.create(self._host, spec))
+        run_id = await self._insist(
+            lambda: self._executor.create(self._host, spec), may_leave=may_leave
+        )
         self._run_id = run_id
         if news.pending and await self._stop_requested():
             raise _Stopped
         await self._insist(lambda: self._executor.start(self._host, run_id))
 
     async def _pull(self, spec: RunSpec) -> None:
+        hosts = self._runner._hosts
+        progress = PullProgress(
+            self._lifecycle, self._storage, self._execution, cap=self._options.log_cap
+        )
         try:
-            await self._executor.pull(self._host, spec, lambda line: None)
+            if hosts.is_doubtful(self._host):
+                # A frozen host is known by this within seconds, by a call only within its bound.
+                await self._executor.check(self._host)
+            try:
+                async with progress.told():
+                    await self._executor.pull(self._host, spec, progress.tell)
+            finally:
+                self._has_log = progress.written
         except HostUnavailable as error:
-            self._runner._hosts.failed(self._host, str(error))
-            raise
-        self._runner._hosts.answered(self._host)
+            hosts.failed(self._host, str(error))
+            raise _Leave(str(error)) from error
+        hosts.answered(self._host)
+        hosts.has_now(self._host, self._execution.definition.image)
 
     async def _see_through(self, news: Signal) -> Outcome:
         """A run that was started: say so, follow its log, keep its time, await its end."""
@@ -271,7 +325,7 @@ class _Run:
             run_id,
             cap=self._options.log_cap,
             give_up_after_seconds=self._options.host_lost_after_seconds,
-            resume=self._resumed,
+            resume=self._resumed or self._has_log,
         )
         wait = asyncio.create_task(self._await_end(run_id))
         wait.add_done_callback(lambda _: ended.set())
@@ -361,11 +415,14 @@ class _Run:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _insist(self, call: Callable[[], Awaitable[T]], *, may_leave: bool = False) -> T:
         """Call until the host answers.
 
-        :raises _HostLost: it did not for too long.
+        :param may_leave: the execution need not stay with a host that is out.
+        :raises _Leave: the host's circuit is open (*may_leave*).
+        :raises _HostLost: it did not answer for too long.
         """
+        hosts = self._runner._hosts
         loop = asyncio.get_running_loop()
         lost_at: float | None = None
         pause_seconds = FIRST_PAUSE_SECONDS
@@ -373,11 +430,14 @@ class _Run:
             try:
                 result = await call()
             except HostUnavailable as error:
-                self._runner._hosts.failed(self._host, str(error))
+                hosts.failed(self._host, str(error))
                 if lost_at is None:
                     log.warning("host is out of reach", error=str(error))
                     lost_at = loop.time() + self._options.host_lost_after_seconds
-                if loop.time() >= lost_at:
+                over = loop.time() >= lost_at
+                if may_leave and (over or hosts.circuit(self._host) is Circuit.OPEN):
+                    raise _Leave(str(error)) from error
+                if over:
                     raise _HostLost(
                         f"Host {self._host} was out of reach for more than "
                         f"{self._options.host_lost_after_seconds:g} s."
@@ -386,7 +446,7 @@ class _Run:
                 pause_seconds = min(pause_seconds * 2, MAX_PAUSE_SECONDS)
             else:
                 if lost_at is not None:
-                    self._runner._hosts.answered(self._host)
+                    hosts.answered(self._host)
                 return result
 
     async def _hand_back(self) -> None:
@@ -397,28 +457,47 @@ class _Run:
             log.warning("execution could not be handed back", why=str(error))
 
     def _clear_away(self, run_id: str) -> None:
-        """Remove the run, in the background: nobody waits for it, and the sweep comes behind."""
-        task = asyncio.create_task(self._remove(run_id), name=f"remove {self._execution.id}")
+        """Remove the run or set it aside; the sweep comes behind."""
+        if self._options.container_retention_seconds:
+            self._in_background(self._executor.set_aside(self._host, run_id))
+        else:
+            self._in_background(self._executor.remove(self._host, run_id))
+
+    def _stop_soon(self, run_id: str) -> None:
+        self._in_background(self._stop_and_remove(run_id))
+
+    async def _stop_and_remove(self, run_id: str) -> None:
+        grace_seconds = self._options.stop_grace_seconds
+        await self._executor.stop(self._host, run_id, grace_seconds=grace_seconds)
+        await self._executor.remove(self._host, run_id)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what nobody waits for."""
+        task = asyncio.create_task(self._unless_away(work), name=f"clear {self._execution.id}")
         self._runner._clearing.add(task)
         task.add_done_callback(self._runner._clearing.discard)
 
-    async def _remove(self, run_id: str) -> None:
+    async def _unless_away(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._executor.remove(self._host, run_id)
+            await work
         except ExecutorError as error:
-            log.warning("run could not be removed; the sweep will", error=str(error))
+            log.warning("run could not be cleared away; the sweep will", error=str(error))
 
 
-def _spec_of(execution: Execution, caps: Resources) -> RunSpec:
+def _spec_of(execution: Execution, farm: Farm | None, caps: Resources) -> RunSpec:
     definition = execution.definition
+    image = ImageReference.parse(definition.image)
     return RunSpec(
         execution_id=execution.id,
         task_id=execution.task_id,
         job_id=execution.job_id,
-        image=ImageReference.parse(definition.image),
+        image=image,
         argv=definition.argv,
         envs=definition.envs,
         pull_policy=definition.effective_pull_policy,
-        resources=policy.capped(definition.resources, caps),
+        resources=policy.capped(
+            definition.resources, caps if farm is None else policy.farm_caps(farm, caps)
+        ),
         dns_entries=definition.dns_entries,
+        credentials=None if farm is None else farm.registry_auth.get(image.registry),
     )

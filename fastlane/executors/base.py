@@ -28,7 +28,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from fastlane.model import ImageReference, PullPolicy, Resources, Stream
+from fastlane.model import ImageReference, PullPolicy, RegistryCredentials, Resources, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class RunSpec:
     pull_policy: PullPolicy = PullPolicy.MISSING
     resources: Resources = Resources()
     dns_entries: Mapping[str, str] = field(default_factory=dict)
+    credentials: RegistryCredentials | None = None
+    """For the image's registry; None where the executor is to find its own."""
 
 
 class Phase(StrEnum):
@@ -191,6 +193,13 @@ class Executor(ABC):
     @abstractmethod
     async def remove(self, host: str, run_id: str) -> None:
         """Remove an ended (or never started) run; one that is gone is no error."""
+
+    async def set_aside(self, host: str, run_id: str) -> None:  # noqa: B027 (optional)
+        """Keep an ended run for people to look at, where :meth:`find` no longer sees it.
+
+        It is still among :meth:`runs`, and is removed like any other. One that is gone is no
+        error. Where nothing is in anybody's way there is nothing to do.
+        """
 
     @abstractmethod
     async def runs(self, host: str) -> Sequence[ListedRun]:

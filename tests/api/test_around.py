@@ -50,7 +50,11 @@ def methods_of(path: str) -> set[str]:
         return {"POST", "OPTIONS"}
     if last == "ws":
         return {"GET", "OPTIONS"}
-    more = {"/tasks/<task>": {"POST"}, "/tasks/<task>/jobs/<job>": {"PUT"}}.get(path, set())
+    more = {
+        "/tasks/<task>": {"POST"},
+        "/tasks/<task>/jobs/<job>": {"PUT"},
+        "/docker-executor/blacklist": {"POST", "PUT", "DELETE"},
+    }.get(path, set())
     return {"GET", "HEAD", "OPTIONS"} | more
 
 
@@ -242,7 +246,7 @@ async def test_methods(still: Site, path: str) -> None:
                 assert set(answer.headers["Allow"].split(", ")) == allowed
             elif path.endswith("/ws"):
                 answer.problem(426)
-            elif method in ("POST", "PUT"):
+            elif method in ("POST", "PUT", "DELETE"):
                 # There is no such notification.
                 assert answer.status in ((404,) if "<notification>" in path else (200, 400))
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -142,6 +142,9 @@ def break_storage(site: Site, storage: Any) -> None:
     server.app.settings["services"] = replace(services, storage=storage, lifecycle=lifecycle)
 
 
+BLACKLIST = "/docker-executor/blacklist/"
+
+
 @pytest.fixture
 def checked() -> Checked:
     return Checked(Contract())
@@ -170,6 +173,12 @@ def filled(path: str, places: dict[str, str]) -> str:
     return re.sub(r"{(\w+)}", lambda match: places[match[1]], path)
 
 
+def body_of(method: str, path: str) -> Mapping[str, Any] | None:
+    if path == BLACKLIST:
+        return {"host": "localhost:1234"} if method in {"post", "put", "delete"} else None
+    return PAYLOAD if method in {"post", "put"} else None
+
+
 def operations() -> Iterator[tuple[str, str, str]]:
     """Id, method and path of each, those that change something last."""
     found = [(name, method, path) for name, (path, method) in OPERATION_IDS.items()]
@@ -184,7 +193,7 @@ async def test_every_documented_answer_is_given(
     guarded = await make_site(basic_auth_user="ann", basic_auth_password="secret")
     small = await make_site(max_body_bytes=1024)
     for name, method, path in operations():
-        asked, body = filled(path, places), PAYLOAD if method in {"post", "put"} else None
+        asked, body = filled(path, places), body_of(method, path)
         has_body = body is not None
         # 200 (204, 426), then 304.
         answer = await checked(site, method, asked, body)
@@ -204,6 +213,8 @@ async def test_every_documented_answer_is_given(
             if name not in {"createJob", "putJob"}:
                 await checked(site, method, filled(path, missing), body)
         if has_body:
+            if path == BLACKLIST:
+                assert (await checked(site, method, asked, {"host": "b:1"})).status == 404
             for refused in (b"", b"[]", {"image": "a"}, {**PAYLOAD, "cron": "x", "retry": 1}):
                 await checked(site, method, asked, refused)
         answer = await checked(
@@ -225,14 +236,10 @@ async def test_every_documented_answer_is_given(
 
     break_storage(site, Faulty())
     for _, method, path in operations():
-        await checked(
-            site, method, filled(path, places), PAYLOAD if method in {"post", "put"} else None
-        )
+        await checked(site, method, filled(path, places), body_of(method, path))
     break_storage(site, Away())
     for _, method, path in operations():
-        await checked(
-            site, method, filled(path, places), PAYLOAD if method in {"post", "put"} else None
-        )
+        await checked(site, method, filled(path, places), body_of(method, path))
 
     # Neither asks the storage, so a storage with a bug does them no harm.
     harmless = {name for name, *_ in operations() if name.startswith("options")} | {
@@ -260,7 +267,8 @@ async def test_other_methods_are_told_which_are_answered(
     path = filled(re.sub(r"<(\w+)>", r"{\1}", route), places)
     documented = next(o.path for o in OPERATIONS if document_path(o.path) in spellings_of(route))
     item = DOCUMENT["paths"][document_path(documented)]
-    answer = await checked(site, "DELETE", path)
+    other = "PATCH" if "delete" in item else "DELETE"
+    answer = await checked(site, other, path)
     allowed = {method.strip().lower() for method in answer.headers["Allow"].split(",")}
     assert allowed == {method for method in METHODS if method in item}
     assert answer.status == 405

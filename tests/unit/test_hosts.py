@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from fastlane.hosts import MAX_PAUSE_SECONDS, Hosts
+import pytest
+
+from fastlane.hosts import (
+    ERROR_CHARS,
+    IMAGES_REMEMBERED,
+    MAX_PAUSE_SECONDS,
+    BreakerOptions,
+    Circuit,
+    Hosts,
+)
+from fastlane.model import HostRecord
 
 
 class SteppedClock:
@@ -13,25 +23,146 @@ class SteppedClock:
         return self.now
 
 
-def test_a_failing_host_is_paused_ever_longer_and_forgiven_at_once() -> None:
-    clock = SteppedClock()
-    hosts = Hosts(["a", "b"], clock)
-    hosts.failed("a", "no route")
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@pytest.fixture
+def hosts(clock: SteppedClock) -> Hosts:
+    return Hosts(["a", "b"], clock, BreakerOptions(max_fails=3, reset_timeout_seconds=60))
+
+
+def fail(hosts: Hosts, times: int = 3) -> None:
+    for _ in range(times):
+        hosts.failed("a", "no route")
+
+
+def test_a_failure_is_a_short_pause_and_forgiven_at_once(hosts: Hosts, clock: SteppedClock) -> None:
+    fail(hosts, 1)
+    assert hosts.circuit("a") is Circuit.CLOSED
     assert hosts.available(["a", "b"]) == ["b"]
     assert hosts.resumes_at(["a", "b"]) == clock.now + 1
+    assert hosts.blocked(["a"]) == (
+        "No host is available: a is tried again after a failure (no route)."
+    )
     clock.now += 1
     assert hosts.available(["a"]) == ["a"]
-    for _ in range(100):
-        hosts.failed("a", "no route")
-    assert hosts.health("a").paused_until == clock.now + MAX_PAUSE_SECONDS
-    assert (hosts.health("a").failures, hosts.health("a").error) == (101, "no route")
+    assert hosts.is_doubtful("a")
+    fail(hosts, 1)
     hosts.answered("a")
     assert hosts.available(["a"]) == ["a"]
-    assert hosts.health("a").error is None
+    assert hosts.record("a") == HostRecord("a")
+    assert not hosts.is_doubtful("a")
 
 
-def test_a_host_that_only_an_execution_knows_is_watched_too() -> None:
-    hosts = Hosts(["a"], SteppedClock())
-    assert hosts.health("gone").failures == 0
+def test_pauses_are_bounded(clock: SteppedClock) -> None:
+    hosts = Hosts(["a"], clock, BreakerOptions(max_fails=1000, reset_timeout_seconds=60))
+    fail(hosts, 100)
+    assert hosts.resumes_at(["a"]) == clock.now + MAX_PAUSE_SECONDS
+
+
+def test_the_circuit_opens_is_tried_once_and_closes(hosts: Hosts, clock: SteppedClock) -> None:
+    fail(hosts)
+    assert hosts.circuit("a") is Circuit.OPEN
+    assert hosts.record("a") == HostRecord("a", 3, "no route", clock.now + 60)
+    assert hosts.blocked(["a"]) == "No host is available: a is out after 3 failures (no route)."
+    assert hosts.blocked(["a", "b"]) is None
+    clock.now += 59
+    assert hosts.available(["a"]) == []
+    clock.now += 1
+    assert hosts.circuit("a") is Circuit.HALF_OPEN
+    assert hosts.available(["a"]) == ["a"]
+    hosts.given("a")
+    assert hosts.available(["a"]) == [], "one execution tries it"
+    hosts.answered("a")
+    assert hosts.circuit("a") is Circuit.CLOSED
+    assert hosts.available(["a"]) == ["a"]
+
+
+def test_one_failure_opens_a_half_open_circuit_again(hosts: Hosts, clock: SteppedClock) -> None:
+    fail(hosts)
+    clock.now += 60
+    hosts.given("a")
+    fail(hosts, 1)
+    assert hosts.circuit("a") is Circuit.OPEN
+    assert hosts.record("a").open_until == clock.now + 60
+
+
+def test_a_trial_that_nobody_ended_does_not_last_for_ever(
+    hosts: Hosts, clock: SteppedClock
+) -> None:
+    fail(hosts)
+    clock.now += 60
+    hosts.given("a")
+    assert hosts.resumes_at(["a"]) == clock.now + 60
+    clock.now += 60
+    assert hosts.available(["a"]) == ["a"]
+
+
+def test_failures_while_it_is_open_neither_prolong_it_nor_are_news(
+    hosts: Hosts, clock: SteppedClock
+) -> None:
+    fail(hosts)
+    for record in hosts.unsaved():
+        hosts.saved(record)
+    until = hosts.record("a").open_until
+    clock.now += 30
+    fail(hosts, 10)
+    assert hosts.record("a").open_until == until
+    assert hosts.unsaved() == []
+
+
+def test_news_are_told_until_they_are_stored(clock: SteppedClock) -> None:
+    told: list[None] = []
+    hosts = Hosts(["a"], clock, BreakerOptions(1, 60), changed=lambda: told.append(None))
+    hosts.answered("a")
+    assert told == [], "a host that is well makes no news"
+    fail(hosts, 1)
+    (record,) = hosts.unsaved()
+    hosts.answered("a")
+    hosts.saved(record)
+    assert hosts.unsaved() == [HostRecord("a")], "what came in between is news, too"
+    assert len(told) == 2
+
+
+def test_what_others_have_stored_is_obeyed(hosts: Hosts, clock: SteppedClock) -> None:
+    assert hosts.take(
+        [HostRecord("a", 5, "reset", clock.now + 9), HostRecord("b", blacklisted=True)]
+    )
+    assert hosts.available(["a", "b"]) == []
+    assert hosts.blocked(["a", "b"]) == (
+        "No host is available: a is out after 5 failures (reset); b is black-listed."
+    )
+    assert hosts.resumes_at(["a", "b"]) == clock.now + 9, (
+        "what is black-listed resumes by hand only"
+    )
+    assert not hosts.take([HostRecord("a", 5, "reset", clock.now + 9)])
+    assert hosts.take([HostRecord("a"), HostRecord("b")])
+    assert hosts.available(["a", "b"]) == ["a", "b"]
+
+
+def test_our_own_news_are_not_overwritten_but_the_black_list_is_taken(hosts: Hosts) -> None:
+    fail(hosts)
+    hosts.take([HostRecord("a", blacklisted=True)])
+    assert hosts.circuit("a") is Circuit.OPEN
+    assert hosts.record("a").blacklisted
+    hosts.answered("a")
+    assert hosts.record("a") == HostRecord("a", blacklisted=True)
+
+
+def test_a_host_that_only_an_execution_knows_is_watched_too(hosts: Hosts) -> None:
+    assert hosts.record("gone").failures == 0
+    assert not hosts.is_configured("gone")
     hosts.failed("gone", "no such host")
-    assert {health.host for health in hosts.all()} == {"a", "gone"}
+    assert hosts.all() == ["a", "b", "gone"]
+
+
+def test_images_and_errors_are_remembered_within_bounds(hosts: Hosts) -> None:
+    for number in range(IMAGES_REMEMBERED + 1):
+        hosts.has_now("a", f"image:{number}")
+    assert not hosts.has_image("a", "image:0")
+    assert hosts.has_image("a", "image:1")
+    assert not hosts.has_image("b", "image:1")
+    hosts.failed("a", "x" * 10_000)
+    assert hosts.record("a").error == "x" * ERROR_CHARS

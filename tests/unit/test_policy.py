@@ -103,9 +103,28 @@ def test_the_first_farm_that_matches_takes_the_task() -> None:
     assert policy.farm_for("train", farms[:1]) is None
 
 
-def test_the_least_loaded_host_is_chosen_and_the_first_of_equals() -> None:
-    assert policy.least_loaded(["a", "b", "c"], {"a": 2, "b": 1, "c": 1}) == "b"
-    assert policy.least_loaded([], {}) is None
+def test_the_least_loaded_hosts_are_chosen_from() -> None:
+    assert policy.least_loaded(["a", "b", "c"], {"a": 2, "b": 1, "c": 1}) == ["b", "c"]
+    assert policy.least_loaded(["a", "b"], {"a": 2}) == ["b"]
+    assert policy.least_loaded([], {}) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "allowed"),
+    [
+        ("registry.example/team/tool", True),
+        ("registry.example/team/tool:v2", True),
+        ("busybox:1.36", True),
+        ("busybox", False),
+        ("busybox:1.36@sha256:" + "0" * 64, False),
+        ("evil.example/registry.example/team/tool", False),
+        ("registry.example/team/tool/more", True),
+    ],
+)
+def test_an_image_is_allowed_by_the_whole_of_its_reference(image: str, allowed: bool) -> None:
+    farm = Farm("f", ("a",), 1, images=("registry.example/team/.*", r"busybox:1\.36"))
+    assert policy.image_is_allowed(image, farm) is allowed
+    assert policy.image_is_allowed(image, Farm("f", ("a",), 1))
 
 
 def test_missed_ticks_are_one_run_for_the_latest() -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from fastlane.background.dispatcher import Dispatcher
-from fastlane.background.keeper import Keeper
+from fastlane.background.hostwatch import HostWatch
+from fastlane.background.keeper import Keeper, KeeperOptions
 from fastlane.background.loop import Loop
 from fastlane.background.runner import Runner, RunnerOptions
 from fastlane.background.scheduler import Scheduler
 from fastlane.errors import Rejected
-from fastlane.events import QUEUE, SCHEDULE, Bus, log_topic
-from fastlane.hosts import Hosts
+from fastlane.events import HOSTS, QUEUE, SCHEDULE, Bus, log_topic
+from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Backoff, Definition, Execution, Farm, Reason, Schedule, Status
 from fastlane.storage.base import PageRequest
@@ -45,6 +46,8 @@ class Instance:
         *,
         farms: Sequence[Farm] = (Farm("default", ("a",), 8),),
         options: RunnerOptions | None = None,
+        breaker: BreakerOptions | None = None,
+        keeping: KeeperOptions | None = None,
         name: str = "one",
         storage: type[SqliteStorage] = SqliteStorage,
     ) -> None:
@@ -53,18 +56,30 @@ class Instance:
         self.executor = executor
         self.bus = Bus()
         self.lifecycle = Lifecycle(self.storage, self.bus, clock=clock, farms=farms, instance=name)
-        self.hosts = Hosts([host for farm in farms for host in farm.hosts], clock)
+        self.hosts = Hosts(
+            [host for farm in farms for host in farm.hosts],
+            clock,
+            breaker,
+            changed=lambda: self.bus.deliver(HOSTS),
+        )
         self.runner = Runner(
             self.lifecycle,
             self.storage,
             executor,
             self.bus,
             self.hosts,
+            farms=farms,
             clock=clock,
             options=options or RunnerOptions(),
         )
         self.keeper = Keeper(
-            self.lifecycle, self.storage, executor, self.runner, self.hosts, lease_seconds=30
+            self.lifecycle,
+            self.storage,
+            executor,
+            self.runner,
+            self.hosts,
+            lease_seconds=30,
+            options=keeping,
         )
         dispatcher = Dispatcher(
             self.lifecycle, self.storage, self.runner, self.hosts, farms=farms, clock=clock
@@ -73,6 +88,7 @@ class Instance:
             Loop("heartbeat", (), self.keeper.beat),
             Loop("scheduler", (SCHEDULE,), Scheduler(self.lifecycle, clock).step),
             Loop("dispatcher", (QUEUE,), dispatcher.step),
+            Loop("hosts", (HOSTS,), HostWatch(self.storage, self.bus, self.hosts).step),
         )
         self._loops: list[asyncio.Task[None]] = []
 
@@ -151,7 +167,7 @@ async def test_a_host_that_does_not_answer_leaves_its_work_to_another(tmp_path: 
         made = [await one.submit() for _ in range(4)]
         ended = [await one.ended(execution.id) for execution in made]
         assert {(e.status, e.host) for e in ended} == {(Status.DONE, "well")}
-        assert one.hosts.health("dead").error is not None
+        assert one.hosts.record("dead").error is not None
 
 
 async def test_with_all_hosts_out_executions_wait(tmp_path: Path) -> None:
@@ -187,7 +203,7 @@ async def test_a_run_removed_behind_our_back_is_lost_and_its_host_is_well(tmp_pa
     async with Instance(tmp_path, VanishingRun()) as one:
         ended = await one.ended((await one.submit(retries=3)).id)
         assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
-        assert one.hosts.health("a").failures == 0
+        assert one.hosts.record("a").failures == 0
         last = await one.storage.last_execution(ended.job_id)
         assert last is not None
         assert last.id == ended.id, "retries do not repeat what may have run"

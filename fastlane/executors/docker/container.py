@@ -42,6 +42,11 @@ def container_name(execution_id: str) -> str:
     return f"fastlane-{execution_id}"
 
 
+def ended_name(execution_id: str) -> str:
+    """The name of a container that is kept for people to look at, out of everybody's way."""
+    return f"fastlane-ended-{execution_id}"
+
+
 def engine_reference(image: ImageReference) -> str:
     """The reference as the engine looks it up: a digest alone decides where there is one."""
     return f"{image.name}@{image.digest}" if image.digest else str(image)

@@ -19,9 +19,11 @@ from fastlane.executors.docker.container import (
     LogLimits,
     container_config,
     container_name,
+    ended_name,
     phase_of,
     run_state,
 )
+from fastlane.executors.docker.credentials import config_file, login_in
 from fastlane.executors.docker.engine import CONNECT_SECONDS, SLOW_CALL_SECONDS, Engine, Refused
 from fastlane.executors.docker.frames import HEADER_BYTES, STAMP_BYTES
 from fastlane.executors.docker.logs import (
@@ -30,8 +32,8 @@ from fastlane.executors.docker.logs import (
     tail,
     vanished_or,
 )
-from fastlane.executors.docker.pull import Pulls, RegistryAuth
-from fastlane.model import Resources
+from fastlane.executors.docker.pull import Login, Pulls
+from fastlane.model import RegistryCredentials, Resources
 
 # Bounds one wait for the end of a run; then it is looked at and waited for again, because a
 # half-open connection would hang for ever.
@@ -50,6 +52,10 @@ STOP_ATTEMPTS = 5
 _CANNOT_EXECUTE = (126, 127)
 
 
+def _login_of_docker(registry: str) -> RegistryCredentials | None:
+    return login_in(config_file(), registry)
+
+
 class DockerExecutor(Executor):
     """Runs each execution as a container.
 
@@ -60,7 +66,7 @@ class DockerExecutor(Executor):
         are obeyed for the host in ``DOCKER_HOST``, as ``docker`` does.
     :param log_limits: how much log a host keeps of one container.
     :param defaults: limits of runs whose job asks for none.
-    :param registry_auth: credentials for a registry; None where all images are public.
+    :param login: finds a login for images that bring none; Docker's own config file by default.
     """
 
     name = "docker"
@@ -72,14 +78,14 @@ class DockerExecutor(Executor):
         tls: Mapping[str, ssl.SSLContext] | None = None,
         log_limits: LogLimits | None = None,
         defaults: Resources | None = None,
-        registry_auth: RegistryAuth | None = None,
+        login: Login | None = None,
     ) -> None:
         self._installation = installation
         self._tls = dict(tls or {})
         self._log_limits = log_limits or LogLimits()
         self._defaults = defaults or Resources()
         self._engines: dict[str, Engine] = {}
-        self._pulls = Pulls(registry_auth)
+        self._pulls = Pulls(login or _login_of_docker)
 
     async def open(self) -> None:
         """Nothing is connected before it is needed."""
@@ -104,7 +110,9 @@ class DockerExecutor(Executor):
         await self._engine(host).call("GET", "_ping", seconds=CONNECT_SECONDS, raw=True)
 
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
-        await self._pulls.pull(self._engine(host), spec.image, spec.pull_policy, progress)
+        await self._pulls.pull(
+            self._engine(host), spec.image, spec.pull_policy, spec.credentials, progress
+        )
 
     async def create(self, host: str, spec: RunSpec) -> str:
         engine = self._engine(host)
@@ -256,6 +264,22 @@ class DockerExecutor(Executor):
             await self._engine(host).call(
                 "DELETE", f"containers/{run_id}", params={"v": "1"}, seconds=SLOW_CALL_SECONDS
             )
+        except Refused as refused:
+            if isinstance(vanished_or(refused, run_id), RunVanished):
+                return
+            raise
+
+    async def set_aside(self, host: str, run_id: str) -> None:
+        try:
+            details = await self._present(host, run_id)
+            execution_id = (details["Config"]["Labels"] or {}).get(EXECUTION_LABEL, run_id)
+            name = ended_name(execution_id)
+            if details["Name"] != f"/{name}":
+                await self._engine(host).call(
+                    "POST", f"containers/{run_id}/rename", params={"name": name}
+                )
+        except RunVanished:
+            return
         except Refused as refused:
             if isinstance(vanished_or(refused, run_id), RunVanished):
                 return

@@ -11,12 +11,13 @@ import aiohttp
 
 from fastlane.errors import HostUnavailable, PullFailed
 from fastlane.executors.docker.container import engine_reference
+from fastlane.executors.docker.credentials import auth_header
 from fastlane.executors.docker.engine import CONNECT_SECONDS, Engine, Refused
-from fastlane.model import ImageReference, PullPolicy
+from fastlane.model import ImageReference, PullPolicy, RegistryCredentials
 
 Progress = Callable[[str], None]
-RegistryAuth = Callable[[str], str | None]
-"""The value of ``X-Registry-Auth`` for a registry's host, or None where none is needed."""
+Login = Callable[[str], RegistryCredentials | None]
+"""The login at a registry for images that bring none; None where there is none."""
 
 # Bounds how long a pull may say nothing. The whole of it has no bound.
 SILENCE_SECONDS = 120.0
@@ -39,8 +40,8 @@ class _Pull:
 class Pulls:
     """The pulls that are under way."""
 
-    def __init__(self, registry_auth: RegistryAuth | None = None) -> None:
-        self._registry_auth = registry_auth
+    def __init__(self, login: Login) -> None:
+        self._login = login
         self._active: dict[tuple[str, str], _Pull] = {}
 
     async def close(self) -> None:
@@ -50,7 +51,12 @@ class Pulls:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def pull(
-        self, engine: Engine, image: ImageReference, policy: PullPolicy, progress: Progress
+        self,
+        engine: Engine,
+        image: ImageReference,
+        policy: PullPolicy,
+        credentials: RegistryCredentials | None,
+        progress: Progress,
     ) -> None:
         """See ``Executor.pull``."""
         if policy is not PullPolicy.ALWAYS:
@@ -63,7 +69,8 @@ class Pulls:
         key = (engine.host, str(image))
         pull = self._active.get(key)
         if pull is None:
-            pull = _Pull(asyncio.create_task(self._run(key, engine, image), name=f"pull {image}"))
+            work = self._run(key, engine, image, credentials)
+            pull = _Pull(asyncio.create_task(work, name=f"pull {image}"))
             self._active[key] = pull
         elif pull.last_line:
             progress(pull.last_line)
@@ -78,10 +85,18 @@ class Pulls:
                     del self._active[key]
                 pull.task.cancel()
 
-    async def _run(self, key: tuple[str, str], engine: Engine, image: ImageReference) -> None:
+    async def _run(
+        self,
+        key: tuple[str, str],
+        engine: Engine,
+        image: ImageReference,
+        credentials: RegistryCredentials | None,
+    ) -> None:
         pull = self._active[key]
         try:
-            auth = self._registry_auth(image.registry) if self._registry_auth else None
+            if credentials is None:
+                credentials = await asyncio.to_thread(self._login, image.registry)
+            auth = auth_header(image.registry, credentials) if credentials else None
             await pull_image(engine, image, pull.tell, auth)
         finally:
             if self._active.get(key) is pull:

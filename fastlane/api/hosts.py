@@ -1,0 +1,56 @@
+"""The black-list of hosts: how one is drained, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastlane.api.base import BaseHandler
+from fastlane.api.payload import read_blacklist
+from fastlane.api.problems import Problem
+from fastlane.api.shapes import host_and_port
+from fastlane.config import check_docker_host
+from fastlane.errors import NotFound
+
+
+class Blacklist(BaseHandler):
+    """``/docker-executor/blacklist/``"""
+
+    async def get(self) -> None:
+        records = await self.services.storage.hosts()
+        self.send_json({"hosts": [record.host for record in records if record.blacklisted]})
+
+    async def post(self) -> None:
+        await self._mark(blacklisted=True)
+
+    async def put(self) -> None:
+        await self._mark(blacklisted=True)
+
+    async def delete(self) -> None:
+        await self._mark(blacklisted=False)
+
+    async def _mark(self, *, blacklisted: bool) -> None:
+        services = self.services
+        name = read_blacklist(self.request.body)
+        for host in self._configured(name):
+            await services.lifecycle.blacklist_host(host, blacklisted=blacklisted)
+        # This instance obeys before it answers, whoever comes first to what was published.
+        services.hosts.take(await services.storage.hosts())
+        self.send_json({"host": name, "blacklisted": blacklisted})
+
+    def _configured(self, name: str) -> Sequence[str]:
+        """The hosts of the configuration that *name* names, in whatever way each is written.
+
+        :raises Problem: 400, it is no name of a host.
+        :raises NotFound: there is no such host.
+        """
+        hosts = {host for farm in self.services.farms for host in farm.hosts}
+        if name in hosts:
+            return [name]
+        try:
+            check_docker_host(name)
+        except ValueError as error:
+            raise Problem(400, f"{error}.".capitalize()) from error
+        found = sorted(host for host in hosts if host_and_port(host) == host_and_port(name))
+        if not found:
+            raise NotFound(f"No farm has a host {name}.")
+        return found
