@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,13 @@ ASIDE = {"/healthcheck", "/static/<name>", "/docs", "/openapi.json"}
 NEEDY = [path for path, _ in ROUTES if path not in ASIDE]
 
 
+def body_of(site: Site, path: str, method: str) -> Mapping[str, Any] | None:
+    """A body that the route takes."""
+    if path == "/docker-executor/blacklist":
+        return {"host": site.server.config.docker_hosts[0].hosts[0]} if method != "GET" else None
+    return PAYLOAD if method in ("POST", "PUT") else None
+
+
 @pytest.mark.parametrize("path", NEEDY)
 async def test_storage_away(failing: Site, lines: list[Any], path: str) -> None:
     """Regression 4: 503 with Retry-After, never a false 2xx; and all is well once it is back."""
@@ -89,7 +97,7 @@ async def test_storage_away(failing: Site, lines: list[Any], path: str) -> None:
     before = await failing.counts()
     fail_with(failing, StorageUnavailable("MongoDB at 10.0.0.7 does not answer"))
     for method in methods_of(path) - {"OPTIONS"}:
-        body = PAYLOAD if method in ("POST", "PUT") else None
+        body = body_of(failing, path, method)
         headers = HANDSHAKE if path.endswith("/ws") else {}
         answer = await failing.request(
             method, filled(path, job), body, X_Request_ID="my-id", **headers
@@ -132,7 +140,7 @@ async def test_bug_inside(failing: Site, lines: list[Any], path: str) -> None:
     job = await failing.submit()
     fail_with(failing, ZeroDivisionError("password=hunter2"))
     for method in methods_of(path) - {"OPTIONS"}:
-        body = PAYLOAD if method in ("POST", "PUT") else None
+        body = body_of(failing, path, method)
         answer = await failing.request(method, filled(path, job), body, X_Request_ID="my-id")
         assert answer.status == 500
         if method != "HEAD":
