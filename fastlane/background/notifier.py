@@ -90,7 +90,8 @@ class Notifier:
             due_at = await self._lifecycle.next_delivery_at()
         if due_at is None:
             return IDLE_SECONDS
-        return min(max(due_at - self._clock(), FULL_SECONDS), WATCH_SECONDS)
+        left_seconds = due_at - self._clock()
+        return min(left_seconds, WATCH_SECONDS) if left_seconds > 0 else FULL_SECONDS
 
     async def close(self) -> None:
         """Let deliveries under way end, for a moment, and hand back the others."""

@@ -212,7 +212,7 @@ async def test_tried_again_after_growing_delays(storage: AwayAtTimes) -> None:
         delivery = await setting.state(execution)
         assert (delivery.attempts, delivery.due_at) == (number, setting.now + delay)
         setting.now += delay - 0.01
-        await setting.notifier.step()
+        assert await setting.notifier.step() == pytest.approx(0.01, abs=1e-3)
         await setting.settled()
         assert len(mailbox.messages) == number
         setting.now += 0.01
