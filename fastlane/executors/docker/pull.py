@@ -12,12 +12,15 @@ import aiohttp
 from fastlane.errors import HostUnavailable, PullFailed
 from fastlane.executors.docker.container import engine_reference
 from fastlane.executors.docker.credentials import auth_header
-from fastlane.executors.docker.engine import CONNECT_SECONDS, Engine, Refused
+from fastlane.executors.docker.engine import CONNECT_SECONDS, MESSAGE_CHARS, Engine, Refused
 from fastlane.model import ImageReference, PullPolicy, RegistryCredentials
 
 Progress = Callable[[str], None]
 Login = Callable[[str], RegistryCredentials | None]
 """The login at a registry for images that bring none; None where there is none."""
+
+_Key = tuple[str, str, RegistryCredentials | None]
+"""Host, reference and login: what is under way for one of these is shared."""
 
 # Bounds how long a pull may say nothing. The whole of it has no bound.
 SILENCE_SECONDS = 120.0
@@ -42,7 +45,7 @@ class Pulls:
 
     def __init__(self, login: Login) -> None:
         self._login = login
-        self._active: dict[tuple[str, str], _Pull] = {}
+        self._active: dict[_Key, _Pull] = {}
 
     async def close(self) -> None:
         tasks = [pull.task for pull in self._active.values()]
@@ -66,7 +69,8 @@ class Pulls:
                 raise PullFailed(
                     f"Image {image} is not on host {engine.host}, and the pull policy is never"
                 )
-        key = (engine.host, str(image))
+        # With another login it is another pull: one that is refused says nothing of the others.
+        key = (engine.host, str(image), credentials)
         pull = self._active.get(key)
         if pull is None:
             work = self._run(key, engine, image, credentials)
@@ -77,6 +81,12 @@ class Pulls:
         pull.listeners.append(progress)
         try:
             await asyncio.shield(pull.task)
+        except asyncio.CancelledError:
+            waiter = asyncio.current_task()
+            if pull.task.cancelled() and waiter is not None and not waiter.cancelling():
+                # Not he was cancelled, but what he waits for.
+                raise HostUnavailable(engine.host, "the pull was given up") from None
+            raise
         finally:
             pull.listeners.remove(progress)
             if not pull.listeners and not pull.task.done():
@@ -87,7 +97,7 @@ class Pulls:
 
     async def _run(
         self,
-        key: tuple[str, str],
+        key: _Key,
         engine: Engine,
         image: ImageReference,
         credentials: RegistryCredentials | None,
@@ -135,9 +145,11 @@ async def pull_image(
                 event = json.loads(line)
                 if not isinstance(event, dict):
                     continue
+                detail = event.get("errorDetail")
+                error = detail.get("message") if isinstance(detail, dict) else detail
                 # The status was 200 long before this was known.
-                if error := (event.get("errorDetail") or {}).get("message") or event.get("error"):
-                    raise PullFailed(f"Image {image} cannot be pulled: {error}")
+                if error := error or event.get("error"):
+                    raise PullFailed(f"Image {image} cannot be pulled: {error!s:.{MESSAGE_CHARS}}")
                 if event.get("status") and not event.get("progressDetail"):
                     layer = f"{event['id']}: " if event.get("id") else ""
                     tell(f"{layer}{event['status']}"[:200])

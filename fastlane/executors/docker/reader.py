@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 
 from fastlane.executors.base import LogBatch, LogPiece
 from fastlane.executors.docker.frames import (
@@ -25,6 +26,8 @@ from fastlane.model import Stream
 
 # Bounds how often a log whose times go back is read again before it is taken as it is.
 MAX_STEPS_BACK = 100
+# Bounds how much of what an engine has to say of one log is passed on.
+MAX_COMPLAINTS = 10
 _STREAMS = (Stream.STDOUT, Stream.STDERR)
 
 ROTATED_NOTE = b"[fastlane: a part of this log was rotated away on the host before it was read]\n"
@@ -49,6 +52,8 @@ class LogReader:
         self._last: list[bytes] = [stamp.encode() for stamp in note.get("last", ["", ""])]
         self._line: list[int] = note.get("line", [0, 0])
         self._steps_back: set[tuple[bytes, bytes]] = set()
+        # The engine's complaints that were passed on; it repeats them with every read.
+        self._complaints: list[int] = note.get("said", [])
         self.restart()
 
     def restart(self, *, trusted: bool = False) -> None:
@@ -83,7 +88,7 @@ class LogReader:
             runs = self._begin(chunk, runs, pieces)
         for number, run in enumerate(runs):
             if run.kind == SYSTEM:
-                pieces.append(LogPiece(time.time(), Stream.FASTLANE, _engine_note(run.data)))
+                self._complain(run.data, pieces)
             elif self._goes_back(run):
                 self.suspect = True
                 runs = runs[:number]
@@ -108,6 +113,13 @@ class LogReader:
                 self._line[index] += len(held)
         self._held = [b"", b""]
         return LogBatch(pieces, self._bookmark()) if pieces else None
+
+    def _complain(self, words: bytes, pieces: list[LogPiece]) -> None:
+        """Pass on what the engine says of the log, unless it was."""
+        mark = zlib.crc32(words)
+        if mark not in self._complaints and len(self._complaints) < MAX_COMPLAINTS:
+            self._complaints.append(mark)
+            pieces.append(LogPiece(time.time(), Stream.FASTLANE, _engine_note(words)))
 
     def _goes_back(self, run: Run) -> bool:
         """Whether *run* is older than what came before, and not because a clock was set back.
@@ -213,6 +225,7 @@ class LogReader:
                 "first": self._first.decode("latin-1"),
                 "last": [stamp.decode("latin-1") for stamp in self._last],
                 "line": self._line,
+                **({"said": self._complaints} if self._complaints else {}),
             },
             separators=(",", ":"),
         )
