@@ -241,9 +241,15 @@ class Server:
         if self._http is not None:
             try:
                 async with asyncio.timeout(DRAIN_SECONDS):
-                    await self._http.close_all_connections()
+                    await self.services.requests.answered()
             except TimeoutError:
                 log.warning("requests were cut off by the shutdown")
+            try:
+                # This hangs up on whoever is there.
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await self._http.close_all_connections()
+            except TimeoutError:
+                log.warning("requests go on while the storage closes")
         try:
             await self.lifecycle.leave()
         except StorageUnavailable as error:

@@ -20,6 +20,7 @@ from typing import Any
 
 import structlog
 import ujson
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 from tornado.websocket import WebSocketHandler
 
@@ -57,6 +58,7 @@ class BaseHandler(RequestHandler):
     # -- on the way in ------------------------------------------------------------------------
 
     async def prepare(self) -> None:
+        self.services.requests.begin(self)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=self.request_id)
         self._scheme, self.client_ip = self._whence()
@@ -257,10 +259,15 @@ class BaseHandler(RequestHandler):
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
         """End the answer; a client that does not take it within a bound is hung up on."""
         written = super().finish(chunk)
+        written.add_done_callback(lambda _: self.services.requests.end(self))
         if not written.done():
             handle = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self.hang_up)
             written.add_done_callback(lambda _: handle.cancel())
         return written
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self.services.requests.end(self)
 
     def hang_up(self) -> None:
         """Close the connection as it is."""
@@ -286,6 +293,8 @@ class BaseHandler(RequestHandler):
         """Once, and only what is our own fault."""
         if isinstance(value, StorageUnavailable):
             log.warning("storage is away", path=self.request.path, error=str(value))
+        elif isinstance(value, StreamClosedError):
+            log.info("the client hung up before it had its answer", path=self.request.path)
         elif not isinstance(value, (Problem, HTTPError, NotFound, Rejected)):
             log.error(
                 "request failed inside fastlane",

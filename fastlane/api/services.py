@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from fastlane.api.requests import Requests
 from fastlane.api.sockets import Sockets
 from fastlane.config import Config
 from fastlane.events import Bus
@@ -28,3 +29,4 @@ class Services:
     version: str
     hosts: Hosts
     sockets: Sockets
+    requests: Requests = field(default_factory=Requests)

@@ -109,6 +109,8 @@ class LogSocket(BaseHandler, WebSocketHandler):
         assert self.ws_connection is not None
         assert self.ws_connection.stream is not None
         self._wire = self.ws_connection.stream
+        # The registry of sockets has it from here on.
+        self.services.requests.end(self)
         self.set_nodelay(True)
         self._task = asyncio.create_task(self._serve(), name=f"socket {self.request.path}")
         self.services.sockets.add(self)

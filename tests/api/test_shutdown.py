@@ -1,0 +1,41 @@
+"""What clients see of a shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from fastlane.storage.base import Submitted
+from fastlane.storage.sqlite import SqliteStorage
+from tests.api.conftest import MakeSite
+from tests.api.http_site import PATIENCE, PAYLOAD
+
+
+class SlowSubmit(SqliteStorage):
+    """Takes its time to store a job."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def submit(self, *args: Any, **kwargs: Any) -> Submitted:
+        self.asked.set()
+        await self.go_on.wait()
+        return await super().submit(*args, **kwargs)
+
+
+async def test_a_request_under_way_is_answered(make_site: MakeSite) -> None:
+    """REGRESSIONS 10: who gets no answer sends the job again, and it runs twice."""
+    site = await make_site(storage=SlowSubmit)
+    storage = site.storage
+    assert isinstance(storage, SlowSubmit)
+    post = asyncio.create_task(site.post("/tasks/t/", PAYLOAD))
+    await asyncio.wait_for(storage.asked.wait(), PATIENCE)
+    stop = asyncio.create_task(site.server.stop())
+    # For as long as nothing is cut off there is nothing to wait for.
+    assert not (await asyncio.wait({post, stop}, timeout=0.3))[0]
+    storage.go_on.set()
+    assert (await post).status == 200
+    await asyncio.wait_for(stop, PATIENCE)
