@@ -31,7 +31,7 @@ from fastlane.model import (
     Reason,
     Schedule,
 )
-from fastlane.storage.base import IdempotencyKey, Storage, Submitted
+from fastlane.storage.base import IdempotencyKey, PageRequest, Storage, Submitted
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,9 @@ DUE_BATCH = 200
 CLEAN_UP_BATCH = 100
 # Bounds how often a decision is made again because the record moved under it.
 COMPARE_ATTEMPTS = 20
+# Bound the search for the retry of an execution, among the newest of its job.
+RETRY_PAGE = 50
+RETRY_PAGES = 20
 
 
 def new_id() -> str:
@@ -124,12 +127,42 @@ class Lifecycle:
     async def stop_execution(self, task_id: str, job_id: str, execution_id: str) -> Execution:
         """End one run and its retries; the job's schedule goes on.
 
+        Where the run has ended already, that is the retry that followed.
+
         :raises NotFound: no such execution in this job.
         """
         execution = await self._storage.execution(execution_id)
         if (execution.task_id, execution.job_id) != (task_id, job_id):
             raise NotFound(f"Job {job_id} of task {task_id!r} has no execution {execution_id}.")
-        return await self._request_stop(execution_id, Reason.STOPPED)
+        stopped = await self._request_stop(execution_id, Reason.STOPPED)
+        retry = await self._retry_after(stopped)
+        while retry is not None:
+            retry = await self._retry_after(await self._request_stop(retry.id, Reason.STOPPED))
+        return stopped
+
+    async def _retry_after(self, execution: Execution) -> Execution | None:
+        """The retry that was stored with the outcome of *execution*; None when none was."""
+        if not execution.final or execution.reason is None:
+            return None
+        outcome = Outcome(execution.status, execution.reason)
+        if policy.follow_up_delay_seconds(execution, outcome) is None:
+            return None
+        request = PageRequest(size=RETRY_PAGE)
+        for _ in range(RETRY_PAGES):
+            page = await self._storage.executions(execution.job_id, request)
+            for later in page.items:
+                if later.number <= execution.number:
+                    return None
+                if (later.attempt, later.generation, later.created_at) == (
+                    execution.attempt + 1,
+                    execution.generation,
+                    execution.finished_at,
+                ):
+                    return later
+            if page.next_cursor is None:
+                break
+            request = replace(request, after=page.next_cursor)
+        return None
 
     async def retry_job(
         self, task_id: str, job_id: str, *, request_ip: str | None = None

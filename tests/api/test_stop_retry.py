@@ -126,7 +126,7 @@ async def test_stop_expired(still: Site) -> None:
     assert "Fastlane-Exit-Code" not in answer.headers
 
 
-@pytest.mark.parametrize("route", ["executionUrl", "jobUrl"])
+@pytest.mark.parametrize("route", ["waiting", "executionUrl", "jobUrl"])
 async def test_stop_while_a_retry_waits(site: Site, route: str) -> None:
     """ "Stop of an execution stops that run and its retries": also the one that is not due yet."""
     created = await site.submit(retries=3, backoff={"minMs": 600_000, "maxMs": 600_000})
@@ -134,7 +134,7 @@ async def test_stop_while_a_retry_waits(site: Site, route: str) -> None:
     await site.status(created, "failed")
     waiting, _ = await executions(site, created)
     assert (waiting["status"], waiting["metadata"]["attempt"]) == ("enqueued", 1)
-    url = created["jobUrl"] if route == "jobUrl" else waiting["url"]
+    url = waiting["url"] if route == "waiting" else created[route]
     assert (await site.post(f"{url}stop")).status == 200
     stopped, first = await executions(site, created)
     assert (stopped["status"], stopped["reason"]) == ("failed", "stopped")
@@ -303,12 +303,13 @@ async def test_retry_races_with_finish(site: Site, exit_code: int) -> None:
     await settled(site, created, unfinished=0)
 
 
-async def test_stop_races_with_finish(site: Site) -> None:
+@pytest.mark.parametrize("route", ["executionUrl", "jobUrl"])
+async def test_stop_races_with_finish(site: Site, route: str) -> None:
     """Regression 16: what was stopped stays stopped: no retry runs."""
     for _ in range(5):
         created = await site.submit(retries=3, backoff={"minMs": 0})
         run = await site.run_of(created)
-        post = asyncio.create_task(site.post(f"{created['jobUrl']}stop"))
+        post = asyncio.create_task(site.post(f"{created[route]}stop"))
         run.end(1)
         assert (await post).status == 200
         found = await settled(site, created, unfinished=0)
