@@ -9,7 +9,7 @@ from fastlane.api.base import BaseHandler
 from fastlane.api.executions import read_dispatches, read_output
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import page_body, requested_page
-from fastlane.api.payload import read_payload
+from fastlane.api.payload import take_payload
 from fastlane.api.waiting import reasons
 from fastlane.notifications.email import NOT_CONFIGURED
 
@@ -47,14 +47,13 @@ class Job(BaseHandler):
 
         paging = page_body(page, request, executions, url, per_page=EXECUTIONS_PER_PAGE)
         del paging["items"]
-        retry_count = 0 if last is None else last.attempt
         self.send_json(
             {
                 "task": shapes.task_reference(task_id, self.urls),
                 "job": shapes.job_details(
                     job,
                     executions,
-                    retry_count,
+                    last,
                     words,
                     self.urls,
                     mail_error=None if self.services.config.smtp_host else NOT_CONFIGURED,
@@ -65,7 +64,8 @@ class Job(BaseHandler):
 
     async def put(self, task_id: str, job_id: str) -> None:
         check_task_id(task_id)
-        payload = read_payload(self.request.body, self.services.config.env_blacklisted_words)
+        words = self.services.config.env_blacklisted_words
+        payload = await take_payload(self.request.body, words)
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
             job_id=check_job_id(job_id),

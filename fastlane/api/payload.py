@@ -7,6 +7,7 @@ names the value and the remedy.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import ipaddress
 import json
@@ -44,6 +45,8 @@ from fastlane.redact import is_secret
 
 # Bounds on single values; the body as a whole is bounded by MAX_BODY_BYTES.
 MAX_WORDS = 10_000
+# Bounds what is read on the event loop: a few milliseconds' worth.
+LARGE_BODY_BYTES = 16 * 1024
 MAX_ENTRIES = 1_000
 MAX_TEXT = 128 * 1024
 MAX_RETRIES = 10_000
@@ -511,6 +514,13 @@ def _nesting(value: object) -> int:
                 inner += item
         level = inner
     return depth
+
+
+async def take_payload(body: bytes, words: Sequence[str] = ()) -> JobPayload:
+    """:func:`read_payload`, off the event loop where the body is large enough to hold it up."""
+    if len(body) > LARGE_BODY_BYTES:
+        return await asyncio.to_thread(read_payload, body, words)
+    return read_payload(body, words)
 
 
 def read_payload(body: bytes, words: Sequence[str] = ()) -> JobPayload:

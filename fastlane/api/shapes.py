@@ -128,16 +128,25 @@ def stopped_execution(execution: Execution, urls: Urls) -> dict[str, Any]:
     }
 
 
+def _modified_at(job: Job, last: Execution | None) -> float:
+    """When the job or its last execution changed last."""
+    if last is None:
+        return job.modified_at
+    return max(job.modified_at, last.started_at or 0.0, last.finished_at or 0.0)
+
+
 def job_details(
     job: Job,
     executions: Sequence[Mapping[str, Any]],
-    retry_count: int,
+    last: Execution | None,
     words: Sequence[str],
     urls: Urls,
     *,
     mail_error: str | None = None,
 ) -> dict[str, Any]:
-    """*words*: names of environment variables that hold one of these are not shown.
+    """*last* is the job's newest execution.
+
+    *words*: names of environment variables that hold one of these are not shown.
 
     *mail_error*: why nobody is told by mail, if so.
     """
@@ -149,7 +158,7 @@ def job_details(
         "url": urls.job(job.task_id, job.id),
         "taskId": job.task_id,
         "createdAt": time_text(job.created_at),
-        "lastModifiedAt": time_text(job.modified_at),
+        "lastModifiedAt": time_text(_modified_at(job, last)),
         "image": definition.image,
         "command": definition.command,
         "scheduled": job.scheduled,
@@ -165,7 +174,7 @@ def job_details(
             | {"everyAttempt": definition.notify.get("everyAttempt", False)},
             "notifyError": mail_error if wants_mail else None,
             "retries": definition.retries,
-            "retry_count": retry_count,
+            "retry_count": 0 if last is None else last.attempt,
             "timeout": number(definition.timeout_seconds),
             "webhooks": {
                 key: [_webhook(hook, words) for hook in definition.webhooks.get(key, ())]

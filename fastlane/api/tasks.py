@@ -8,7 +8,7 @@ from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import check_task_id
 from fastlane.api.paging import page_body, requested_page
-from fastlane.api.payload import read_payload
+from fastlane.api.payload import take_payload
 from fastlane.api.problems import Problem
 from fastlane.storage.base import IdempotencyKey
 
@@ -75,7 +75,8 @@ class Task(BaseHandler):
                 "The body is empty; send a JSON object with image and command. "
                 "To see the task's jobs, send GET.",
             )
-        payload = read_payload(self.request.body, self.services.config.env_blacklisted_words)
+        words = self.services.config.env_blacklisted_words
+        payload = await take_payload(self.request.body, words)
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
             job_id=None,

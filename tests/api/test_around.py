@@ -289,6 +289,9 @@ ORIGINS: tuple[tuple[dict[str, str], bool], ...] = (
     ({"Origin": "http://127.0.0.1"}, False),
     ({"Origin": "http://127.0.0.1:1"}, False),
     ({"Origin": "{own}.evil.example"}, False),
+    # Behind a proxy that ends TLS: what the browser says of itself counts.
+    ({"Origin": "https://{host}", "Sec-Fetch-Site": "same-origin"}, True),
+    ({"Origin": "https://{host}", "Sec-Fetch-Site": "cross-site"}, False),
     ({"Origin": "null"}, False),
     ({"Origin": ""}, False),
 )

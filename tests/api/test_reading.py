@@ -345,3 +345,12 @@ async def test_many_at_once(still: Site) -> None:
     answers = await asyncio.gather(*(still.submit(f"task-{number}") for number in range(50)))
     assert [answer["taskId"] for answer in answers] == [f"task-{number}" for number in range(50)]
     assert (await still.counts()).jobs == 50
+
+
+async def test_a_job_is_modified_when_its_last_execution_ends(site: Site) -> None:
+    """As in the reference, where both times are the same."""
+    submitted = await site.submit()
+    (await site.run_of(submitted)).end(0)
+    execution = await site.status(submitted, "done")
+    job = (await site.get(submitted["jobUrl"])).json["job"]
+    assert job["lastModifiedAt"] == execution["finishedAt"]
