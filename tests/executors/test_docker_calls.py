@@ -14,6 +14,7 @@ from aiohttp import web
 
 from fastlane.errors import ExecutorError, HostUnavailable, PullFailed, RunVanished, StartFailed
 from fastlane.executors.base import Executor, Phase, RunSpec
+from fastlane.executors.docker import engine as engine_module
 from fastlane.executors.docker import executor as executor_module
 from fastlane.executors.docker.engine import negotiate
 from fastlane.model import ImageReference
@@ -205,6 +206,26 @@ async def test_many_calls_on_a_hanging_host_end_when_one_does(
         assert {type(each) for each in found} == {HostUnavailable}
 
 
+async def test_an_answer_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(FakeEngine):
+        """Answers with more and more."""
+
+        async def on_json(self, request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while not self.over.is_set():
+                await response.write(b"[" * 65536)
+            return response
+
+        on_details = on_json
+
+    monkeypatch.setattr(engine_module, "ANSWER_BYTES", 10**6)
+    async with Endless() as engine, opened() as executor:
+        for call in (executor.runs(engine.url), executor.inspect(engine.url, RUN_ID)):
+            with pytest.raises(HostUnavailable, match="an answer without end"):
+                await call
+
+
 async def test_one_hosts_failure_is_not_anothers() -> None:
     async with Hanging() as hanging, FakeEngine() as engine, opened() as executor:
         stuck = asyncio.ensure_future(executor.check(hanging.url))
@@ -298,6 +319,26 @@ async def test_a_wait_on_a_half_open_connection_looks_for_itself(
         engine.status = "exited"
         async with asyncio.timeout(5):
             assert (await waiting).exit_code == 3
+
+
+class HastyWait(FakeEngine):
+    """Answers every wait at once, whatever the container does."""
+
+    async def on_wait(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"StatusCode": 0})
+
+
+@pytest.mark.parametrize("status", ["created", "running", "paused"])
+async def test_a_wait_that_is_answered_at_once_is_not_asked_again_and_again(status: str) -> None:
+    async with HastyWait(status=status) as engine, opened() as executor:
+        waiting = asyncio.ensure_future(executor.wait(engine.url, RUN_ID))
+        await engine.wait_until(lambda: engine.count("/wait") == 1)
+        began = asyncio.get_running_loop().time()
+        await engine.wait_until(lambda: engine.count("/wait") == 4)
+        # The pauses between are 0.1, 0.2 and 0.4 s.
+        assert asyncio.get_running_loop().time() - began > 0.6
+        engine.status = "exited"
+        assert (await waiting).exit_code == 3
 
 
 class EarlyWait(FakeEngine):

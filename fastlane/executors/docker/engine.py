@@ -38,6 +38,8 @@ CONNECT_SECONDS = 5.0
 CALL_CONNECTIONS = 100
 # Bounds what is buffered of one stream before the socket is no longer read.
 STREAM_BUFFER_BYTES = 256 * 1024
+# Bounds the answer to one call; ten thousand listed containers have about 20 MB.
+ANSWER_BYTES = 64 * 1024 * 1024
 # Bounds how much of the engine's own words goes into an error.
 MESSAGE_CHARS = 500
 # aiodocker's status for "no connection".
@@ -118,7 +120,7 @@ class Engine:
         """
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         async with self._request(method, path, params, body, timeout, long) as response:
-            data = await response.read()
+            data = await _whole(response)
             return data if raw else json.loads(data) if data else None
 
     @asynccontextmanager
@@ -225,6 +227,15 @@ class Engine:
             connector=connector, timeout=timeout, read_bufsize=STREAM_BUFFER_BYTES
         )
         return Docker(url, connector=connector, session=session, timeout=timeout)
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > ANSWER_BYTES:
+            raise ValueError("an answer without end")
+    return bytes(data)
 
 
 def negotiate(offered: str, minimum: str | None) -> str:

@@ -38,7 +38,7 @@ from fastlane.model import RegistryCredentials, Resources
 # Bounds one wait for the end of a run; then it is looked at and waited for again, because a
 # half-open connection would hang for ever.
 WAIT_SECONDS = 15.0
-# Bound the pauses of a wait for a run that was not started yet.
+# Bound the pauses of a wait that the engine ends at once: of a run that was not started yet, say.
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 2.0
 # Bounds the wait for a name that an earlier container has not given up yet, and its steps.
@@ -194,6 +194,7 @@ class DockerExecutor(Executor):
         engine = self._engine(host)
         pause = FIRST_PAUSE_SECONDS
         while True:
+            answered = True
             try:
                 await engine.call(
                     "POST",
@@ -207,11 +208,12 @@ class DockerExecutor(Executor):
             except HostUnavailable as unavailable:
                 if not isinstance(unavailable.__cause__, TimeoutError):
                     raise
+                answered = False
             state = await self.inspect(host, run_id)
             if state.phase is Phase.ENDED:
                 await self._raise_if_never_executed(engine, state)
                 return state
-            if state.phase is Phase.CREATED:
+            if answered:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
