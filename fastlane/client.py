@@ -38,6 +38,14 @@ Write = Callable[[str, str], None]
 """Takes the stream (``stdout``, ``stderr``, ``fastlane``) and the text."""
 
 
+class Answered(FastlaneError):
+    """The server refused the call."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """How an execution ended."""
@@ -79,6 +87,18 @@ class Client:
         """Have a failed notification tried again; the server's answer."""
         where = f"{self._server}/notifications/{quote(notification_id, safe='')}/requeue/"
         return await self._json("POST", where)
+
+    async def execution_status(self, task: str, job: str, execution: str) -> str | None:
+        """The status of an execution; None when the server does not know it."""
+        where = f"{self._server}/tasks/{quote(task, safe='')}/jobs/{job}/executions/{execution}/"
+        try:
+            answer = await self._json("GET", where)
+        except Answered as answered:
+            if answered.status == 404:
+                return None
+            raise
+        status = answer.get("execution", {}).get("status")
+        return status if isinstance(status, str) else None
 
     async def logs(self, url: str) -> AsyncIterator[bytes]:
         """The log of a job or execution so far: stdout, ``-=-``, stderr."""
@@ -153,7 +173,7 @@ class Client:
                 method, where, json=body, timeout=timeout, headers=self._headers_for(where)
             ) as answer:
                 if answer.status >= 400:
-                    raise FastlaneError(_said(url, answer.status, await _whole(answer)))
+                    raise Answered(_said(url, answer.status, await _whole(answer)), answer.status)
                 yield answer
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(url, error) from error

@@ -78,6 +78,8 @@ class ListedRun:
     execution_id: str
     run_id: str
     phase: Phase
+    task_id: str = ""
+    job_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

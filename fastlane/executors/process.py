@@ -382,7 +382,11 @@ class ProcessExecutor(Executor):
             except RunVanished:
                 # Its supervisor is gone, its directory is not: listed, so that it is cleared away.
                 phase = Phase.ENDED
-            found.append(ListedRun(spec["execution_id"], spec["run_id"], phase))
+            found.append(
+                ListedRun(
+                    spec["execution_id"], spec["run_id"], phase, spec["task_id"], spec["job_id"]
+                )
+            )
         return found
 
     # -- places and threads -------------------------------------------------------------------

@@ -16,6 +16,8 @@ from fastlane.executors.docker.container import (
     EXECUTION_LABEL,
     GOING,
     INSTALLATION_LABEL,
+    JOB_LABEL,
+    TASK_LABEL,
     LogLimits,
     container_config,
     container_name,
@@ -297,7 +299,13 @@ class DockerExecutor(Executor):
         )
         with engine.understood("a list"):
             return [
-                ListedRun(each["Labels"][EXECUTION_LABEL], each["Id"], phase_of(each["State"]))
+                ListedRun(
+                    each["Labels"][EXECUTION_LABEL],
+                    each["Id"],
+                    phase_of(each["State"]),
+                    each["Labels"].get(TASK_LABEL, ""),
+                    each["Labels"].get(JOB_LABEL, ""),
+                )
                 for each in found
                 if each["State"] not in GOING and EXECUTION_LABEL in each["Labels"]
             ]

@@ -22,6 +22,9 @@ Login = Callable[[str], RegistryCredentials | None]
 _Key = tuple[str, str, RegistryCredentials | None]
 """Host, reference and login: what is under way for one of these is shared."""
 
+# Bounds the question whether an image is there: it is the first that a host is asked for each
+# execution, and so what tells that it is frozen.
+PRESENT_SECONDS = 10.0
 # Bounds how long a pull may say nothing. The whole of it has no bound.
 SILENCE_SECONDS = 120.0
 # Bounds one line of a pull's progress.
@@ -116,7 +119,7 @@ class Pulls:
 async def present(engine: Engine, image: ImageReference) -> bool:
     """Whether the host has *image*."""
     try:
-        await engine.call("GET", f"images/{engine_reference(image)}/json")
+        await engine.call("GET", f"images/{engine_reference(image)}/json", seconds=PRESENT_SECONDS)
     except Refused as refused:
         if refused.status == 404:
             return False
