@@ -81,11 +81,19 @@ def server(
             metavar="PORT", help="Port to listen on; 0: any free one (default: $PORT or 10000)."
         ),
     ] = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLES",
+            help="What it does: some of api,scheduler,dispatcher,monitor,notifier "
+            "(default: $ROLES or all).",
+        ),
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Serve the API and run jobs until SIGTERM or Ctrl-C."""
     # Arguments are given as texts, so that their faults read as those of all other options.
-    loaded = _load(config, host=host, port=port)
+    loaded = _load(config, host=host, port=port, roles=roles)
     logs.configure(loaded)
     # The server's imports take longer than any other command needs.
     from fastlane import sentry

@@ -66,6 +66,13 @@ _MISSPELLING_MIN_CHARS = 6
 # Bounds what is read as a configuration file, in bytes.
 _FILE_MAX_BYTES = 1024 * 1024
 
+_REDIS_SCHEMES = (
+    "redis://",
+    "rediss://",
+    "unix://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+)
 _SIZE = re.compile(r"(?P<number>\d{1,15})\s*(?P<unit>[kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
@@ -142,9 +149,8 @@ class _OtherOption(ValueError):
         self.value = value
 
 
-_STORE_LATER = (
-    "this version serves from the embedded store only; leave it empty and set DATA_DIR if need be"
-)
+ROLES = ("api", "scheduler", "dispatcher", "monitor", "notifier")
+"""The parts of the work that instances can share out among them."""
 
 
 class Config(BaseSettings):
@@ -205,11 +211,25 @@ class Config(BaseSettings):
         json_schema_extra={"form": "the path of a directory"},
     )
     mongodb_url: SecretStr = _option(
-        "", "a URL", "MongoDB of the cluster store, which this version does not serve yet."
+        "",
+        "a URL like mongodb://host:27017/fastlane",
+        "MongoDB of the cluster store, which any number of servers share; belongs to REDIS_URL. "
+        "Empty: the embedded store.",
     )
-    mongodb_uri: SecretStr = _option("", "a URL", "Another name of MONGODB_URL.")
+    mongodb_uri: SecretStr = _option(
+        "", "a URL like mongodb://host:27017/fastlane", "Another name of MONGODB_URL."
+    )
     redis_url: SecretStr = _option(
-        "", "a URL", "Redis of the cluster store, which this version does not serve yet."
+        "",
+        "a URL like redis://host:6379/0, rediss://..., unix:///path or "
+        "redis+sentinel://host:port,host:port/service/0",
+        "Redis of the cluster store; belongs to MONGODB_URL.",
+    )
+    roles: Words = _option(
+        ROLES,
+        f"some of {', '.join(ROLES)}, separated by commas",
+        "What this server does; one without api listens nowhere. More than one server needs the "
+        "cluster store.",
     )
 
     # Where jobs run.
@@ -561,12 +581,54 @@ class Config(BaseSettings):
         except RuntimeError as error:
             raise ValueError(str(error)) from error
 
-    @field_validator("mongodb_url", "mongodb_uri", "redis_url")
+    @field_validator("mongodb_url", "mongodb_uri")
     @classmethod
-    def _embedded_only(cls, url: SecretStr) -> SecretStr:
-        if url.get_secret_value():
-            raise ValueError(_STORE_LATER)
+    def _mongodb(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        text = url.get_secret_value()
+        if text and not text.startswith(("mongodb://", "mongodb+srv://")):
+            raise ValueError("it begins with neither mongodb:// nor mongodb+srv://")
+        other = info.data.get("mongodb_url") if info.field_name == "mongodb_uri" else None
+        if text and other is not None and other.get_secret_value() not in {"", text}:
+            raise ValueError("MONGODB_URL is another one; set one of the two")
         return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _both_stores(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        text = url.get_secret_value()
+        if text and not text.startswith(_REDIS_SCHEMES):
+            raise ValueError(f"it begins with none of {', '.join(_REDIS_SCHEMES)}")
+        names = ("mongodb_url", "mongodb_uri")
+        if any(name not in info.data for name in names):
+            return url
+        if any(info.data[name].get_secret_value() for name in names) != bool(text):
+            raise ValueError(
+                "set MONGODB_URL and REDIS_URL together for the cluster store, or neither for the "
+                "embedded one"
+            )
+        return url
+
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, roles: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for role in roles:
+            if role not in ROLES:
+                raise ValueError(f"{role[:_SHOWN_CHARS]!r} is no role")
+        if not roles:
+            raise ValueError("a server without any role does nothing")
+        redis = info.data.get("redis_url")
+        if redis is not None and not redis.get_secret_value() and set(roles) != set(ROLES):
+            raise ValueError(
+                "one server has the embedded store for itself and must do everything; "
+                "set MONGODB_URL and REDIS_URL to share the work"
+            )
+        return roles
+
+    @property
+    def cluster_urls(self) -> tuple[str, str] | None:
+        """MongoDB's and Redis' for the cluster store; None for the embedded one."""
+        mongodb = self.mongodb_url.get_secret_value() or self.mongodb_uri.get_secret_value()
+        return (mongodb, self.redis_url.get_secret_value()) if mongodb else None
 
     @field_validator("executor")
     @classmethod
@@ -970,7 +1032,7 @@ def _sentences(
 
 
 # Options whose own fault text holds the remedy already.
-_SAYS_ALL = {"basic_auth_password", "executor", "mongodb_url", "mongodb_uri", "redis_url"}
+_SAYS_ALL = {"basic_auth_password", "executor"}
 
 
 def _form(field: FieldInfo) -> str:

@@ -34,7 +34,7 @@ from fastlane.background.loop import Loop
 from fastlane.background.notifier import Notifier, NotifierOptions
 from fastlane.background.runner import Runner, RunnerOptions
 from fastlane.background.scheduler import Scheduler
-from fastlane.config import Config
+from fastlane.config import ROLES, Config
 from fastlane.errors import ConfigError, StorageUnavailable
 from fastlane.events import HOSTS, OUTBOX, QUEUE, SCHEDULE, Bus
 from fastlane.executors.base import Executor
@@ -48,9 +48,13 @@ from fastlane.notifications.email import EmailOptions, EmailSender
 from fastlane.notifications.webhook import WebhookOptions, WebhookSender
 from fastlane.routes import make_app
 from fastlane.storage.base import Storage
+from fastlane.storage.cluster import ClusterStorage
 from fastlane.storage.sqlite import SqliteStorage
 
 log = structlog.get_logger(__name__)
+
+RUNNING_ROLES = {"dispatcher", "monitor"}
+"""Of whoever owns executions: the dispatcher claims them, the monitor adopts them."""
 
 # Bounds how long requests that are under way may keep the shutdown waiting.
 DRAIN_SECONDS = 5.0
@@ -76,9 +80,9 @@ class Server:
     ) -> None:
         """:param storage, executor, clock: in place of what the configuration asks for (tests)."""
         self.config = config
-        self.storage = storage or SqliteStorage(config.data_dir)
-        self.executor = executor or make_executor(config)
         self.bus = Bus()
+        self.storage = storage or make_storage(config, self.bus, clock)
+        self.executor = executor or make_executor(config)
         self.instance = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         farms = config.docker_hosts
         self.lifecycle = Lifecycle(
@@ -145,15 +149,16 @@ class Server:
                 mail_retries=config.smtp_retries,
             ),
         )
-        # All periodic work there is.
+        # All periodic work there is, and whose roles it is.
         self._work = (
-            Loop("heartbeat", (), keeper.beat),
-            Loop("scheduler", (SCHEDULE,), scheduler.step),
-            Loop("dispatcher", (QUEUE,), dispatcher.step),
-            Loop("hosts", (HOSTS,), self._host_watch.step),
-            Loop("sweep", (), keeper.sweep),
-            Loop("retention", (), keeper.forget),
-            Loop("notifier", (OUTBOX,), self.notifier.step),
+            # Whoever claims must show that it lives; whoever lives adopts.
+            (Loop("heartbeat", (), keeper.beat), RUNNING_ROLES),
+            (Loop("scheduler", (SCHEDULE,), scheduler.step), {"scheduler"}),
+            (Loop("dispatcher", (QUEUE,), dispatcher.step), {"dispatcher"}),
+            (Loop("hosts", (HOSTS,), self._host_watch.step), set(ROLES)),
+            (Loop("sweep", (), keeper.sweep), {"monitor"}),
+            (Loop("retention", (), keeper.forget), {"monitor"}),
+            (Loop("notifier", (OUTBOX,), self.notifier.step), {"notifier"}),
         )
         self.services = Services(
             storage=self.storage,
@@ -177,12 +182,14 @@ class Server:
         :raises ConfigError: the address is taken.
         :raises StorageInUse: another server owns the data directory.
         """
-        sockets = bind(self.config.host, self.config.port)
+        roles = set(self.config.roles)
+        sockets = bind(self.config.host, self.config.port) if "api" in roles else []
         try:
             await self.storage.open()
             await self.executor.open()
-            # Before the first claim: what it claims must have an owner that lives.
-            await self.lifecycle.beat(self.config.lease_seconds)
+            if roles & RUNNING_ROLES:
+                # Before the first claim: what it claims must have an owner that lives.
+                await self.lifecycle.beat(self.config.lease_seconds)
             # And a host that is out must be known to be.
             await self._host_watch.step()
         except BaseException:
@@ -190,6 +197,25 @@ class Server:
                 bound.close()
             raise
         self.app = make_app(self.services)
+        if sockets:
+            self._serve(sockets)
+        self._notices.base_url = self.config.public_url or self._url_for_others
+        self._loops = [
+            asyncio.create_task(work.run(self.bus), name=work.name)
+            for work, whose in self._work
+            if roles & whose
+        ]
+        log.info(
+            "fastlane serves" if sockets else "fastlane works",
+            url=self.url if sockets else None,
+            version=__version__,
+            executor=self.executor.name,
+            storage=self.storage.name,
+            roles=",".join(self.config.roles),
+            data_dir=str(self.config.data_dir),
+        )
+
+    def _serve(self, sockets: Sequence[socket.socket]) -> None:
         self._http = HTTPServer(
             self.app,
             # The application refuses what is larger than it takes, and says so; see api/bounds.py.
@@ -200,17 +226,6 @@ class Server:
         )
         self._http.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]
-        self._notices.base_url = self.config.public_url or self._url_for_others
-        self._loops = [
-            asyncio.create_task(work.run(self.bus), name=work.name) for work in self._work
-        ]
-        log.info(
-            "fastlane serves",
-            url=self.url,
-            version=__version__,
-            executor=self.executor.name,
-            data_dir=str(self.config.data_dir),
-        )
 
     @property
     def url(self) -> str:
@@ -256,6 +271,28 @@ class Server:
             log.warning("could not sign off; the lease will run out", error=str(error))
         await self.executor.close()
         await self.storage.close()
+
+
+def make_storage(config: Config, bus: Bus, clock: Clock) -> Storage:
+    """The cluster storage where its URLs are given, else the embedded one."""
+    if config.cluster_urls is None:
+        return SqliteStorage(config.data_dir)
+    return ClusterStorage(*config.cluster_urls, bus=bus, clock=clock)
+
+
+async def with_installation(config: Config) -> Config:
+    """*config* with the name of the installation that all instances on one cluster store share.
+
+    :raises StorageUnavailable: the store cannot be reached.
+    """
+    if config.cluster_urls is None or config.installation:
+        return config
+    storage = ClusterStorage(*config.cluster_urls)
+    await storage.open()
+    try:
+        return config.model_copy(update={"installation": await storage.installation()})
+    finally:
+        await storage.close()
 
 
 def make_executor(config: Config) -> Executor:
@@ -364,6 +401,7 @@ def run(config: Config) -> None:
     :raises ConfigError: see :meth:`Server.start`.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        config = runner.run(with_installation(config))
         runner.run(serve(Server(config)))
 
 

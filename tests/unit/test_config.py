@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fastlane.config import (
+    ROLES,
     Config,
     default_data_dir,
     is_loopback,
@@ -225,13 +226,6 @@ def test_a_long_value_is_cut() -> None:
     assert len(sentence) < 300
 
 
-@pytest.mark.parametrize("name", ["MONGODB_URL", "MONGODB_URI", "REDIS_URL"])
-def test_the_cluster_store_is_not_served_yet(name: str) -> None:
-    (sentence,) = faults({name: "x://u:hunter2@host"})
-    assert sentence.startswith(f"{name} is *** in the environment: this version serves from the")
-    assert "embedded store only" in sentence
-
-
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "cannot be read (No such file" in faults({}, tmp_path / "none")[0]
     assert "cannot be read (Is a directory)" in faults({}, tmp_path)[0]
@@ -404,3 +398,47 @@ def test_the_listed_values_are_read_back_as_the_same_configuration() -> None:
     assert load(environ=environ) == config
     defaults = {option.name: option.default for option in options(config)}
     assert load(environ=defaults) == config
+
+
+# -- the cluster store ------------------------------------------------------------------------
+
+
+def cluster(**environ: str) -> Config:
+    return load(None, {"DATA_DIR": "/tmp/x", **environ})
+
+
+def test_both_stores_or_neither() -> None:
+    assert cluster().cluster_urls is None
+    mongodb, redis = "mongodb://m/fastlane", "redis://r/0"
+    assert cluster(MONGODB_URL=mongodb, REDIS_URL=redis).cluster_urls == (mongodb, redis)
+    assert cluster(MONGODB_URI=mongodb, REDIS_URL=redis).cluster_urls == (mongodb, redis)
+    for half in ({"MONGODB_URL": mongodb}, {"MONGODB_URI": mongodb}, {"REDIS_URL": redis}):
+        with pytest.raises(ConfigError, match="MONGODB_URL and REDIS_URL together"):
+            cluster(**half)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"MONGODB_URL": "http://user:hunter2@m"},
+        {"MONGODB_URL": "mongodb://m", "MONGODB_URI": "mongodb://n:hunter2@n"},
+        {"REDIS_URL": "memcached://:hunter2@r"},
+    ],
+)
+def test_a_store_that_is_not_understood(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        cluster(**{"MONGODB_URL": "mongodb://m", "REDIS_URL": "redis://r"} | environ)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_roles() -> None:
+    stores = {"MONGODB_URL": "mongodb://m", "REDIS_URL": "redis+sentinel://a:1,b:2/name/0"}
+    assert cluster().roles == ROLES
+    assert cluster(ROLES="api", **stores).roles == ("api",)
+    assert cluster(ROLES="scheduler, monitor", **stores).roles == ("scheduler", "monitor")
+    with pytest.raises(ConfigError, match="'web' is no role"):
+        cluster(ROLES="web", **stores)
+    with pytest.raises(ConfigError, match="does nothing"):
+        cluster(ROLES=",", **stores)
+    with pytest.raises(ConfigError, match="embedded store for itself"):
+        cluster(ROLES="api")

@@ -39,9 +39,7 @@ class Executions:
         self._todo = todo
         self._logs = logs
         self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        # Writes whose answer was lost; whether they took place is found out by the next call.
-        self._unsure_claims: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        self._unsure_adoptions: dict[tuple[str, str], int] = {}
+        # Ends whose answer was lost; whether they took place is found out when they are repeated.
         self._unsure_ends: dict[str, int] = {}
 
     # -- claiming -----------------------------------------------------------------------------
@@ -53,12 +51,9 @@ class Executions:
 
         Two writes: the slot, then the execution, which decides. Killed between them: a token
         without an execution, which the sweep takes back after it has made the claim impossible.
-        When the answer of the second is lost, the next claim of this owner returns what it took.
+        When the answer of the second is lost, the owner finds what it has among its own.
         """
         async with self._claiming[farm]:
-            taken = await self._claimed_unawares(farm, owner)
-            if taken is not None:
-                return taken
             taken_by_others: list[str] = []
             while True:
                 doc = await self._first_queued(farm, now, taken_by_others)
@@ -86,13 +81,8 @@ class Executions:
                     epoch=execution.epoch + 1,
                 )
                 changed = execution_doc(claimed, doc | {"slot": token})
-                try:
-                    if await swap(self._db.executions, doc, changed):
-                        return claimed
-                except PyMongoError:
-                    unsure = self._unsure_claims.setdefault((farm, owner), [])
-                    unsure.append((doc["_id"], token))
-                    raise
+                if await swap(self._db.executions, doc, changed):
+                    return claimed
                 await self._todo.free_slot(farm, token)
 
     async def _first_queued(self, farm: str, now: float, without: Sequence[str]) -> Doc | None:
@@ -130,23 +120,6 @@ class Executions:
                 return False
             elif len(found["held"]) >= max_running:
                 return None
-
-    async def _claimed_unawares(self, farm: str, owner: str) -> Execution | None:
-        unsure = self._unsure_claims.get((farm, owner), [])
-        while unsure:
-            execution_id, token = unsure[-1]
-            doc = await self._db.executions.find_one({"_id": execution_id})
-            unsure.pop()
-            if (
-                doc is not None
-                and doc.get("slot") == token
-                and doc["status"] == Status.PULLING
-                and doc["owner"] == owner
-            ):
-                return execution_from(doc)
-            # A claim that is still on its way would be too late: its rev is told apart from now on
-            # by the sweep, which also takes the token.
-        return None
 
     async def release(self, execution_id: str, epoch: int) -> None:
         """:meth:`fastlane.storage.base.Storage.release`.
@@ -334,10 +307,10 @@ class Executions:
         """:meth:`fastlane.storage.base.Storage.adopt`.
 
         One write each decides; a second one fences the log off from the old owner before it is
-        returned. Killed between them: the next owner does it. When the answer of the first is lost,
-        the next adoption of this instance returns what it took.
+        returned. Killed between them: the next owner does it. When an answer is lost, the owner
+        finds what it has among its own.
         """
-        adopted = await self._adopted_unawares(instance)
+        adopted: list[Execution] = []
         owners = [owner for owner in await self._active_owners() if owner != instance]
         if not owners:
             return adopted
@@ -349,22 +322,15 @@ class Executions:
         if not dead:
             return adopted
         found = self._db.executions.find({"active_owner": {"$in": dead}})
-        for doc in await found.sort("seq", ASCENDING).to_list(max(limit - len(adopted), 0)):
+        for doc in await found.sort("seq", ASCENDING).to_list(limit):
             execution = execution_from(doc)
             taken = copy_with(execution, owner=instance, epoch=execution.epoch + 1)
             if "todo" in doc:
                 await self._todo.settle_execution(doc)
                 del doc["todo"]
-            try:
-                if await swap(self._db.executions, doc, execution_doc(taken, doc)):
-                    await self._logs.fence(taken.id, taken.epoch)
-                    adopted.append(taken)
-            except PyMongoError:
-                self._unsure_adoptions[execution.id, instance] = taken.epoch
-                # Those that were adopted before it are to be heard of, too.
-                for one in adopted:
-                    self._unsure_adoptions[one.id, instance] = one.epoch
-                raise
+            if await swap(self._db.executions, doc, execution_doc(taken, doc)):
+                await self._logs.fence(taken.id, taken.epoch)
+                adopted.append(taken)
         return adopted
 
     async def _active_owners(self) -> Sequence[str]:
@@ -375,23 +341,6 @@ class Executions:
             )
             if owner is not None
         ]
-
-    async def _adopted_unawares(self, instance: str) -> list[Execution]:
-        adopted = []
-        for (execution_id, name), epoch in list(self._unsure_adoptions.items()):
-            if name != instance:
-                continue
-            doc = await self._db.executions.find_one({"_id": execution_id})
-            if (
-                doc is not None
-                and doc["status"] in ACTIVE
-                and doc["owner"] == instance
-                and doc["epoch"] == epoch
-            ):
-                await self._logs.fence(execution_id, epoch)
-                adopted.append(execution_from(doc))
-            del self._unsure_adoptions[execution_id, name]
-        return adopted
 
 
 def slot_token(doc: Doc) -> str:

@@ -1,0 +1,226 @@
+"""The stores go away, lose what they had, answer late or not at all, and change their primary."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from scripts.services import prepare_mongod
+from tests.cluster.instances import Cluster, Load, Report
+from tests.cluster.proxy import Proxy
+from tests.fastlane_server import wait_for
+from tests.services import MongoServer, RedisServer, missing
+
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def mongo(tmp_path: Path) -> Iterator[MongoServer]:
+    """A MongoDB of the test's own, to kill."""
+    why = prepare_mongod()
+    if why is not None:
+        missing("mongod", why)
+    with MongoServer(tmp_path / "mongo") as server:
+        yield server
+
+
+@pytest.fixture
+def redis_own(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, to kill."""
+    if shutil.which("redis-server") is None:
+        missing("redis-server", "not on the path")
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+def load_while(cluster: Cluster, jobs: int, trouble: Callable[[Report], None], what: str) -> Report:
+    load = Load(cluster, jobs)
+    with load.running() as report:
+        wait_for(cluster.starts, "a first start")
+        trouble(report)
+    report.show(what)
+    report.check()
+    return report
+
+
+def test_redis_is_killed_and_flushed(
+    tmp_path: Path, mongo: MongoServer, redis_own: RedisServer
+) -> None:
+    def trouble(report: Report) -> None:
+        with redis.Redis.from_url(redis_own.url) as client:
+            client.flushall()
+        redis_own.kill()
+        refused = wait_for(
+            lambda: (
+                cluster.request("POST", "/tasks/x/", {"image": "i", "command": "true"})[0] == 503
+            ),
+            "a refusal",
+        )
+        assert refused
+        time.sleep(3)
+        redis_own.start()
+        cluster.await_recovery(report)
+        with redis.Redis.from_url(redis_own.url) as client:
+            client.flushall()
+
+    with Cluster(tmp_path, mongo.url, redis_own.url) as cluster:
+        report = load_while(cluster, 20, trouble, "Redis flushed, killed for 3 s, flushed")
+    assert max(report.recoveries) < 15
+
+
+def test_mongodb_is_killed_for_a_while(
+    tmp_path: Path, mongo: MongoServer, redis_own: RedisServer
+) -> None:
+    """REGRESSIONS 4, 5: away for 15 s; POST is answered 503 meanwhile and work goes on after."""
+
+    def trouble(report: Report) -> None:
+        mongo.kill()
+        statuses = set()
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            began = time.monotonic()
+            status, _ = cluster.request("POST", "/tasks/x/", {"image": "i", "command": "true"})
+            statuses.add(status)
+            assert time.monotonic() - began < 10
+        assert statuses == {503}
+        assert cluster.request("GET", "/healthcheck/")[0] == 503
+        mongo.start()
+        cluster.await_recovery(report)
+
+    with Cluster(tmp_path, mongo.url, redis_own.url) as cluster:
+        report = load_while(cluster, 20, trouble, "MongoDB killed for 15 s")
+    assert max(report.recoveries) < 15
+
+
+@pytest.mark.parametrize("jobs", [12, pytest.param(150, marks=pytest.mark.faults)])
+def test_a_proxy_that_loses_answers(
+    jobs: int, tmp_path: Path, mongo: MongoServer, redis_own: RedisServer
+) -> None:
+    """REGRESSIONS 12, 13: whether the request took place is not known to who sent it."""
+    seed = int(time.time())
+    with (
+        Proxy(mongo.port, seed=seed) as to_mongo,
+        Proxy(redis_own.port, seed=seed) as to_redis,
+        Cluster(
+            tmp_path,
+            f"mongodb://127.0.0.1:{to_mongo.port}/fastlane",
+            f"redis://127.0.0.1:{to_redis.port}/0",
+        ) as cluster,
+    ):
+
+        def trouble(report: Report) -> None:
+            for proxy in (to_mongo, to_redis):
+                proxy.faults.reset_after_request = 0.004
+                proxy.faults.cut = 0.002
+                proxy.faults.delay = 0.005
+            while load.under_way:
+                time.sleep(0.2)
+            for proxy in (to_mongo, to_redis):
+                proxy.faults.reset_after_request = proxy.faults.cut = proxy.faults.delay = 0
+            cluster.await_recovery(report)
+
+        load = Load(cluster, jobs)
+        with load.running() as report:
+            trouble(report)
+        report.show(f"a proxy that loses answers {to_mongo.counts} {to_redis.counts} seed {seed}")
+        report.check()
+
+
+# -- a replica set ----------------------------------------------------------------------------
+
+
+class Member(MongoServer):
+    """One of three members of the replica set ``rs``."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--replSet", "rs", "--setParameter", "enableTestCommands=1"]
+
+
+class ReplicaSet:
+    """Three members on this machine."""
+
+    def __init__(self, directory: Path) -> None:
+        self.members = [Member(directory / f"member-{number}") for number in range(3)]
+
+    @property
+    def url(self) -> str:
+        places = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+        return f"mongodb://{places}/fastlane?replicaSet=rs"
+
+    def start(self) -> None:
+        for member in self.members:
+            member.start()
+        config = {
+            "_id": "rs",
+            "members": [
+                {"_id": n, "host": f"127.0.0.1:{member.port}"}
+                for n, member in enumerate(self.members)
+            ],
+            "settings": {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500},
+        }
+        with self.client(self.members[0]) as client:
+            client.admin.command("replSetInitiate", config)
+        wait_for(self.primary, "a primary")
+
+    def stop(self) -> None:
+        for member in self.members:
+            member.kill()
+
+    def client(self, member: Member) -> MongoClient[dict[str, Any]]:
+        return MongoClient(
+            f"mongodb://127.0.0.1:{member.port}/?directConnection=true",
+            serverSelectionTimeoutMS=2000,
+            timeoutMS=5000,
+        )
+
+    def primary(self) -> Member | None:
+        for member in self.members:
+            try:
+                socket.create_connection(("127.0.0.1", member.port), 0.5).close()
+                with self.client(member) as client:
+                    if client.admin.command("hello").get("isWritablePrimary"):
+                        return member
+            except (OSError, PyMongoError):
+                continue
+        return None
+
+
+@pytest.fixture
+def replica_set(tmp_path: Path) -> Iterator[ReplicaSet]:
+    why = prepare_mongod()
+    if why is not None:
+        missing("mongod", why)
+    members = ReplicaSet(tmp_path / "rs")
+    try:
+        members.start()
+        yield members
+    finally:
+        members.stop()
+
+
+def test_the_primary_steps_down_and_is_killed(
+    tmp_path: Path, replica_set: ReplicaSet, redis_own: RedisServer
+) -> None:
+    def trouble(report: Report) -> None:
+        primary = wait_for(replica_set.primary, "a primary")
+        with replica_set.client(primary) as client:
+            client.admin.command("replSetStepDown", 10, force=True)
+        cluster.await_recovery(report)
+        time.sleep(1)
+        primary = wait_for(replica_set.primary, "a primary")
+        primary.kill()
+        cluster.await_recovery(report)
+        primary.start()
+
+    with Cluster(tmp_path, replica_set.url, redis_own.url) as cluster:
+        report = load_while(cluster, 25, trouble, "replica set: step-down, then kill -9")
+    assert max(report.recoveries) < 15
