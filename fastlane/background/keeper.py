@@ -66,7 +66,7 @@ class Keeper:
         await self._lifecycle.beat(self._lease_seconds)
         for execution in await self._lifecycle.adopt(ADOPT_BATCH):
             log.info("execution adopted", execution=execution.id, status=str(execution.status))
-            self._runner.take(execution)
+            self._runner.take(execution, resumed=True)
         await self._resume()
         return self._lease_seconds / 3
 

@@ -120,7 +120,8 @@ class Runner:
     def take(self, execution: Execution, *, resumed: bool = False) -> None:
         """Go on with an execution that was claimed or adopted, from wherever it stands.
 
-        :param resumed: this instance may have been at work on it before.
+        :param resumed: somebody may have been at work on it since it was claimed. Otherwise no run
+            was ever asked to start, whatever hosts it was claimed for before.
         """
         earlier = self._runs.get(execution.id)
         if earlier is not None:
@@ -181,8 +182,7 @@ class _Run:
         self._run_id: str | None = None
         self._has_log = False
         """Whether something was written into its log before it was started."""
-        self._resumed = resumed or execution.epoch > 1
-        """Whether somebody may have been at work on it before."""
+        self._resumed = resumed
 
     async def drive(self) -> None:
         """From wherever the execution stands to its outcome."""

@@ -171,8 +171,10 @@ async def test_a_host_that_does_not_answer_leaves_its_work_to_another(tmp_path: 
 
 
 async def test_with_all_hosts_out_executions_wait(tmp_path: Path) -> None:
+    """REGRESSIONS 8: also one that was claimed and handed back before."""
     executor = DeadHost("a", instant=True)
-    async with Instance(tmp_path, executor) as one:
+    options = RunnerOptions(host_lost_after_seconds=0)
+    async with Instance(tmp_path, executor, options=options) as one:
         made = await one.submit()
         for _ in range(2):
             await asyncio.wait_for(executor.refusals.acquire(), 10)
