@@ -411,8 +411,19 @@ async def serve(server: Server) -> None:
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, ended.set)
-    await server.start()
-    await ended.wait()
+    starting = asyncio.create_task(server.start(), name="start")
+    ending = asyncio.create_task(ended.wait(), name="end")
+    try:
+        await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            await ending
+        else:
+            # A storage that hangs must not make us deaf to who wants us to end.
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+    finally:
+        ending.cancel()
     try:
         async with asyncio.timeout(SHUTDOWN_SECONDS):
             await server.stop()

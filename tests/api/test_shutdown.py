@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+from fastlane.config import Config
+from fastlane.server import Server, serve
 from fastlane.storage.base import Submitted
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PATIENCE, PAYLOAD
+from tests.fakes import MemoryExecutor
 
 
 class SlowSubmit(SqliteStorage):
@@ -24,6 +29,27 @@ class SlowSubmit(SqliteStorage):
         self.asked.set()
         await self.go_on.wait()
         return await super().submit(*args, **kwargs)
+
+
+class HangingStorage(SqliteStorage):
+    """Never opens."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.asked = asyncio.Event()
+
+    async def open(self) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_start_that_hangs_can_be_ended(tmp_path: Path) -> None:
+    storage = HangingStorage(tmp_path)
+    config = Config(port=0, data_dir=tmp_path, docker_host="tcp://localhost:1234")
+    serving = asyncio.create_task(serve(Server(config, storage=storage, executor=MemoryExecutor())))
+    await asyncio.wait_for(storage.asked.wait(), PATIENCE)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(serving, PATIENCE)
 
 
 async def test_a_request_under_way_is_answered(make_site: MakeSite) -> None:
