@@ -49,12 +49,14 @@ class Crashing:
             if not self._armed.is_set():
                 return await call(*args, **kwargs)
             self._left -= 1
-            if self._left == 0 and self._when == "before":
+            # Decided before the call: others of its kind may come while it lasts.
+            last = self._left == 0
+            if last and self._when == "before":
                 die()
             result = await call(*args, **kwargs)
             if self._operation == "claim" and result is None:
                 self._left += 1
-            if self._left == 0:
+            elif last:
                 die()
             return result
 
