@@ -202,6 +202,36 @@ def status(server: ServerUrl = _LOCAL) -> None:
     typer.echo(json.dumps(_call(server, ask), indent=2, ensure_ascii=False))
 
 
+@app.command("prune")
+def prune_runs(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be removed.")
+    ] = False,
+    config: ConfigFile = None,
+    server: ServerUrl = _LOCAL,
+) -> None:
+    """Remove the containers of this installation that no execution needs any more.
+
+    The executions are looked up in the storage of this configuration, or asked of --server while
+    that server has it.
+    """
+    loaded = _load(config)
+    from fastlane.prune import prune
+
+    async def run() -> bool:
+        well = True
+        async for each in prune(loaded, server, dry_run=dry_run):
+            if each.error is not None:
+                _say(each.error)
+                well = False
+            else:
+                typer.echo(f"{each.host} {each.run_id} execution {each.execution_id}")
+        return well
+
+    if not asyncio.run(run()):
+        raise typer.Exit(1)
+
+
 notifications = typer.Typer(
     help="Look at notifications that were not delivered, and have them tried again.",
     no_args_is_help=True,
