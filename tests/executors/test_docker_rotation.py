@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from fastlane.executors.docker.container import LogLimits
 from fastlane.executors.docker.reader import ROTATED_NOTE, LogReader
 from fastlane.model import Stream
 from tests.executors.conftest import Docker
-from tests.executors.engines import frame, output
+from tests.executors.engines import RUN_ID, FakeEngine, frame, opened, output, read_all
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -105,3 +106,45 @@ async def test_a_bookmark_in_what_the_host_still_has_goes_on_without_a_note(
             assert whole == b"".join(b"%04d" % n + b"x" * 95 + b"\n" for n in range(1, 3601))
     finally:
         await docker.clear()
+
+
+class RepeatsOneLine(FakeEngine):
+    """As Docker 20.10 does at a rotation: the first follow gives one line a second time."""
+
+    async def follow(self, request: web.Request) -> None:
+        """See :meth:`on_logs`."""
+        self.status = "exited"
+
+    async def on_logs(self, request: web.Request) -> web.StreamResponse:
+        if request.query.get("follow") != "1" or self.count("follow=1") > 1:
+            return await super().on_logs(request)
+        whole, self.log = self.log, [*self.log[:2], *self.log[1:]]
+        try:
+            response = await super().on_logs(request)
+        finally:
+            self.log = whole
+        self.status = "running"
+        return response
+
+
+async def test_a_single_line_that_a_follow_repeats_is_not_taken_twice() -> None:
+    log = [frame(number, b"%d\n" % number) for number in range(1, 5)]
+    async with RepeatsOneLine(log=log) as engine, opened() as executor:
+        batches = await read_all(executor, engine.url, RUN_ID, ended=False)
+        assert output(batches) == b"1\n2\n3\n4\n"
+        assert engine.count("follow=1") == 2
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_equal_lines_of_one_moment_are_kept(ended: bool) -> None:
+    class CoarseClock(FakeEngine):
+        """Has a clock that stands still for a while."""
+
+        async def follow(self, request: web.Request) -> None:
+            if self.count("follow=1") > 1:
+                self.status = "exited"
+
+    log = [frame(1, b"a\n"), frame(1, b"a\n"), frame(1, b"a\n"), frame(2, b"b\n")]
+    async with CoarseClock(log=log) as engine, opened() as executor:
+        batches = await read_all(executor, engine.url, RUN_ID, ended=ended)
+    assert output(batches) == b"a\na\na\nb\n"

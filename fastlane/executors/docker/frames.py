@@ -28,6 +28,7 @@ RUN_BYTES = 64 * 1024
 FRAME_BYTES = 1024 * 1024
 
 _HEADER = struct.Struct(">B3xI")
+_NEWLINE = ord("\n")
 _PAYLOAD = HEADER_BYTES + STAMP_BYTES
 
 
@@ -45,6 +46,8 @@ class Run(NamedTuple):
     data: bytes
     last_bytes: int
     """How much of the end of *data* is the last frame's."""
+    repeats: bool = False
+    """Whether it begins with the line that came right before, of the very same time."""
 
 
 class FrameDecoder:
@@ -63,6 +66,8 @@ class FrameDecoder:
         self.merge = True
         """Whether adjacent frames become one run; False gives every frame on its own."""
         self._rest = b""
+        # The last frame that was complete.
+        self._previous = b""
         # Streams of which a long line is under way, with the time of its frames.
         self._long: dict[int, bytes] = {}
         # Streams whose long line has ended without a newline.
@@ -89,7 +94,8 @@ class FrameDecoder:
         parts: list[bytes] = []
         append = parts.append
         current = begin = last = position = skip = 0
-        before = b""
+        repeats = False
+        before = self._previous[HEADER_BYTES : _PAYLOAD - 1]
         end = len(data)
         long_frame = SPLIT_BYTES + STAMP_BYTES
         watching = bool(self._long or self._owed)
@@ -101,10 +107,16 @@ class FrameDecoder:
                     raise FrameError(f"a frame of {size} bytes")
                 break
             stamp = data[position + HEADER_BYTES : position + _PAYLOAD - 1]
-            if kind != current or stop - begin > run_bytes or stamp < before:
+            again = (
+                stamp == before
+                and data[position:stop] == (data[last:position] if position else self._previous)
+                and data[stop - 1] == _NEWLINE
+            )
+            if kind != current or stop - begin > run_bytes or stamp < before or again:
                 if parts:
-                    runs.append(_run(current, data, begin, last, position, parts))
+                    runs.append(_run(current, data, begin, last, position, parts, repeats))
                     parts.clear()
+                repeats = again
                 current, begin, skip = kind, position, _skip(kind, data, position, size)
             before = stamp
             if (watching or size >= long_frame) and kind != SYSTEM:
@@ -115,7 +127,9 @@ class FrameDecoder:
             last = position
             position = stop
         if parts:
-            runs.append(_run(current, data, begin, last, position, parts))
+            runs.append(_run(current, data, begin, last, position, parts, repeats))
+        if position:
+            self._previous = data[last:position]
         self._rest = data[position:]
         return runs
 
@@ -142,14 +156,16 @@ def _skip(kind: int, data: bytes, position: int, size: int) -> int:
     return _PAYLOAD
 
 
-def _run(kind: int, data: bytes, begin: int, last: int, stop: int, parts: list[bytes]) -> Run:
+def _run(
+    kind: int, data: bytes, begin: int, last: int, stop: int, parts: list[bytes], repeats: bool
+) -> Run:
     joined = b"".join(parts)
     if kind == SYSTEM:
         return Run(kind, b"", b"", joined, stop - last - HEADER_BYTES)
     first_stamp = data[begin + HEADER_BYTES : begin + _PAYLOAD - 1]
     last_stamp = data[last + HEADER_BYTES : last + _PAYLOAD - 1]
     # Zero is stdin, which the engine writes on stdout.
-    return Run(kind or STDOUT, first_stamp, last_stamp, joined, stop - last - _PAYLOAD)
+    return Run(kind or STDOUT, first_stamp, last_stamp, joined, stop - last - _PAYLOAD, repeats)
 
 
 def stamp_seconds(stamp: bytes) -> float:

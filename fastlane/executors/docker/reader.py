@@ -122,14 +122,15 @@ class LogReader:
             pieces.append(LogPiece(time.time(), Stream.FASTLANE, _engine_note(words)))
 
     def _goes_back(self, run: Run) -> bool:
-        """Whether *run* is older than what came before, and not because a clock was set back.
+        """Whether *run* is older than what came before or the same once more, and not because a
+        clock was set back or stood still.
 
         That is in the log itself, and so comes a second time when the log is read again.
         """
         index = run.kind - 1
         step = (self._times[index], run.first_stamp)
         self._times[index] = run.last_stamp
-        if step[1] >= step[0] or self._trusted or step in self._steps_back:
+        if (step[1] >= step[0] and not run.repeats) or self._trusted or step in self._steps_back:
             return False
         self._steps_back.add(step)
         return len(self._steps_back) <= MAX_STEPS_BACK
