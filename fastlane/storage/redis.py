@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Sequence
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -58,6 +59,7 @@ class News:
         self._bus: Bus | None = None
         self._me = uuid.uuid4().hex
         self._client: redis_client.Redis | None = None
+        self._sentinels: Sequence[redis_client.Redis] = ()
         self._pending: dict[str, None] = {}
         self._everything = False
         self._told = asyncio.Event()
@@ -86,12 +88,11 @@ class News:
 
     async def open(self) -> None:
         """:raises StorageUnavailable: Redis cannot be reached."""
-        self._client = make_client(self._url)
+        self._client, self._sentinels = make_client(self._url)
         try:
             await self._ping()
         except (RedisError, OSError, TimeoutError) as error:
-            await self._client.aclose()
-            self._client = None
+            await self.close()
             raise StorageUnavailable(f"Redis cannot be reached: {_reason(error)}") from error
         self._tasks = [
             asyncio.create_task(self._keep_on("telling", self._tell_all), name="news out"),
@@ -104,8 +105,9 @@ class News:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        client, self._client = self._client, None
-        if client is not None:
+        clients = [*self._sentinels, *([self._client] if self._client is not None else ())]
+        self._client, self._sentinels = None, ()
+        for client in clients:
             try:
                 await client.aclose()
             except (RedisError, OSError):
@@ -259,21 +261,21 @@ def sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, int, str | Non
     return sentinels, service, number, unquote(user) or None, unquote(password) or None
 
 
-def make_client(url: str) -> redis_client.Redis:
-    """A client for *url*; nothing is connected yet."""
+def make_client(url: str) -> tuple[redis_client.Redis, Sequence[redis_client.Redis]]:
+    """A client for *url*, and those for the Sentinels behind it; nothing is connected yet."""
     options: dict[str, Any] = {
         "socket_timeout": TIMEOUT_SECONDS,
         "socket_connect_timeout": TIMEOUT_SECONDS,
     }
     scheme = urlsplit(url).scheme
     if scheme not in SENTINEL_SCHEMES:
-        return redis_client.Redis.from_url(url, **options)
+        return redis_client.Redis.from_url(url, **options), ()
     sentinels, service, number, user, password = sentinel_parts(url)
     finder: Any = cast(Any, Sentinel)(sentinels, sentinel_kwargs=dict(options), **options)
     client: redis_client.Redis = finder.master_for(
         service, db=number, username=user, password=password, ssl=scheme.startswith("rediss")
     )
-    return client
+    return client, finder.sentinels
 
 
 def _reason(error: BaseException) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
 from tests.cluster.instances import Cluster, database_url
+from tests.fastlane_server import FINAL, wait_for
 from tests.services import MongoServer, RedisServer
 
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -45,27 +49,32 @@ def run_cron(
                 kills -= 1
         for job in urls.values():
             cluster.request("POST", "/" + job.split("/", 3)[3] + "stop/")
-        time.sleep(1)
-        starts = Counter(cluster.starts())
-        total = twice = 0
+        total = twice = late = 0
         for name, job in urls.items():
-            executions = cluster.insist("/" + job.split("/", 3)[3])["job"]["executions"]
-            ticks = (
-                Counter(
-                    execution["tick"] for execution in executions if execution["status"] == "done"
-                )
-                if executions and "tick" in executions[0]
-                else Counter()
-            )
-            twice += sum(count - 1 for count in ticks.values())
+            path = "/" + job.split("/", 3)[3]
+            executions = wait_for(partial(ended, cluster, path), f"the end of {name}")
             total += len(executions)
-            done = sum(execution["status"] == "done" for execution in executions)
-            assert starts[name] <= len(executions)
-            assert done <= starts[name]
-            assert len(executions) >= int(minutes), name
-            assert len(executions) <= int(minutes) + 2, name
-        print(f"\ncron: {jobs} jobs, {total} ticks, run twice {twice}")
+            ran = sum(execution["status"] == "done" for execution in executions)
+            twice += max(cluster.starts().count(name) - ran, 0)
+            assert cluster.starts().count(name) == ran, name
+            # A tick may be under way or be stopped before it ran at either end.
+            assert int(minutes) <= len(executions) <= int(minutes) + 2, name
+        with MongoClient[dict[str, Any]](url) as client:
+            stored = client.get_default_database()["executions"]
+            ticks = Counter((one["job_id"], one["tick"]) for one in stored.find({}, TICK))
+            late = sum(one.get("late_seconds", 0) > 15 for one in stored.find({}))
+        twice += sum(count - 1 for count in ticks.values())
+        print(f"\ncron: {jobs} jobs, {total} ticks, twice {twice}, later than 15 s {late}")
         assert twice == 0
+        assert late == 0
+
+
+TICK = {"job_id": 1, "tick": 1}
+
+
+def ended(cluster: Cluster, path: str) -> list[dict[str, Any]] | None:
+    executions: list[dict[str, Any]] = cluster.insist(path)["job"]["executions"]
+    return executions if all(one["status"] in FINAL for one in executions) else None
 
 
 @pytest.mark.timeout(240)

@@ -1,0 +1,312 @@
+"""Killed behind the write that decides: the sweep of another instance completes the operation.
+
+Also the plans of the queries, fencing between instances, and skew of their clocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from fastlane.errors import CompareFailed
+from fastlane.model import Reason, Status
+from fastlane.storage.base import IdempotencyKey, PageRequest
+from fastlane.storage.cluster import ClusterStorage
+from fastlane.storage.mongo.database import INDEXES
+from tests.contracts.test_storage import (
+    FAILED,
+    NOW,
+    claim,
+    claimed,
+    finish,
+    make_execution,
+    make_job,
+    records,
+    running,
+    submit,
+    whole_log,
+)
+from tests.contracts.test_storage_outbox import submit_telling, told
+from tests.services import MongoServer, RedisServer
+
+pytestmark = pytest.mark.xdist_group("cluster")
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.fixture
+def urls(mongo_server: MongoServer, redis_server: RedisServer) -> tuple[str, str]:
+    with MongoClient[dict[str, Any]](mongo_server.url) as client:
+        database = client.get_default_database()
+        for name in database.list_collection_names():
+            database[name].delete_many({})
+    return mongo_server.url, redis_server.url
+
+
+@pytest.fixture
+async def storage(urls: tuple[str, str]) -> AsyncIterator[ClusterStorage]:
+    storage = ClusterStorage(*urls)
+    await storage.open()
+    yield storage
+    await storage.close()
+
+
+@pytest.fixture
+async def other(urls: tuple[str, str]) -> AsyncIterator[ClusterStorage]:
+    """Another instance, which lives on."""
+    storage = ClusterStorage(*urls)
+    await storage.open()
+    yield storage
+    await storage.close()
+
+
+async def sweep(storage: ClusterStorage) -> None:
+    """Three rounds: what was there in the one before is completed, what that left follows."""
+    for _ in range(3):
+        await storage._sweep.round()
+
+
+async def killed_in(
+    storage: ClusterStorage, part: object, step: str, call: Callable[[], Awaitable[object]]
+) -> None:
+    """Do *call* up to where it takes *step* of *part*, which it never does."""
+
+    async def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    vars(part)[step] = die
+    with pytest.raises(Killed):
+        await call()
+    del vars(part)[step]
+
+
+async def test_submit(storage: ClusterStorage, other: ClusterStorage) -> None:
+    job = make_job()
+    todo = storage._jobs._todo
+    await killed_in(storage, todo, "complete_job", lambda: storage.submit(job, make_execution(job)))
+    assert await claim(other) is None
+    await sweep(other)
+    assert (await claimed(other)).job_id == job.id
+    assert (await other.task("task")).jobs_count == 1
+    assert (await other.jobs("task", PageRequest())).total == 1
+
+
+async def test_submit_under_a_key(storage: ClusterStorage, other: ClusterStorage) -> None:
+    job, key = make_job(), IdempotencyKey("key", "print")
+    await killed_in(
+        storage,
+        storage._jobs,
+        "_apply",
+        lambda: storage.submit(job, make_execution(job), idempotency=key),
+    )
+    again = make_job()
+    answer = await other.submit(again, make_execution(again), idempotency=key)
+    assert answer.repeated
+    assert answer.job.id == job.id
+    await sweep(other)
+    assert (await claimed(other)).job_id == job.id
+    assert await claim(other) is None
+    assert (await other.overview()).jobs == 1
+
+
+async def test_tick(storage: ClusterStorage, other: ClusterStorage) -> None:
+    job = make_job(next_run_at=NOW)
+    await storage.submit(job, None)
+    await killed_in(
+        storage,
+        storage._jobs._todo,
+        "complete_job",
+        lambda: storage.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW),
+    )
+    with pytest.raises(CompareFailed):
+        await other.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
+    assert (await claimed(other)).tick == NOW
+    assert (await other.executions(job.id, PageRequest())).total == 1
+
+
+async def test_stop_job(storage: ClusterStorage, other: ClusterStorage) -> None:
+    execution = await submit(storage)
+    await killed_in(
+        storage,
+        storage._jobs._todo,
+        "complete_job",
+        lambda: storage.stop_job("task", execution.job_id, now=NOW),
+    )
+    await sweep(other)
+    assert (await other.execution(execution.id)).reason is Reason.STOPPED
+
+
+async def test_finish(storage: ClusterStorage, other: ClusterStorage) -> None:
+    job, execution = await submit_telling(storage)
+    waiting = await submit(storage, waits_for=execution.id)
+    active = await running(storage, max_running=1)
+    retry = make_execution(job, attempt=1)
+    await killed_in(
+        storage,
+        storage._executions._todo,
+        "complete_execution",
+        lambda: finish(storage, active, FAILED, retry=retry),
+    )
+    assert (await other.execution(active.id)).final
+    assert await claim(other, max_running=1) is None
+    await sweep(other)
+    assert (await other.execution(retry.id)).number == 2
+    assert (await other.execution(waiting.id)).position is not None
+    assert ("finishes", "webhook") in await told(other, execution)
+    assert ("fails", "webhook") not in await told(other, execution)
+    assert await claim(other, max_running=1) is not None
+    assert await claim(other, max_running=1) is None
+
+
+async def test_claim_between_slot_and_execution(
+    storage: ClusterStorage, other: ClusterStorage
+) -> None:
+    execution = await submit(storage)
+    doc = await storage._executions._first_queued("default", NOW, ())
+    assert doc is not None
+    token = f"{execution.id}|{doc['rev']}"
+    assert await storage._executions._take_slot("default", token, 1)
+    assert await claim(other, max_running=1) is None
+    await sweep(other)
+    assert (await claimed(other, max_running=1)).id == execution.id
+    # The one that was frozen in between comes too late.
+    late = await storage._database.executions.update_one(  # type: ignore[union-attr]
+        {"_id": execution.id, "rev": doc["rev"]}, {"$set": {"status": "pulling"}}
+    )
+    assert late.matched_count == 0
+
+
+async def test_append_before_its_decision(storage: ClusterStorage, other: ClusterStorage) -> None:
+    await submit(storage)
+    active = await running(storage, owner="frozen")
+    large = records(1, 4, size=200_000)
+    await killed_in(
+        storage,
+        storage._logs,
+        "_swap",
+        lambda: storage.append_log(active.id, active.epoch, large, bookmark="a", cap=None),
+    )
+    assert await other.read_log(active.id) == []
+    (adopted,) = await other.adopt("me", now=NOW, limit=1)
+    small = records(1, 30, size=9000)
+    await other.append_log(adopted.id, adopted.epoch, small, bookmark="b", cap=None)
+    # What the old owner had stored in vain is in nobody's way, nor is what it still tries.
+    with pytest.raises(CompareFailed):
+        await storage.append_log(active.id, active.epoch, large, bookmark="a", cap=None)
+    assert await whole_log(other, adopted) == small
+
+
+async def test_an_old_owner_with_a_warm_log_is_refused(
+    storage: ClusterStorage, other: ClusterStorage
+) -> None:
+    await submit(storage)
+    active = await running(storage, owner="frozen")
+    await storage.append_log(active.id, active.epoch, records(1, 2), bookmark="a", cap=None)
+    (adopted,) = await other.adopt("me", now=NOW, limit=1)
+    with pytest.raises(CompareFailed):
+        await storage.append_log(active.id, active.epoch, records(3, 4), bookmark="b", cap=None)
+    await other.append_log(adopted.id, adopted.epoch, records(3, 3), bookmark="b", cap=None)
+    assert await whole_log(other, adopted) == records(1, 3)
+
+
+async def test_an_append_may_be_repeated(storage: ClusterStorage) -> None:
+    await submit(storage)
+    active = await running(storage)
+    for _ in range(2):
+        await storage.append_log(active.id, active.epoch, records(1, 2), bookmark="a", cap=None)
+        storage._logs.forget(active.id)
+    assert await whole_log(storage, active) == records(1, 2)
+
+
+async def test_claims_of_two_instances(storage: ClusterStorage, other: ClusterStorage) -> None:
+    ids = [(await submit(storage)).id for _ in range(20)]
+    taken = await asyncio.gather(
+        *(
+            claim(instance, owner=f"owner {number % 2}", max_running=7)
+            for number in range(20)
+            for instance in (storage, other)
+        )
+    )
+    got = [execution.id for execution in taken if execution is not None]
+    assert sorted(got) == sorted(ids[:7])
+    assert (await storage.overview()).active == 7
+
+
+async def test_leases_are_in_the_time_of_mongodb(
+    urls: tuple[str, str], storage: ClusterStorage
+) -> None:
+    """Clocks that are off by 5 s each way do not adopt from each other."""
+    import time
+
+    ahead = ClusterStorage(*urls, clock=lambda: time.time() + 5)
+    await ahead.open()
+    try:
+        await submit(storage)
+        behind = time.time() - 5
+        storage._database._clock = lambda: time.time() - 5  # type: ignore[union-attr]
+        await storage.beat("behind", now=behind, lease_seconds=6)
+        await running(storage, owner="behind")
+        await ahead.beat("ahead", now=time.time() + 5, lease_seconds=6)
+        assert await ahead.adopt("ahead", now=time.time() + 5, limit=10) == []
+        assert len(await ahead.adopt("ahead", now=time.time() + 5 + 6, limit=10)) == 1
+    finally:
+        await ahead.close()
+
+
+async def test_one_installation(storage: ClusterStorage, other: ClusterStorage) -> None:
+    names = await asyncio.gather(storage.installation(), other.installation())
+    assert len(set(names)) == 1
+
+
+async def test_no_query_looks_at_everything(storage: ClusterStorage, urls: tuple[str, str]) -> None:
+    """Each of what runs all the time finds its documents through an index."""
+    for _ in range(5):
+        await submit(storage, due_at=NOW + 5)
+        await submit(storage)
+    active = await running(storage)
+    assert active.status is Status.RUNNING
+    there = {"$exists": True}
+    wanted: dict[str, list[tuple[dict[str, Any], str | None]]] = {
+        "executions": [
+            ({"due": {"$lte": NOW}}, "due"),
+            ({"expires": {"$lte": NOW}}, "expires"),
+            ({"waits": "x"}, "seq"),
+            ({"active_owner": there}, None),
+            ({"active_owner": "x"}, "seq"),
+            ({"enqueued_of": "x"}, "seq"),
+            ({"todo.id": there}, None),
+            ({"over": {"$lt": NOW}}, "over"),
+            ({"due": there}, "due"),
+            ({"farm": "x", "queue": there, "$or": [{"expires": {"$exists": False}}]}, "queue"),
+            ({"job_id": "x"}, "number"),
+        ],
+        "jobs": [
+            ({"next_run_at": {"$lte": NOW}}, "next_run_at"),
+            ({"next_run_at": there}, "next_run_at"),
+            ({"todo.id": there}, None),
+            ({"idle": {"$lt": NOW}}, "idle"),
+            ({"task_id": "x"}, "seq"),
+        ],
+        "tasks": [({"words": {"$in": ["x"]}}, None), ({"recount": True}, None)],
+        "deliveries": [
+            ({"due": there}, "due"),
+            ({"pending": "x", "due_at": {"$lte": NOW}}, "due_at"),
+            ({"open": "failed"}, "seq"),
+            ({"execution_id": {"$in": ["x"]}}, "seq"),
+        ],
+        "log_chunks": [({"execution": "x", "last_seq": {"$gt": 1}}, "last_seq")],
+    }
+    assert set(wanted) <= set(INDEXES)
+    with MongoClient[dict[str, Any]](urls[0]) as client:
+        database = client.get_default_database()
+        for name, queries in wanted.items():
+            for query, order in queries:
+                found = database[name].find(query)
+                plan = str((found.sort(order) if order else found).explain()["queryPlanner"])
+                assert "COLLSCAN" not in plan, (name, query)
