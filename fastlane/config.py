@@ -55,6 +55,8 @@ DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
 PROCESS_HOST = "localhost"
 """The name of the one host of the process executor's default farm."""
 
+# The executors whose hosts are Docker engines.
+_ENGINES = ("docker", "swarm")
 # Bounds how much of a malformed value an error message repeats.
 _SHOWN_CHARS = 100
 # Bounds a farm's pattern: it is run on every task id.
@@ -238,10 +240,11 @@ class Config(BaseSettings):
         "true or false",
         "Allow EXECUTOR=process on a server that listens beyond loopback.",
     )
-    executor: Annotated[Literal["docker", "process"], BeforeValidator(_lower)] = _option(
+    executor: Annotated[Literal["docker", "process", "swarm"], BeforeValidator(_lower)] = _option(
         "docker",
-        "docker or process",
-        "What runs jobs: containers, or plain processes without any isolation.",
+        "docker, swarm or process",
+        "What runs jobs: containers, services of a Docker swarm (hosts are its managers), or plain "
+        "processes without any isolation.",
     )
     docker_host: str = _option(
         DEFAULT_DOCKER_HOST,
@@ -651,14 +654,14 @@ class Config(BaseSettings):
         max_running = info.data.get("max_running", 1)
         if value in ("", ()):
             host = PROCESS_HOST if executor == "process" else info.data["docker_host"]
-            if executor == "docker":
+            if executor in _ENGINES:
                 try:
                     check_docker_host(host)
                 except ValueError as error:
                     raise _OtherOption("docker_host", host, str(error)) from error
             return (Farm("default", (host,), max_running),)
         if isinstance(value, str):
-            return tuple(_parse_farms(value, max_running, docker=executor == "docker"))
+            return tuple(_parse_farms(value, max_running, docker=executor in _ENGINES))
         return value
 
     @field_validator("execution_retention")
@@ -1100,7 +1103,7 @@ def doubts(config: Config) -> list[str]:
             )
         if not farm.match and taken_by is None:
             taken_by = farm.name
-        if config.executor == "docker" and farm.tls is None and not config.docker_tls_verify:
+        if config.executor in _ENGINES and farm.tls is None and not config.docker_tls_verify:
             found += [
                 f"Host {host} of farm {farm.name} is reached without TLS: whoever is on the way "
                 "can run anything on it; give the farm tls."

@@ -40,6 +40,7 @@ from fastlane.events import HOSTS, OUTBOX, QUEUE, SCHEDULE, Bus
 from fastlane.executors.base import Executor
 from fastlane.executors.docker import DockerExecutor
 from fastlane.executors.process import ProcessExecutor
+from fastlane.executors.swarm import SwarmExecutor
 from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Backoff, Channel, Clock, TlsFiles
@@ -300,7 +301,8 @@ def make_executor(config: Config) -> Executor:
     installation = config.installation or installation_id(config.data_dir)
     if config.executor == "process":
         return ProcessExecutor(data_dir=config.data_dir, installation=installation)
-    return DockerExecutor(installation=installation, tls=tls_of(config))
+    kind = SwarmExecutor if config.executor == "swarm" else DockerExecutor
+    return kind(installation=installation, tls=tls_of(config))
 
 
 def tls_of(config: Config) -> Mapping[str, ssl.SSLContext]:

@@ -7,6 +7,7 @@ that speaks TLS, in its own network namespace, reached through such a proxy.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import socket
 import threading
@@ -17,6 +18,7 @@ from typing import Self
 
 import trustme
 
+from scripts.engine import Engine, EngineError
 from tests.engine import EngineServer
 
 # setns(2): the kind of a network namespace.
@@ -109,6 +111,38 @@ class EngineProxy:
                 client.sendall(chunk)
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
+
+
+class SwarmEngine(EngineServer):
+    """A dockerd that is the one node of a swarm, on an address of its own network namespace."""
+
+    ADDRESS = "10.99.0.1"
+
+    def command(self) -> list[str]:
+        """See :meth:`Server.command`."""
+        unshare, net, *rest = super().command()
+        # A swarm wants an address that is not the loopback's, and its tasks want a bridge.
+        network = (
+            "ip link set lo up; ip link add swarm0 type veth peer name swarm1; "
+            f"ip addr add {self.ADDRESS}/24 dev swarm0; ip link set swarm0 up; "
+            'ip link set swarm1 up; exec "$@"'
+        )
+        options = [option for option in rest if option != "--bridge=none"]
+        return [unshare, net, "sh", "-c", network, "sh", *options, "--bip", "10.98.0.1/24"]
+
+    def start(self) -> None:
+        """See :meth:`Server.start`; the first time it makes the swarm."""
+        super().start()
+        engine = Engine(self.url)
+        if engine.get("/info")["Swarm"]["LocalNodeState"] == "inactive":
+            body = {"ListenAddr": f"{self.ADDRESS}:2377", "AdvertiseAddr": self.ADDRESS}
+            engine.call("POST", "/swarm/init", json.dumps(body).encode(), timeout=60)
+
+    def __exit__(self, *arguments: object) -> None:
+        if self._process is not None:
+            with suppress(EngineError):
+                Engine(self.url).call("POST", "/swarm/leave?force=1", timeout=60)
+        super().__exit__(*arguments)
 
 
 class TlsEngine(EngineServer):

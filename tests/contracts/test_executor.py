@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from fastlane.errors import ExecutorError, HostUnavailable, RunVanished, StartFa
 from fastlane.executors.base import Executor, LogBatch, LogPiece, Phase, RunSpec, RunState
 from fastlane.executors.docker import DockerExecutor
 from fastlane.executors.process import ProcessExecutor
+from fastlane.executors.swarm import SwarmExecutor
 from fastlane.model import ImageReference, Resources, Stream
 from scripts import engine as setup
 from tests.engine import find_engine
+from tests.engines import SwarmEngine
 
 # Bounds each test, and within it each wait for something that must come.
 pytestmark = pytest.mark.timeout(90)
@@ -53,6 +55,8 @@ class Harness(ABC):
     image: ImageReference
     shows_unfinished_lines = True
     """Whether output is seen while its line has not ended."""
+    reads_quickly = True
+    """Whether some hundred thousand lines are read in a second or so."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -101,6 +105,30 @@ class DockerHarness(Harness):
     async def vanish(self, run_id: str) -> None:
         engine = setup.Engine(self.host)
         await asyncio.to_thread(engine.call, "DELETE", f"/containers/{run_id}?force=1")
+
+
+class SwarmHarness(Harness):
+    shows_unfinished_lines = False
+    # Each line is a message of its own between the nodes.
+    reads_quickly = False
+
+    def __init__(self, directory: Path, engine: SwarmEngine) -> None:
+        super().__init__(directory)
+        self.host = engine.url
+        self.image = ImageReference.parse(engine.image())
+
+    def make(self, installation: str) -> Executor:
+        return SwarmExecutor(installation=installation)
+
+    async def vanish(self, run_id: str) -> None:
+        engine = setup.Engine(self.host)
+        await asyncio.to_thread(engine.call, "DELETE", f"/services/{run_id}")
+
+
+@pytest.fixture(scope="module")
+def swarm_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmEngine]:
+    with SwarmEngine(tmp_path_factory.mktemp("swarm")) as engine:
+        yield engine
 
 
 HARNESSES: dict[str, Callable[[Path], Harness]] = {
@@ -196,8 +224,10 @@ class Stage:
             await executor.close()
 
 
-@pytest.fixture(params=list(HARNESSES))
+@pytest.fixture(params=[*HARNESSES, "swarm"])
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
+    if request.param == "swarm":
+        return SwarmHarness(tmp_path, request.getfixturevalue("swarm_engine"))
     return HARNESSES[request.param](tmp_path)
 
 
@@ -560,13 +590,14 @@ async def test_output_comes_while_it_runs(stage: Stage) -> None:
 
 async def test_going_on_behind_every_bookmark(stage: Stage) -> None:
     executor = await stage.executor()
+    many, some = (40_000, 20_000) if stage.harness.reads_quickly else (2_000, 1_000)
     run_id = await stage.shell(
-        executor, "for n in 1 2 3 4 5 6; do seq 1 40000; seq 1 20000 >&2; echo é; done"
+        executor, f"for n in 1 2 3 4 5 6; do seq 1 {many}; seq 1 {some} >&2; echo é; done"
     )
     batches, _ = await stage.follow(executor, run_id)
     assert len(batches) > 2
     # Enough of them, and always the first and the last.
-    step = max(1, len(batches) // 12)
+    step = max(1, len(batches) // 6)
     for index in {*range(0, len(batches), step), len(batches) - 1}:
         successor = await stage.executor()
         rest, _ = await stage.follow(successor, run_id, batches[index].bookmark)

@@ -18,7 +18,7 @@ import pytest
 
 from scripts.engine import Engine
 from tests.engine import EngineServer, RegistryServer, find_engine
-from tests.engines import EngineProxy, TlsEngine
+from tests.engines import EngineProxy, SwarmEngine, TlsEngine
 from tests.fastlane_server import FINAL, FastlaneServer, wait_for
 
 # A host that failed once is out at once, and is tried again soon.
@@ -554,3 +554,28 @@ def test_kept_containers_and_records_go_when_their_time_is_over(
         wait_for(lambda: server.get("/status/")["tasks"]["count"] == 0, "the record to go")
         assert server.request("GET", answer["jobUrl"])[0] == 404
         assert server.get("/tasks/")["items"] == []
+
+
+# -- a swarm ----------------------------------------------------------------------------------
+
+
+def test_executions_run_as_services_of_a_swarm(tmp_path: Path) -> None:
+    with SwarmEngine(tmp_path / "swarm") as engine:
+        image = engine.image()
+        options = {**farms({"hosts": [engine.url]}), "EXECUTOR": "swarm"}
+        with FastlaneServer(tmp_path / "server", **options) as server:
+            answer = server.submit("swarm", image=image, command=sh("echo out; exit 3"))
+            ended = await_end(server, answer["executionUrl"])
+            assert (ended["status"], ended["exitCode"], ended["log"]) == ("failed", 3, "out\n")
+            missing = server.submit("swarm", image="no-such:1", command="true")
+            assert await_end(server, missing["executionUrl"])["reason"] == "pull-failed"
+            long = server.submit("swarm", image=image, command=sh("echo here; sleep 60"))
+            url = long["executionUrl"]
+            wait_for(lambda: execution(server, url)["log"] == "here\n", "its first line")
+            # Another owner finds it again.
+            server.restart()
+            assert execution(server, url)["status"] == "running"
+            server.request("POST", f"{url}stop/")
+            stopped = await_end(server, url)
+            assert (stopped["reason"], stopped["log"]) == ("stopped", "here\n")
+            wait_for(lambda: not Engine(engine.url).get("/services"), "the services to go")

@@ -143,7 +143,7 @@ def test_proxies_are_networks() -> None:
         ("HOST", "a b", "an IP address or a host name"),
         ("LOG_LEVEL", "loud", "debug, info, warning or error"),
         ("LOG_FORMAT", "xml", "auto, console or json"),
-        ("EXECUTOR", "podman", "docker or process"),
+        ("EXECUTOR", "podman", "docker, swarm or process"),
         ("HEALTHCHECK_OPEN", "maybe", "true or false"),
         ("MAX_RUNNING", "0", "a whole number from 1 to 10000"),
         ("LOG_MAX_BYTES", "-1", "a size like 100m"),

@@ -124,7 +124,7 @@ def run_state(details: Mapping[str, Any]) -> RunState:
     """What ``GET /containers/{id}/json`` says, in the executor's words."""
     state = details["State"]
     phase = phase_of(state["Status"])
-    started_at, finished_at = _unix(state.get("StartedAt")), _unix(state.get("FinishedAt"))
+    started_at, finished_at = unix_time(state.get("StartedAt")), unix_time(state.get("FinishedAt"))
     if started_at is not None and finished_at is not None:
         # Under load the engine notes the start of a short run after its end.
         started_at = min(started_at, finished_at)
@@ -139,7 +139,7 @@ def run_state(details: Mapping[str, Any]) -> RunState:
     )
 
 
-def _unix(text: str | None) -> float | None:
+def unix_time(text: str | None) -> float | None:
     """Unix seconds of an RFC 3339 time; the engine writes the year 1 for "never"."""
     if not text or text.startswith("0001-"):
         return None

@@ -106,6 +106,7 @@ class Engine:
         *,
         params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
         seconds: float = CALL_SECONDS,
         long: bool = False,
         raw: bool = False,
@@ -119,7 +120,7 @@ class Engine:
         :raises HostUnavailable: there was no answer, or none that can be read.
         """
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
-        async with self._request(method, path, params, body, timeout, long) as response:
+        async with self._request(method, path, params, body, timeout, long, headers) as response:
             data = await _whole(response)
             return data if raw else json.loads(data) if data else None
 

@@ -40,10 +40,17 @@ MAX_PAUSE_SECONDS = 2.0
 
 
 async def follow_logs(
-    engine: Engine, run_id: str, *, bookmark: str, ended: asyncio.Event, inspect: Inspect
+    engine: Engine,
+    run_id: str,
+    *,
+    bookmark: str,
+    ended: asyncio.Event,
+    inspect: Inspect,
+    kind: str = "containers",
 ) -> AsyncGenerator[LogBatch, None]:
     """See ``Executor.logs``. *inspect* gives the engine's details of the run.
 
+    :param kind: what it is to the engine, ``containers`` or ``services``.
     :raises RunVanished: the run was removed.
     :raises HostUnavailable: the host went away, or its log cannot be decoded.
     """
@@ -56,7 +63,7 @@ async def follow_logs(
     while True:
         reader.restart(trusted=over)
         progress = complete = False
-        batches = _read(engine, run_id, reader, None if over else ended, details)
+        batches = _read(engine, kind, run_id, reader, None if over else ended, details)
         # Whoever stops listening must not leave the connection to the garbage collector.
         async with aclosing(batches):
             async for batch in batches:
@@ -72,7 +79,9 @@ async def follow_logs(
             else:
                 over = ended.is_set() or _phase(await inspect()) is Phase.ENDED
                 complete = (
-                    over and not reader.suspect and reader.reached(await tail(engine, run_id))
+                    over
+                    and not reader.suspect
+                    and reader.reached(await tail(engine, run_id, kind=kind))
                 )
         if complete:
             if (rest := reader.finish()) is not None:
@@ -84,7 +93,7 @@ async def follow_logs(
             await asyncio.sleep(pause)
 
 
-async def tail(engine: Engine, run_id: str, **more: str) -> bytes:
+async def tail(engine: Engine, run_id: str, *, kind: str = "containers", **more: str) -> bytes:
     """The log's last frame as it comes from the engine (b"" when there is none).
 
     :raises RunVanished: the run was removed.
@@ -93,7 +102,7 @@ async def tail(engine: Engine, run_id: str, **more: str) -> bytes:
     try:
         async with engine.stream(
             "GET",
-            f"containers/{run_id}/logs",
+            f"{kind}/{run_id}/logs",
             params=params,
             silence_seconds=READ_SILENCE_SECONDS,
         ) as response:
@@ -117,6 +126,7 @@ def _phase(details: Mapping[str, Any]) -> Phase:
 
 async def _read(
     engine: Engine,
+    kind: str,
     run_id: str,
     reader: LogReader,
     ended: asyncio.Event | None,
@@ -136,7 +146,7 @@ async def _read(
     check_seconds, doubted = FIRST_CHECK_SECONDS, False
     try:
         async with engine.stream(
-            "GET", f"containers/{run_id}/logs", params=params, silence_seconds=silence
+            "GET", f"{kind}/{run_id}/logs", params=params, silence_seconds=silence
         ) as response:
             while True:
                 try:
@@ -153,7 +163,7 @@ async def _read(
                 if chunk is None:
                     assert ended is not None
                     over = ended.is_set()
-                    if reader.reached(await tail(engine, run_id)):
+                    if reader.reached(await tail(engine, run_id, kind=kind)):
                         if over:
                             yield None
                             return

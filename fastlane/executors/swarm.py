@@ -1,0 +1,445 @@
+"""Runs executions as services of an existing Docker swarm: it chooses the node, not we.
+
+A host is a manager of the swarm, which takes every call for all of its nodes. Each execution is a
+service in the mode ``replicated-job``: one task, never started anew. It is created to complete
+nothing, and started by letting it complete one task; so what is created never runs by itself.
+
+What differs from containers: nodes pull the images themselves, as a part of the start, whatever the
+pull policy; a run on another node than the manager's is stopped by taking its task away, which
+leaves no exit code, and no more log than was read before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastlane.errors import HostUnavailable, PullFailed, RunVanished, StartFailed
+from fastlane.executors.base import ListedRun, LogBatch, Phase, RunSpec, RunState
+from fastlane.executors.docker.container import (
+    DEFAULT_PIDS,
+    EXECUTION_LABEL,
+    INSTALLATION_LABEL,
+    JOB_LABEL,
+    TASK_LABEL,
+    LogLimits,
+    container_name,
+    engine_reference,
+    labels,
+    unix_time,
+)
+from fastlane.executors.docker.credentials import auth_header, config_file, login_in
+from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
+from fastlane.executors.docker.executor import DockerExecutor
+from fastlane.executors.docker.frames import HEADER_BYTES, STAMP_BYTES
+from fastlane.executors.docker.logs import follow_logs, tail
+from fastlane.model import Resources
+
+STOPPED_LABEL = "fastlane.stopped"
+"""On a service whose task was taken away."""
+SERVICE_LABEL = "com.docker.swarm.service.id"
+"""The swarm's own, on each container."""
+# Bound the pauses between two looks at a task; a manager answers them from memory.
+FIRST_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 1.0
+# Bounds the updates of a service that others update at the same time.
+UPDATE_ATTEMPTS = 10
+# Added to the grace of a stop before the swarm itself is given up.
+STOP_MARGIN_SECONDS = 30.0
+# A task in one of these states does not change any more.
+_OVER = frozenset({"complete", "failed", "rejected", "shutdown", "orphaned", "remove"})
+_CANNOT_EXECUTE = (126, 127)
+
+Details = Mapping[str, Any]
+
+
+class SwarmExecutor(DockerExecutor):
+    """Runs each execution as a ``replicated-job`` service; hosts are managers of a swarm."""
+
+    name = "swarm"
+
+    async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
+        """The nodes pull; here it only shows that *host* is a manager."""
+        await self._engine(host).call("GET", "swarm")
+
+    async def create(self, host: str, spec: RunSpec) -> str:
+        engine = self._engine(host)
+        name = container_name(spec.execution_id)
+        credentials = spec.credentials or await asyncio.to_thread(
+            login_in, config_file(), spec.image.registry
+        )
+        headers = {}
+        if credentials is not None:
+            headers["X-Registry-Auth"] = auth_header(spec.image.registry, credentials)
+        body = service_spec(
+            spec,
+            installation=self._installation,
+            defaults=self._defaults,
+            log_limits=self._log_limits,
+        )
+        try:
+            created = await engine.call(
+                "POST", "services/create", body=body, headers=headers, seconds=SLOW_CALL_SECONDS
+            )
+            return str(created["ID"])
+        except Refused as refused:
+            if refused.status == 400:
+                raise StartFailed(f"Host {host} refuses such a run: {refused.reason}") from refused
+            if refused.status != 409:
+                raise
+            taken = refused
+        service = await self._service(engine, name)
+        if service is None:
+            raise HostUnavailable(host, f"an old service stays: {taken.reason}") from taken
+        if not self._is_ours(service, spec.execution_id):
+            raise StartFailed(f"On host {host} another service has the name of this run")
+        return str(service["ID"])
+
+    async def find(self, host: str, execution_id: str) -> RunState | None:
+        engine = self._engine(host)
+        service = await self._service(engine, container_name(execution_id))
+        if service is None or not self._is_ours(service, execution_id):
+            return None
+        return _state(service, await self._tasks(engine, [service["ID"]]))
+
+    async def start(self, host: str, run_id: str) -> None:
+        def complete_one(spec: dict[str, Any]) -> bool:
+            job = spec["Mode"]["ReplicatedJob"]
+            if job["TotalCompletions"] or STOPPED_LABEL in spec["Labels"]:
+                return False
+            job["TotalCompletions"] = 1
+            return True
+
+        await self._update(host, run_id, complete_one)
+
+    async def inspect(self, host: str, run_id: str) -> RunState:
+        engine = self._engine(host)
+        service = await self._present_service(host, run_id)
+        return _state(service, await self._tasks(engine, [run_id]))
+
+    async def wait(self, host: str, run_id: str) -> RunState:
+        """See ``Executor.wait``.
+
+        :raises PullFailed: its node could not have the image.
+        :raises StartFailed: its command cannot be executed, or no node takes it.
+        """
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            state = await self.inspect(host, run_id)
+            if state.phase is Phase.ENDED:
+                if state.exit_code is None and state.error is not None:
+                    if "image" in state.error.lower():
+                        raise PullFailed(f"The image cannot be had: {state.error}")
+                    raise StartFailed(f"The run could not be started: {state.error}")
+                if state.exit_code in _CANNOT_EXECUTE:
+                    await self._raise_if_not_executed(self._engine(host), state)
+                return state
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, MAX_PAUSE_SECONDS)
+
+    async def logs(
+        self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
+    ) -> AsyncGenerator[LogBatch, None]:
+        words = {Phase.CREATED: "created", Phase.RUNNING: "running", Phase.ENDED: "exited"}
+
+        async def inspect() -> Details:
+            state = await self.inspect(host, run_id)
+            return {
+                "Id": run_id,
+                "Config": {"Tty": False},
+                "State": {"Status": words[state.phase]},
+            }
+
+        batches = follow_logs(
+            self._engine(host),
+            run_id,
+            bookmark=bookmark,
+            ended=ended,
+            inspect=inspect,
+            kind="services",
+        )
+        async with aclosing(batches):
+            async for batch in batches:
+                yield batch
+
+    async def stop(self, host: str, run_id: str, *, grace_seconds: float) -> None:
+        engine = self._engine(host)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + grace_seconds + STOP_MARGIN_SECONDS
+        asked = False
+        while loop.time() < give_up_at:
+            try:
+                service = await self._present_service(host, run_id)
+            except RunVanished:
+                return
+            tasks = await self._tasks(engine, [run_id])
+            state = _state(service, tasks)
+            if state.phase is Phase.ENDED:
+                return
+            if state.phase is Phase.CREATED:
+                await self.remove(host, run_id)
+                return
+            if not asked:
+                asked = await self._ask_to_end(engine, host, run_id, tasks, grace_seconds)
+            await asyncio.sleep(FIRST_PAUSE_SECONDS)
+        raise HostUnavailable(host, f"service {run_id[:12]} does not stop")
+
+    async def remove(self, host: str, run_id: str) -> None:
+        try:
+            await self._engine(host).call(
+                "DELETE", f"services/{run_id}", raw=True, seconds=SLOW_CALL_SECONDS
+            )
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+
+    async def set_aside(self, host: str, run_id: str) -> None:
+        """A service keeps its name; nobody else wants it."""
+
+    async def runs(self, host: str) -> Sequence[ListedRun]:
+        engine = self._engine(host)
+        filters = {"label": [f"{INSTALLATION_LABEL}={self._installation}"]}
+        services = await engine.call("GET", "services", params={"filters": json.dumps(filters)})
+        marked = [each for each in services if EXECUTION_LABEL in each["Spec"]["Labels"]]
+        if not marked:
+            return []
+        tasks = await self._tasks(engine, [each["ID"] for each in marked])
+        return [
+            ListedRun(
+                each["Spec"]["Labels"][EXECUTION_LABEL],
+                each["ID"],
+                _state(each, [task for task in tasks if task["ServiceID"] == each["ID"]]).phase,
+                each["Spec"]["Labels"].get(TASK_LABEL, ""),
+                each["Spec"]["Labels"].get(JOB_LABEL, ""),
+            )
+            for each in marked
+        ]
+
+    async def _ask_to_end(
+        self,
+        engine: Engine,
+        host: str,
+        run_id: str,
+        tasks: Sequence[Details],
+        grace_seconds: float,
+    ) -> bool:
+        """Stop the run's container where that is on the manager itself, else take its task away."""
+        task = _last(tasks)
+        container = (task or {}).get("Status", {}).get("ContainerStatus", {}).get("ContainerID")
+        if task is not None and container and task["Status"]["State"] == "running":
+            info = await engine.call("GET", "info")
+            if task.get("NodeID") == info["Swarm"]["NodeID"]:
+                try:
+                    await engine.call(
+                        "POST",
+                        f"containers/{container}/stop",
+                        params={"t": str(math.ceil(grace_seconds))},
+                        seconds=grace_seconds + STOP_MARGIN_SECONDS,
+                        long=True,
+                    )
+                except Refused as refused:
+                    if refused.status not in (404, 409):
+                        raise
+                return True
+        if task is not None and task["Status"]["State"] == "starting":
+            # In a moment it runs, or does not.
+            return False
+
+        def complete_nothing(spec: dict[str, Any]) -> bool:
+            if STOPPED_LABEL in spec["Labels"]:
+                return False
+            spec["Labels"][STOPPED_LABEL] = "1"
+            spec["Mode"]["ReplicatedJob"]["TotalCompletions"] = 0
+            template = spec["TaskTemplate"]
+            template["ForceUpdate"] = template.get("ForceUpdate", 0) + 1
+            return True
+
+        try:
+            await self._update(host, run_id, complete_nothing)
+        except RunVanished:
+            return True
+        return True
+
+    async def _update(
+        self, host: str, run_id: str, change: Callable[[dict[str, Any]], bool]
+    ) -> None:
+        """Apply *change* to the service's specification; False from it means that all is well.
+
+        :raises RunVanished: there is no such service.
+        """
+        engine = self._engine(host)
+        for _ in range(UPDATE_ATTEMPTS):
+            service = await self._present_service(host, run_id)
+            spec: dict[str, Any] = dict(service["Spec"])
+            if not change(spec):
+                return
+            try:
+                await engine.call(
+                    "POST",
+                    f"services/{run_id}/update",
+                    params={"version": str(service["Version"]["Index"])},
+                    body=spec,
+                    seconds=SLOW_CALL_SECONDS,
+                )
+            except Refused as refused:
+                if refused.status == 404:
+                    raise _vanished(host, run_id) from refused
+                if "out of sequence" not in refused.reason:
+                    raise
+            else:
+                return
+        raise HostUnavailable(host, f"service {run_id[:12]} keeps changing")
+
+    async def _service(self, engine: Engine, name: str) -> Details | None:
+        try:
+            service: Details = await engine.call("GET", f"services/{name}")
+        except Refused as refused:
+            if refused.status == 404:
+                return None
+            raise
+        return service
+
+    async def _present_service(self, host: str, run_id: str) -> Details:
+        engine = self._engine(host)
+        service = await self._service(engine, run_id)
+        if service is None:
+            await self._end_orphans(engine, run_id)
+            raise _vanished(host, run_id)
+        return service
+
+    async def _end_orphans(self, engine: Engine, run_id: str) -> None:
+        """End what a removed service has left on the manager's own node.
+
+        Engines up to 20.10 at least forget a job's task with its service, and let it run on; on
+        other nodes only who can reach them can end it.
+        """
+        filters = json.dumps({"label": [f"{SERVICE_LABEL}={run_id}"]})
+        for each in await engine.call("GET", "containers/json", params={"filters": filters}):
+            try:
+                await engine.call(
+                    "DELETE",
+                    f"containers/{each['Id']}",
+                    params={"force": "1"},
+                    seconds=SLOW_CALL_SECONDS,
+                )
+            except Refused as refused:
+                if refused.status not in (404, 409):
+                    raise
+
+    async def _tasks(self, engine: Engine, services: Sequence[str]) -> Sequence[Details]:
+        filters = json.dumps({"service": list(services)})
+        try:
+            tasks: Sequence[Details] = await engine.call(
+                "GET", "tasks", params={"filters": filters}
+            )
+        except Refused as refused:
+            # A service that has gone in between has no tasks; the next look says so.
+            if refused.status == 404:
+                return []
+            raise
+        return tasks
+
+    def _is_ours(self, service: Details, execution_id: str) -> bool:
+        found = service["Spec"]["Labels"]
+        return (found.get(INSTALLATION_LABEL), found.get(EXECUTION_LABEL)) == (
+            self._installation,
+            execution_id,
+        )
+
+    async def _raise_if_not_executed(self, engine: Engine, state: RunState) -> None:
+        """As for containers: the init says that it could not execute the command."""
+        last = await tail(engine, state.run_id, kind="services", stdout="0")
+        text = last[HEADER_BYTES + STAMP_BYTES :].decode("utf-8", "replace").strip()
+        who, _, message = text.partition("] ")
+        if who.startswith("[FATAL tini (") and message.startswith("exec "):
+            raise StartFailed(f"The command cannot be executed: {message}", state.exit_code)
+
+
+def service_spec(
+    spec: RunSpec, *, installation: str, defaults: Resources, log_limits: LogLimits
+) -> dict[str, Any]:
+    """The body of ``POST /services/create``.
+
+    Source: https://docs.docker.com/reference/api/engine/version/v1.47/#tag/Service/operation/ServiceCreate
+    """
+    asked = spec.resources
+    limits: dict[str, int] = {"Pids": asked.pids or defaults.pids or DEFAULT_PIDS}
+    cpus = asked.cpus if asked.cpus is not None else defaults.cpus
+    memory = asked.memory_bytes if asked.memory_bytes is not None else defaults.memory_bytes
+    if cpus is not None:
+        limits["NanoCPUs"] = math.ceil(cpus * 1e9)
+    if memory is not None:
+        limits["MemoryBytes"] = memory
+    marks = labels(spec, installation)
+    return {
+        "Name": container_name(spec.execution_id),
+        "Labels": marks,
+        "Mode": {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 0}},
+        "TaskTemplate": {
+            "ContainerSpec": {
+                "Image": engine_reference(spec.image),
+                "Args": list(spec.argv),
+                "Env": [f"{name}={value}" for name, value in spec.envs.items()],
+                "Labels": marks,
+                "Init": True,
+                "TTY": False,
+                "CapabilityDrop": ["NET_RAW", "MKNOD"],
+                # Engines before 25 have no such switch for services, and pass it over.
+                "Privileges": {"NoNewPrivileges": True},
+                "Hosts": [f"{address} {name}" for name, address in spec.dns_entries.items()],
+            },
+            "Resources": {"Limits": limits},
+            "RestartPolicy": {"Condition": "none"},
+            "LogDriver": {
+                "Name": "local",
+                "Options": {
+                    "max-size": str(log_limits.max_bytes),
+                    "max-file": str(log_limits.max_files),
+                    "compress": "false",
+                },
+            },
+        },
+    }
+
+
+def _last(tasks: Sequence[Details]) -> Details | None:
+    return max(tasks, key=lambda task: str(task["CreatedAt"]), default=None)
+
+
+def _state(service: Details, tasks: Sequence[Details]) -> RunState:
+    """What the swarm knows of a run, in the executor's words."""
+    run_id = str(service["ID"])
+    task = _last(tasks)
+    stopped = STOPPED_LABEL in service["Spec"]["Labels"]
+    if task is None:
+        if stopped:
+            return RunState(run_id, Phase.ENDED)
+        started = service["Spec"]["Mode"]["ReplicatedJob"]["TotalCompletions"]
+        return RunState(run_id, Phase.RUNNING if started else Phase.CREATED)
+    status = task["Status"]
+    started_at = unix_time(task["CreatedAt"])
+    if status["State"] not in _OVER:
+        return RunState(run_id, Phase.RUNNING, started_at=started_at)
+    container = status.get("ContainerStatus") or {}
+    exit_code: int | None = None
+    if status["State"] == "complete":
+        exit_code = 0
+    elif status["State"] == "failed" and container.get("ExitCode"):
+        exit_code = container["ExitCode"]
+    error = None if exit_code is not None or stopped else status.get("Err") or status.get("Message")
+    return RunState(
+        run_id,
+        Phase.ENDED,
+        exit_code,
+        started_at,
+        unix_time(status.get("Timestamp")),
+        error=error,
+    )
+
+
+def _vanished(host: str, run_id: str) -> RunVanished:
+    return RunVanished(f"service {run_id[:12]} is not on host {host} any more")
