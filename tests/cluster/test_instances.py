@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -10,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from pymongo import MongoClient
 
-from tests.cluster.instances import Cluster, Load, database_url
+from tests.cluster.instances import Cluster, Instance, Load, database_url
 from tests.fastlane_server import wait_for
 from tests.services import MongoServer, RedisServer
 
@@ -116,3 +118,50 @@ def test_max_running_holds_over_instances(
             (ended,) = cluster.instances[0].await_end(job)
             assert ended["status"] == "done"
         assert not clashes.exists()
+
+
+def test_web_and_workers(
+    tmp_path: Path, mongo_server: MongoServer, redis_server: RedisServer
+) -> None:
+    """One serves and runs nothing, another runs and listens nowhere."""
+    url = database_url(mongo_server, tmp_path)
+    with Cluster(tmp_path, url, redis_server.url, count=1, ROLES="api") as cluster:
+        (web,) = cluster.instances
+        job = web.submit("split", **cluster.body("split", pause=0))["jobUrl"]
+        worker = Instance(
+            tmp_path / "worker", **{**web.options, "ROLES": "scheduler,dispatcher,monitor,notifier"}
+        )
+        time.sleep(1)
+        assert web.executions(job)[0]["status"] == "enqueued"
+        worker.port = web.port  # its ping asks the one that listens
+        with worker:
+            (ended,) = web.await_end(job)
+            assert ended["exitCode"] == 7
+            assert "fastlane works" in worker.log_text()
+
+
+async def test_a_log_is_shown_live_by_another_instance(cluster: Cluster) -> None:
+    first = cluster.instances[0]
+    script = "for i in 1 2 3 4 5 6; do echo line $i; sleep 0.5; done"
+    answer = first.submit("live", image="none:1", command=["sh", "-c", script])
+    path = answer["jobUrl"]
+    wait_for(lambda: first.executions(path)[0]["status"] == "running", "the run")
+
+    async def watch(instance: Instance) -> list[tuple[float, bytes]]:
+        url = f"ws://127.0.0.1:{instance.port}/" + path.split("/", 3)[3] + "ws/"
+        heard: list[tuple[float, bytes]] = []
+        async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+            async for message in socket:
+                data = message.data if isinstance(message.data, bytes) else message.data.encode()
+                heard.append((time.monotonic(), data))
+                if b"EXIT CODE" in data or b'"done"' in data:
+                    break
+        return heard
+
+    async with asyncio.timeout(30):
+        for heard in await asyncio.gather(*(watch(instance) for instance in cluster.instances)):
+            text = b"".join(data for _, data in heard)
+            for number in range(1, 7):
+                assert b"line %d" % number in text
+            # Line by line while it ran, and not at its end.
+            assert heard[-1][0] - heard[0][0] > 1
