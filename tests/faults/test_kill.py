@@ -6,6 +6,8 @@ started twice (REGRESSIONS 1, 2, 5, 12, 20; the rules of a restart in the README
 
 from __future__ import annotations
 
+import http.client
+import itertools
 import random
 import threading
 import time
@@ -146,18 +148,17 @@ def kill_at_random(
 
     def submit_all() -> None:
         for number in range(jobs):
-            name = f"load-{number}"
-            body = {"image": image, "command": witness.command(name, pause=0.02)}
-            # A job that got no answer is sent again under the same key, as a careful client does.
-            while name not in accepted:
+            # What got no answer may run or not, so each try has a name of its own.
+            for attempt in itertools.count():
+                name = f"load-{number}-{attempt}"
+                command = witness.command(name, pause=0.02)
                 try:
-                    answer = server.submit(name, **body)
-                except (OSError, AssertionError, ValueError):
-                    name = f"{name}-again"
-                    body["command"] = witness.command(name, pause=0.02)
+                    answer = server.submit(name, image=image, command=command)
+                except (OSError, http.client.HTTPException):
                     time.sleep(0.05)
                 else:
                     accepted[name] = answer["jobUrl"]
+                    break
 
     submitter = threading.Thread(target=submit_all)
     submitter.start()
