@@ -173,6 +173,15 @@ class Cluster:
             time.sleep(0.1)
         raise AssertionError(f"no instance answers {path}")
 
+    def an_owner(self) -> Instance | None:
+        """An instance that runs something just now."""
+        with MongoClient[dict[str, Any]](self.mongodb_url) as client:
+            executions = client.get_default_database()["executions"]
+            for instance in self.instances:
+                if executions.find_one({"active_owner": {"$regex": f"-{instance.pid}-"}}):
+                    return instance
+        return None
+
     def await_adoption(self, report: Report, pid: int) -> None:
         """Wait until nothing active is owned by the dead process *pid*, and note how long."""
         began = time.monotonic()

@@ -76,7 +76,7 @@ def test_a_frozen_owner_is_fenced_off(
         load = Load(cluster, 12, pause=0.5)
         with load.running():
             wait_for(cluster.starts, "a first start")
-            frozen = cluster.instances[0]
+            frozen = wait_for(cluster.an_owner, "an owner")
             os.kill(frozen.pid, signal.SIGSTOP)
             try:
                 time.sleep(12)
@@ -84,6 +84,7 @@ def test_a_frozen_owner_is_fenced_off(
                 os.kill(frozen.pid, signal.SIGCONT)
         load.report.show("an owner frozen for three leases")
         load.report.check()
+        assert "execution is no longer ours" in frozen.log_text()
 
 
 def test_each_others_stops_and_logs(cluster: Cluster) -> None:
