@@ -30,7 +30,7 @@ faults: .venv/dev.stamp  ## the long fault runs (kill -9 under load and the like
 	@$(PY) -m pytest -m faults $(ARGS)
 
 bench: .venv/dev.stamp  ## the numbers, next to the bare engine in the same run
-	@$(PY) -m scripts.services engine
+	@$(PY) -m scripts.services engine stores
 	@$(PY) -m benchmarks $(ARGS)
 
 lint: .venv/dev.stamp  ## ruff, mypy strict, import-linter

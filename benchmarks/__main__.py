@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--only NAME] [--quick]``"""
+"""``python -m benchmarks [--only NAME] [--setup NAME] [--quick]``"""
 
 from __future__ import annotations
 
@@ -12,37 +12,51 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.engine import BareEngine
-from benchmarks.measure import Bench, Result, Setup
+from benchmarks.measure import Bench, Result
 from benchmarks.report import Machine, print_table, write_files
 from benchmarks.rows import ROWS
+from benchmarks.stores import SETUPS, SetupMissing
 from scripts.engine import EngineError
-from scripts.machine import SetupError, fail
+from scripts.machine import SetupError, fail, in_ci
 
 RESULTS = Path(__file__).parent / "results"
 
-# Every way to run the server; another storage is one more line here.
-SETUPS = (Setup("sqlite"),)
 
-
-async def measure(names: Sequence[str], *, quick: bool) -> tuple[list[Result], Machine, list[str]]:
-    """The results of the rows named (all without a name), and what went wrong with the others."""
+async def measure(
+    names: Sequence[str], setups: Sequence[str], *, quick: bool
+) -> tuple[list[Result], Machine, list[str]]:
+    """The results of the rows and setups named (all without a name), and what went wrong."""
     results: list[Result] = []
     failures: list[str] = []
     async with BareEngine.from_environment() as engine:
         machine = Machine.here(await engine.version())
-        for setup in SETUPS:
-            for row in ROWS:
-                if names and row.NAME not in names:
-                    continue
-                began = time.monotonic()
-                try:
-                    results += await row.measure(Bench(engine, setup, quick))
-                except Exception as error:
-                    notes = "".join(f"\n    {note}" for note in getattr(error, "__notes__", ()))
-                    failures.append(f"{row.NAME} on {setup.name}: {error!r}{notes}")
-                took = time.monotonic() - began
-                print(f"measured  {row.NAME} on {setup.name} in {took:.0f} s", file=sys.stderr)
+        for name, made in SETUPS:
+            if setups and name not in setups:
+                continue
+            try:
+                async with made() as setup:
+                    await _measure_on(Bench(engine, setup, quick), names, results, failures)
+            except SetupMissing as error:
+                print(f"skipped   {name}: {error}", file=sys.stderr)
+                if in_ci():
+                    failures.append(f"{name}: {error}")
     return results, machine, failures
+
+
+async def _measure_on(
+    bench: Bench, names: Sequence[str], results: list[Result], failures: list[str]
+) -> None:
+    for row in ROWS:
+        if names and row.NAME not in names:
+            continue
+        began = time.monotonic()
+        try:
+            results += await row.measure(bench)
+        except Exception as error:
+            notes = "".join(f"\n    {note}" for note in getattr(error, "__notes__", ()))
+            failures.append(f"{row.NAME} on {bench.setup.name}: {error!r}{notes}")
+        took = time.monotonic() - began
+        print(f"measured  {row.NAME} on {bench.setup.name} in {took:.0f} s", file=sys.stderr)
 
 
 def main() -> int:
@@ -57,12 +71,21 @@ def main() -> int:
         choices=[row.NAME for row in ROWS],
         help="this row alone; may be repeated",
     )
+    parser.add_argument(
+        "--setup",
+        action="append",
+        default=[],
+        choices=[name for name, _ in SETUPS],
+        help="on this storage alone; may be repeated",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer and smaller measurements")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the files go")
     arguments = parser.parse_args()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results, machine, failures = runner.run(measure(arguments.only, quick=arguments.quick))
+            results, machine, failures = runner.run(
+                measure(arguments.only, arguments.setup, quick=arguments.quick)
+            )
     except (EngineError, SetupError) as error:
         return fail(str(error))
     if results:

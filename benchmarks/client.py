@@ -80,6 +80,15 @@ class Client:
         found: dict[str, Any] = answer["execution"]
         return found
 
+    async def executions(self, job_url: str) -> list[dict[str, Any]]:
+        """A job's executions as the API shows them, newest first."""
+        async with self._session.get(job_url) as response:
+            answer = await response.json()
+            if response.status != 200:
+                raise RuntimeError(f"GET was answered {response.status}: {answer}")
+        found: list[dict[str, Any]] = answer["job"]["executions"]
+        return found
+
     async def await_status(
         self, url: str, statuses: frozenset[str] = FINAL, *, every_seconds: float
     ) -> dict[str, Any]:

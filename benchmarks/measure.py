@@ -28,8 +28,10 @@ class Setup:
     """A way to run the server: every row is measured on each setup."""
 
     name: str
-    options: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables of the server."""
+    new_store: Callable[[], Mapping[str, str]] = dict
+    """The environment variables of a server with an empty store; each call names another one."""
+    shared: bool = False
+    """Whether several servers may have one store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,11 @@ class Bench:
     """Fewer and smaller measurements, to see that it all works."""
 
     def server(self, **options: str) -> AbstractAsyncContextManager[FastlaneProcess]:
-        """A server of the row's own, for as long as the context lasts.
+        """A server of the row's own with an empty store, for as long as the context lasts.
 
-        :param options: upper-case; those of the setup come first.
+        :param options: upper-case; those of the store come first.
         """
-        return running({**self.setup.options, **options})
+        return running({**self.setup.new_store(), **options})
 
 
 class Row(Protocol):

@@ -2,8 +2,9 @@
 
 ::
 
-    python -m scripts.services            all of it
-    python -m scripts.services engine     the engine alone, as benchmarks need it
+    python -m scripts.services                  all of it
+    python -m scripts.services engine           the engine alone
+    python -m scripts.services engine stores    with Redis and MongoDB, as benchmarks need it
 
 Installs what is missing where that is allowed (root on Debian or Ubuntu); elsewhere it says what is
 missing and goes on, and the tests that need it are skipped. With ``CI=true`` it fails instead.
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Collection
 from pathlib import Path
 
 from scripts import engine
@@ -29,6 +31,9 @@ PROGRAMS = {
     "docker-registry": "docker-registry",
     "busybox": "busybox-static",
 }
+
+# Those of them that a store needs, beside mongod.
+STORES = ("redis-server",)
 
 # Bounds how long a program may take to tell its version, in seconds.
 VERSION_TIMEOUT = 60
@@ -54,17 +59,21 @@ def prepare_mongod() -> str | None:
     return None if done.returncode == 0 else done.stderr.strip()
 
 
-def missing_programs() -> dict[str, str]:
-    """Programs that are not on the path, and the package of each."""
-    return {program: name for program, name in PROGRAMS.items() if shutil.which(program) is None}
+def missing_programs(wanted: Collection[str] = PROGRAMS) -> dict[str, str]:
+    """Programs of *wanted* that are not on the path, and the package of each."""
+    return {
+        program: name
+        for program, name in PROGRAMS.items()
+        if program in wanted and shutil.which(program) is None
+    }
 
 
-def prepare_all() -> list[str]:
-    """Install what is missing; what could not be had, each with its reason."""
+def prepare(wanted: Collection[str] = PROGRAMS) -> list[str]:
+    """Install mongod and what is missing of *wanted*; what could not be had, with its reason."""
     lacking = []
     try:
         if can_install():
-            packages = list(missing_programs().values())
+            packages = list(missing_programs(wanted).values())
             # mongod links against it and the wheel does not ship it.
             if prepare_mongod() is not None:
                 packages.append("libcurl4")
@@ -72,7 +81,7 @@ def prepare_all() -> list[str]:
                 install(packages)
     except SetupError as error:
         lacking.append(str(error))
-    lacking += [f"{program} (apt: {name})" for program, name in missing_programs().items()]
+    lacking += [f"{program} (apt: {name})" for program, name in missing_programs(wanted).items()]
     why = prepare_mongod()
     if why is not None:
         lacking.append(f"mongod ({why})")
@@ -81,7 +90,11 @@ def prepare_all() -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Set up, say what is lacking, and fail for it in CI only."""
-    lacking = [] if arguments == ["engine"] else prepare_all()
+    lacking = []
+    if not arguments:
+        lacking = prepare()
+    elif "stores" in arguments:
+        lacking = prepare(STORES)
     try:
         engine.ensure()
     except SetupError as error:
@@ -91,7 +104,7 @@ def main(arguments: list[str]) -> int:
     if lacking and in_ci():
         return fail("CI=true: everything is expected to be there")
     if lacking:
-        say("setup", "tests that need these are skipped")
+        say("setup", "what needs these is skipped")
     return 0
 
 

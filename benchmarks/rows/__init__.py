@@ -1,6 +1,24 @@
 """The rows in the order of the table. A new one is a module with NAME and measure, and its line."""
 
 from benchmarks.measure import Row
-from benchmarks.rows import accept, idle, log_storage, log_viewers, scheduled, throughput
+from benchmarks.rows import (
+    accept,
+    idle,
+    instances,
+    lateness,
+    log_storage,
+    log_viewers,
+    scheduled,
+    throughput,
+)
 
-ROWS: tuple[Row, ...] = (idle, throughput, accept, log_storage, log_viewers, scheduled)
+ROWS: tuple[Row, ...] = (
+    idle,
+    throughput,
+    accept,
+    log_storage,
+    log_viewers,
+    scheduled,
+    lateness,
+    instances,
+)

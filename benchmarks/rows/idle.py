@@ -25,16 +25,16 @@ async def measure(bench: Bench) -> Sequence[Result]:
     """One job at a time, seen once by asking and once through the WebSocket."""
     rounds = 5 if bench.quick else 30
     async with bench.server() as server:
-        quiet_ms = QUIET_SHARE * min([await _bare(bench.engine) for _ in range(5)])
+        quiet_ms = QUIET_SHARE * min([await bare_ms(bench.engine) for _ in range(5)])
         polled, bare = await take_turns(
             rounds,
-            lambda: _job(server, bench.engine, quiet_ms=quiet_ms),
-            lambda: _bare(bench.engine),
+            lambda: job_ms(server, bench.engine, quiet_ms=quiet_ms),
+            lambda: bare_ms(bench.engine),
         )
         watched, bare_again = await take_turns(
             rounds,
-            lambda: _job(server, bench.engine, quiet_ms=None),
-            lambda: _bare(bench.engine),
+            lambda: job_ms(server, bench.engine, quiet_ms=None),
+            lambda: bare_ms(bench.engine),
         )
     return [
         _result(bench, "POST → final status, asked for", polled, bare),
@@ -61,7 +61,7 @@ def _result(bench: Bench, what: str, ours: list[float], bare: list[float]) -> Re
     )
 
 
-async def _job(server: FastlaneProcess, engine: BareEngine, *, quiet_ms: float | None) -> float:
+async def job_ms(server: FastlaneProcess, engine: BareEngine, *, quiet_ms: float | None) -> float:
     """Milliseconds of one job; *quiet_ms* is when asking begins, None watches instead."""
     began = time.perf_counter()
     job = await server.client.post("idle", {"image": engine.image, "command": ["true"]})
@@ -78,7 +78,8 @@ async def _job(server: FastlaneProcess, engine: BareEngine, *, quiet_ms: float |
     return took_ms
 
 
-async def _bare(engine: BareEngine) -> float:
+async def bare_ms(engine: BareEngine) -> float:
+    """Milliseconds of the same job in the bare engine."""
     began = time.perf_counter()
     container = await engine.run(["true"])
     took_ms = (time.perf_counter() - began) * 1000
