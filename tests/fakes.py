@@ -214,6 +214,21 @@ class SlowPull(MemoryExecutor):
         await super().pull(host, spec, progress)
 
 
+class FrozenBeforeCreate(MemoryExecutor):
+    """The first create is only carried out once the test lets it go on, as by a frozen owner."""
+
+    def __init__(self) -> None:
+        super().__init__(instant=True)
+        self.frozen = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def create(self, host: str, spec: RunSpec) -> str:
+        if not self.frozen.is_set():
+            self.frozen.set()
+            await self.go_on.wait()
+        return await super().create(host, spec)
+
+
 class VanishingRun(MemoryExecutor):
     """Every run is removed behind our back while it is waited for."""
 

@@ -288,7 +288,9 @@ class _Run:
             lambda: self._executor.create(self._host, spec), may_leave=may_leave
         )
         self._run_id = run_id
-        if news.pending and await self._stop_requested():
+        # Asked here even without news: an owner that was frozen may have made anew what its
+        # successor had started, finished and removed. What is made but not started does no harm.
+        if await self._stop_requested():
             raise _Stopped
         await self._insist(lambda: self._executor.start(self._host, run_id))
 

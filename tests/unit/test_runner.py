@@ -20,12 +20,22 @@ from fastlane.errors import Rejected
 from fastlane.events import HOSTS, QUEUE, SCHEDULE, Bus, log_topic
 from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
-from fastlane.model import Backoff, Definition, Execution, Farm, Reason, Schedule, Status
+from fastlane.model import (
+    Backoff,
+    Definition,
+    Execution,
+    Farm,
+    Outcome,
+    Reason,
+    Schedule,
+    Status,
+)
 from fastlane.storage.base import PageRequest
 from fastlane.storage.sqlite import SqliteStorage
 from tests.fakes import (
     DeadHost,
     FaultyInside,
+    FrozenBeforeCreate,
     LostAnswer,
     LostCreateAnswer,
     MemoryExecutor,
@@ -289,6 +299,28 @@ async def test_a_shutdown_during_a_pull_hands_the_execution_back(tmp_path: Path)
     assert (left.status, left.host, left.owner) == (Status.ENQUEUED, None, None)
     async with Instance(tmp_path, executor, name="two") as two:
         assert (await two.ended(made.id)).status is Status.DONE
+
+
+async def test_an_owner_that_was_frozen_starts_nothing_again(tmp_path: Path) -> None:
+    """REGRESSIONS 14: its successor has run and removed what it is about to make."""
+    executor = FrozenBeforeCreate()
+    async with Instance(tmp_path, executor) as one:
+        made = await one.submit()
+        await asyncio.wait_for(executor.frozen.wait(), 10)
+        other = Lifecycle(
+            one.storage,
+            Bus(),
+            clock=lambda: time.time() + 3600,
+            farms=(Farm("default", ("a",), 8),),
+            instance="two",
+        )
+        (adopted,) = await other.adopt(10)
+        assert adopted.id == made.id
+        await other.finish(adopted, Outcome(Status.DONE, Reason.EXIT_CODE, 0))
+        executor.go_on.set()
+        runs = asyncio.gather(*one.runner._runs.values(), return_exceptions=True)
+        await asyncio.wait_for(runs, 10)
+    assert executor.calls["start"] == 0
 
 
 async def test_a_new_owner_adopts_a_running_run(tmp_path: Path) -> None:
