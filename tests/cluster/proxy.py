@@ -44,6 +44,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._ready = threading.Event()
         self._ended: asyncio.Event | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -65,15 +66,23 @@ class Proxy:
         self._ready.set()
         await self._ended.wait()
         server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        carrying = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in carrying:
             task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        # An aborted transport closes its socket in the loop's next round.
+        await asyncio.sleep(0)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
             writer.close()
             return
+        self._writers.add(up_writer)
         pair = (
             asyncio.create_task(self._pump(reader, up_writer, writer, requests=True)),
             asyncio.create_task(self._pump(up_reader, writer, up_writer, requests=False)),
