@@ -34,7 +34,11 @@ from fastlane.executors.docker.container import (
 )
 from fastlane.executors.docker.credentials import auth_header, config_file, login_in
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
-from fastlane.executors.docker.executor import DockerExecutor
+from fastlane.executors.docker.executor import (
+    STOP_MARGIN_SECONDS,
+    DockerExecutor,
+    stop_container,
+)
 from fastlane.executors.docker.frames import HEADER_BYTES, STAMP_BYTES
 from fastlane.executors.docker.logs import follow_logs, tail
 from fastlane.model import Resources
@@ -48,8 +52,6 @@ FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 1.0
 # Bounds the updates of a service that others update at the same time.
 UPDATE_ATTEMPTS = 10
-# Added to the grace of a stop before the swarm itself is given up.
-STOP_MARGIN_SECONDS = 30.0
 # A task in one of these states does not change any more.
 _OVER = frozenset({"complete", "failed", "rejected", "shutdown", "orphaned", "remove"})
 _CANNOT_EXECUTE = (126, 127)
@@ -233,17 +235,7 @@ class SwarmExecutor(DockerExecutor):
         if task is not None and container and task["Status"]["State"] == "running":
             info = await engine.call("GET", "info")
             if task.get("NodeID") == info["Swarm"]["NodeID"]:
-                try:
-                    await engine.call(
-                        "POST",
-                        f"containers/{container}/stop",
-                        params={"t": str(math.ceil(grace_seconds))},
-                        seconds=grace_seconds + STOP_MARGIN_SECONDS,
-                        long=True,
-                    )
-                except Refused as refused:
-                    if refused.status not in (404, 409):
-                        raise
+                await stop_container(engine, container, grace_seconds)
                 return True
         if task is not None and task["Status"]["State"] == "starting":
             # In a moment it runs, or does not.

@@ -235,17 +235,7 @@ class DockerExecutor(Executor):
     async def stop(self, host: str, run_id: str, *, grace_seconds: float) -> None:
         engine = self._engine(host)
         for _ in range(STOP_ATTEMPTS):
-            try:
-                await engine.call(
-                    "POST",
-                    f"containers/{run_id}/stop",
-                    params={"t": str(math.ceil(grace_seconds))},
-                    seconds=grace_seconds + STOP_MARGIN_SECONDS,
-                    long=True,
-                )
-            except Refused as refused:
-                if refused.status not in (404, 409):
-                    raise
+            await stop_container(engine, run_id, grace_seconds)
             try:
                 state = await self.inspect(host, run_id)
                 if state.phase is Phase.CREATED:
@@ -348,3 +338,21 @@ class DockerExecutor(Executor):
         who, _, message = last.decode("utf-8", "replace").strip().partition("] ")
         if who.startswith("[FATAL tini (") and message.startswith("exec "):
             raise StartFailed(f"The command cannot be executed: {message}", state.exit_code)
+
+
+async def stop_container(engine: Engine, container: str, grace_seconds: float) -> None:
+    """Ask for a container's end and wait for it; one that is stopped, gone or going is no error.
+
+    :raises HostUnavailable: the engine did not answer, or could not do it.
+    """
+    try:
+        await engine.call(
+            "POST",
+            f"containers/{container}/stop",
+            params={"t": str(math.ceil(grace_seconds))},
+            seconds=grace_seconds + STOP_MARGIN_SECONDS,
+            long=True,
+        )
+    except Refused as refused:
+        if refused.status not in (404, 409):
+            raise
