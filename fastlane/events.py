@@ -44,11 +44,6 @@ class Signal:
     def notify(self) -> None:
         self._event.set()
 
-    @property
-    def pending(self) -> bool:
-        """Whether there is news that was not taken."""
-        return self._event.is_set()
-
     async def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait for news and take it; False when *timeout_seconds* passed without any."""
         try:

@@ -33,6 +33,8 @@ SILENCE_SECONDS = 4.0
 # Bounds the pause before the next try while Redis is away: doubled from the first.
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 1.0
+# Bounds the wait for what was cancelled, before it is cancelled again.
+CANCEL_AGAIN_SECONDS = 0.5
 # Bounds the topics that wait to be told; beyond, everything is news.
 PENDING_TOPICS = 10_000
 # Bounds the topics of one message.
@@ -87,10 +89,16 @@ class News:
         self._told.set()
 
     async def open(self) -> None:
-        """:raises StorageUnavailable: Redis cannot be reached."""
-        self._client, self._sentinels = make_client(self._url)
+        """:raises StorageUnavailable: Redis cannot be reached.
+        :raises ConfigError: the URL has an option behind its ``?`` that is not understood.
+        """
         try:
+            self._client, self._sentinels = make_client(self._url)
             await self._ping()
+        except (TypeError, ValueError) as error:
+            # What redis-py does not know it hands on, until a call does not take it.
+            await self.close()
+            raise ConfigError(f"REDIS_URL has an option that is not understood: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
             await self.close()
             raise StorageUnavailable(f"Redis cannot be reached: {_reason(error)}") from error
@@ -101,9 +109,13 @@ class News:
 
     async def close(self) -> None:
         """Safe to repeat."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pending = set(self._tasks)
+        while pending:
+            # Again, because `asyncio.wait_for` of Python 3.11, which redis-py writes by, loses a
+            # cancellation that comes at the end of its wait (https://github.com/python/cpython/issues/86296).
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)
         self._tasks = []
         clients = [*self._sentinels, *([self._client] if self._client is not None else ())]
         self._client, self._sentinels = None, ()

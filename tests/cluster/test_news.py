@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import redis.asyncio
+import trustme
 
 from fastlane.errors import ConfigError, StorageUnavailable
 from fastlane.events import Bus
@@ -22,11 +23,13 @@ CHANNEL = "fastlane:{test}:news"
 
 # Bounds the wait for news, in seconds.
 NEWS_SECONDS = 15.0
+# Bounds how long Sentinel takes to put another in the place of a master that is gone, in seconds.
+FAIL_OVER_SECONDS = 40.0
 
 
 @asynccontextmanager
-async def listening(url: str) -> AsyncIterator[tuple[News, Bus]]:
-    bus, news = Bus(), News(url, CHANNEL)
+async def listening(url: str, kind: type[News] = News) -> AsyncIterator[tuple[News, Bus]]:
+    bus, news = Bus(), kind(url, CHANNEL)
     news.carry(bus)
     await news.open()
     with bus.subscribe("first subscription") as ready:
@@ -49,7 +52,7 @@ async def test_topics_reach_the_others(redis_server: RedisServer) -> None:
         with there.subscribe("stop:1") as stop, there.subscribe("other") as other:
             here.publish("stop:1")
             assert await stop.wait(NEWS_SECONDS)
-            assert not other.pending
+            assert not await other.wait(0)
 
 
 async def test_telling_never_waits_and_is_bounded(redis_own: RedisServer) -> None:
@@ -108,6 +111,21 @@ def here_client(server: RedisServer) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(server.url)
 
 
+class LosesACancellation(News):
+    """As `asyncio.wait_for` of Python 3.11 does, at times."""
+
+    async def _listen(self) -> None:
+        with suppress(asyncio.CancelledError):
+            await super()._listen()
+        await super()._listen()
+
+
+async def test_a_lost_cancellation_does_not_hold_up_the_end(redis_server: RedisServer) -> None:
+    async with asyncio.timeout(NEWS_SECONDS):
+        async with listening(redis_server.url, LosesACancellation):
+            """It listens."""
+
+
 async def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable):
         await News(f"redis://127.0.0.1:{free_port()}/0", CHANNEL).open()
@@ -126,8 +144,101 @@ async def test_over_a_unix_socket(tmp_path: Path) -> None:
             assert await news.check() is None
 
 
+class TlsRedis(RedisServer):
+    """Takes TLS only, with a certificate of an authority that nobody knows."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        directory.mkdir(parents=True)
+        self.authority, self.key, self.chain = (
+            directory / name for name in ("ca.pem", "key.pem", "cert.pem")
+        )
+        authority = trustme.CA()
+        leaf = authority.issue_cert("127.0.0.1")
+        authority.cert_pem.write_to_path(self.authority)
+        leaf.private_key_pem.write_to_path(self.key)
+        leaf.cert_chain_pems[0].write_to_path(self.chain)
+
+    def command(self) -> list[str]:
+        options = {
+            "--tls-port": str(self.port),
+            "--port": "0",
+            "--tls-cert-file": str(self.chain),
+            "--tls-key-file": str(self.key),
+            "--tls-ca-cert-file": str(self.authority),
+            "--tls-auth-clients": "no",
+        }
+        return [*super().command(), *(word for pair in options.items() for word in pair)]
+
+    def ping(self) -> bool:
+        return self.ask(b"", lambda _: True)
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    with TlsRedis(tmp_path / "redis") as server:
+        url = f"rediss://127.0.0.1:{server.port}/0"
+        trusting = f"{url}?ssl_cert_reqs=none"
+        async with (
+            listening(f"{url}?ssl_ca_certs={server.authority}") as (_, here),
+            listening(trusting) as (_, there),
+        ):
+            with there.subscribe("queue") as queue:
+                here.publish("queue")
+                assert await queue.wait(NEWS_SECONDS)
+        with pytest.raises(StorageUnavailable, match="certificate verify failed"):
+            await News(url, CHANNEL).open()
+
+
+async def test_an_option_that_is_none(redis_server: RedisServer) -> None:
+    for option in ("ssl_cert_reqs=none", "db=x", "flavour=mint"):
+        with pytest.raises(ConfigError, match="REDIS_URL has an option that is not understood"):
+            await News(f"{redis_server.url}?{option}", CHANNEL).open()
+
+
+class ClusterNode(RedisServer):
+    """One of the nodes of a Redis Cluster; the bus between them is 10000 above its port."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        while self.port > 55000:
+            self.port = free_port()
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--cluster-enabled", "yes"]
+
+
+async def test_over_the_nodes_of_a_redis_cluster(tmp_path: Path) -> None:
+    """News go from node to node, so that any of them will do."""
+    with ExitStack() as stack:
+        nodes = [
+            stack.enter_context(ClusterNode(tmp_path / f"node-{number}")) for number in range(3)
+        ]
+        places = [f"127.0.0.1:{node.port}" for node in nodes]
+        made = await asyncio.create_subprocess_exec(
+            *("redis-cli", "--cluster", "create", *places, "--cluster-yes"),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        assert await made.wait() == 0
+        async with listening(nodes[0].url) as (_, here), listening(nodes[1].url) as (_, there):
+            with there.subscribe("queue") as queue:
+                here.publish("queue")
+                assert await queue.wait(NEWS_SECONDS)
+
+
+class Replica(RedisServer):
+    """Follows *master*, and may become one in a moment."""
+
+    def __init__(self, directory: Path, master: RedisServer) -> None:
+        super().__init__(directory)
+        self._master = master
+
+    def command(self) -> list[str]:
+        follow = ("--replicaof", f"127.0.0.1 {self._master.port}")
+        return [*super().command(), *follow, "--repl-diskless-sync-delay", "0"]
+
+
 class Sentinel(RedisServer):
-    """Watches *master* under the name ``mymaster``."""
+    """Watches *master* under the name ``mymaster``; a second away and another takes over."""
 
     def __init__(self, directory: Path, master: RedisServer) -> None:
         super().__init__(directory)
@@ -135,6 +246,7 @@ class Sentinel(RedisServer):
         (directory / "sentinel.conf").write_text(
             f"port {self.port}\nbind 127.0.0.1\n"
             f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+            "sentinel down-after-milliseconds mymaster 1000\n"
         )
 
     def command(self) -> list[str]:
@@ -148,6 +260,36 @@ async def test_through_sentinel(tmp_path: Path, redis_own: RedisServer) -> None:
             with there.subscribe("queue") as queue:
                 here.publish("queue")
                 assert await queue.wait(NEWS_SECONDS)
+
+
+async def test_sentinel_makes_another_the_master(tmp_path: Path, redis_own: RedisServer) -> None:
+    with (
+        Replica(tmp_path / "replica", redis_own) as replica,
+        Sentinel(tmp_path / "sentinel", redis_own) as sentinel,
+    ):
+        async with asyncio.timeout(FAIL_OVER_SECONDS):
+            async with here_client(sentinel) as watching:
+                while (await watching.info("sentinel"))["master0"]["slaves"] != 1:
+                    await asyncio.sleep(0.05)
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
+        async with listening(url) as (_, here), listening(url) as (_, there):
+            redis_own.kill()
+            with there.subscribe("queue") as queue:
+                async with asyncio.timeout(FAIL_OVER_SECONDS):
+                    while not await news_reach(replica):
+                        await asyncio.sleep(0.05)
+                # The new subscription was news of everything.
+                while await queue.wait(0):
+                    pass
+                here.publish("queue")
+                assert await queue.wait(NEWS_SECONDS)
+
+
+async def news_reach(server: RedisServer) -> bool:
+    """Whether both listen there."""
+    async with here_client(server) as client:
+        ((_, count),) = await client.pubsub_numsub(CHANNEL)
+    return bool(count == 2)
 
 
 def test_the_parts_of_a_sentinel_url() -> None:

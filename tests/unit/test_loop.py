@@ -58,7 +58,6 @@ async def test_relays_carry_what_is_published_but_not_what_is_delivered() -> Non
         bus.deliver("a")
         assert await signal.wait(1)
         bus.publish("b")
-        assert signal.pending
-        assert await signal.wait(1)
+        assert await signal.wait(0)
         assert not await signal.wait(0.01)
     assert carried == ["b"]

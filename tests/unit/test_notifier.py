@@ -193,7 +193,7 @@ async def test_delivered(storage: AwayAtTimes) -> None:
     with setting.bus.subscribe(OUTBOX) as news:
         await setting.notifier.step()
         await setting.settled()
-        assert news.pending
+        assert await news.wait(0)
     delivery = await setting.state(execution)
     assert delivery.state is DeliveryState.DELIVERED
     (message,) = mailbox.messages
