@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import socket
 import statistics
 import sys
 import threading
@@ -12,14 +13,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 from pymongo import MongoClient
 
+from scripts.engine import Engine, EngineError
+from tests.engine import find_engine
 from tests.fastlane_server import FINAL, ROOT, FastlaneServer
 from tests.services import MongoServer
 
@@ -27,11 +31,13 @@ from tests.services import MongoServer
 SETTLE_SECONDS = 90.0
 # Bounds one request of the load, in seconds.
 REQUEST_SECONDS = 15.0
+# Bounds the silence between two events of the engine, in seconds.
+EVENTS_SECONDS = 600.0
 
 LINES = 5
 SCRIPT = (
-    "echo {name} >> {witness}; echo start; i=0; while [ $i -lt {lines} ]; do echo out $i; "
-    "echo err $i >&2; sleep {pause}; i=$((i+1)); done; exit 7"
+    "echo start; i=0; while [ $i -lt {lines} ]; do echo out $i; echo err $i >&2; "
+    "sleep {pause}; i=$((i+1)); done; exit 7"
 )
 STDOUT = "start\n" + "".join(f"out {i}\n" for i in range(LINES))
 STDERR = "".join(f"err {i}\n" for i in range(LINES))
@@ -125,10 +131,16 @@ class Cluster:
             instance.kill()
 
     def body(self, name: str, *, pause: float = 0.1, **more: Any) -> dict[str, Any]:
-        script = SCRIPT.format(name=name, witness=self.witness, lines=LINES, pause=pause)
-        return {"image": "none:1", "command": ["sh", "-c", script], **more}
+        """A job with a known log and exit code 7; each of its starts is in :meth:`starts`."""
+        script = SCRIPT.format(lines=LINES, pause=pause)
+        return {
+            "image": "none:1",
+            "command": ["sh", "-c", f"echo {name} >> {self.witness}; {script}"],
+            **more,
+        }
 
     def starts(self) -> list[str]:
+        """The names of the jobs that were started, as often as they were."""
         return self.witness.read_text().split() if self.witness.exists() else []
 
     def request(
@@ -205,6 +217,63 @@ class Cluster:
                 return
             time.sleep(0.05)
         raise AssertionError("submissions are refused for ever")
+
+
+class DockerCluster(Cluster):
+    """Runs containers; the engine itself says what was started."""
+
+    def __init__(
+        self, directory: Path, mongodb_url: str, redis_url: str, *, count: int = 3, **options: str
+    ) -> None:
+        self.host, self._image = find_engine()
+        self._engine = Engine(self.host)
+        self._label = f"fastlane.installation={directory.name[:60]}"
+        self._events = self._engine._connection(EVENTS_SECONDS)
+        self._started: list[str] = []
+        super().__init__(
+            directory,
+            mongodb_url,
+            redis_url,
+            count=count,
+            EXECUTOR="docker",
+            DOCKER_HOST=self.host,
+            INSTALLATION=directory.name[:60],
+            **options,
+        )
+
+    def __enter__(self) -> Self:
+        filters = {"type": ["container"], "event": ["start"], "label": [self._label]}
+        self._events.request("GET", f"/events?filters={quote(json.dumps(filters))}")
+        answer = self._events.getresponse()
+        assert answer.status == 200
+        self._hearing = threading.Thread(target=self._hear, args=(answer,), daemon=True)
+        self._hearing.start()
+        return super().__enter__()
+
+    def _hear(self, answer: http.client.HTTPResponse) -> None:
+        # The connection is shut down at the end, perhaps within an event.
+        with suppress(OSError, ValueError):
+            while line := answer.readline():
+                self._started.append(json.loads(line)["Actor"]["Attributes"]["fastlane.task"])
+
+    def __exit__(self, *arguments: object) -> None:
+        super().__exit__(*arguments)
+        self._events.sock.shutdown(socket.SHUT_RDWR)
+        self._hearing.join()
+        self._events.close()
+        filters = quote(json.dumps({"label": [self._label]}))
+        for each in self._engine.get(f"/containers/json?all=1&filters={filters}"):
+            with suppress(EngineError):
+                self._engine.call("DELETE", f"/containers/{each['Id']}?force=1")
+
+    def body(self, name: str, *, pause: float = 0.1, **more: Any) -> dict[str, Any]:
+        """See :meth:`Cluster.body`."""
+        script = SCRIPT.format(lines=LINES, pause=pause)
+        return {"image": self._image, "command": ["sh", "-c", script], **more}
+
+    def starts(self) -> list[str]:
+        """See :meth:`Cluster.starts`."""
+        return list(self._started)
 
 
 class Load:

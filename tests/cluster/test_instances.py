@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import aiohttp
 import pytest
 from pymongo import MongoClient
 
-from tests.cluster.instances import Cluster, Instance, Load, database_url
+from tests.cluster.instances import Cluster, DockerCluster, Instance, Load, database_url
 from tests.fastlane_server import wait_for
 from tests.services import MongoServer, RedisServer
 
@@ -66,6 +68,23 @@ def test_killed_at_random_for_long(cluster: Cluster) -> None:
     kill_at_random(cluster, 300, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("jobs", "every_seconds"), [(15, 1.0), pytest.param(150, 3.0, marks=pytest.mark.faults)]
+)
+@pytest.mark.timeout(1200)
+def test_containers_outlive_instances_killed_at_random(
+    jobs: int,
+    every_seconds: float,
+    tmp_path: Path,
+    mongo_server: MongoServer,
+    redis_server: RedisServer,
+) -> None:
+    """Containers go on without their owner, and are found again by whoever adopts them."""
+    url = database_url(mongo_server, tmp_path)
+    with DockerCluster(tmp_path, url, redis_server.url) as cluster:
+        kill_at_random(cluster, jobs, every_seconds)
+
+
 @pytest.mark.timeout(240)
 def test_a_frozen_owner_is_fenced_off(
     tmp_path: Path, mongo_server: MongoServer, redis_server: RedisServer
@@ -102,6 +121,58 @@ def test_each_others_stops_and_logs(cluster: Cluster) -> None:
     (ended,) = second.await_end(path)
     assert ended["status"] == "failed"
     assert time.monotonic() - began < 4
+
+
+def test_one_key_at_the_same_moment_is_one_job(cluster: Cluster) -> None:
+    """REGRESSIONS 13: whoever does not know whether it was taken asks somebody else."""
+    for number in range(5):
+        body = cluster.body(f"key-{number}", pause=0)
+
+        def post(instance: Instance, number: int = number, body: Any = body) -> tuple[int, bytes]:
+            return cluster.request(
+                "POST",
+                f"/tasks/key-{number}/",
+                body,
+                instance=instance,
+                headers={"Idempotency-Key": f"key-{number}"},
+            )
+
+        with ThreadPoolExecutor() as together:
+            answers = list(together.map(post, cluster.instances * 3))
+        assert {status for status, _ in answers} == {200}
+        (job,) = {json.loads(body)["jobUrl"].split("/", 3)[3] for _, body in answers}
+        cluster.instances[0].await_end(f"/{job}")
+        assert cluster.starts().count(f"key-{number}") == 1
+
+
+def test_a_host_is_drained_by_any_instance(
+    tmp_path: Path, mongo_server: MongoServer, redis_server: RedisServer
+) -> None:
+    """One black-lists the only host: none starts anything until another puts it back."""
+    url = database_url(mongo_server, tmp_path)
+    with DockerCluster(tmp_path, url, redis_server.url) as cluster:
+        first, second, third = cluster.instances
+        path = "/docker-executor/blacklist"
+        assert cluster.request("POST", path, {"host": cluster.host}, instance=first)[0] == 200
+        jobs = [
+            instance.submit(f"drained-{number}", **cluster.body(f"drained-{number}", pause=0))
+            for number, instance in enumerate(cluster.instances)
+        ]
+        for instance in cluster.instances:
+            for job in jobs:
+                (waiting,) = instance.executions(job["jobUrl"])
+                assert waiting["status"] == "enqueued"
+            (host,) = instance.get("/status/")["hosts"]
+            assert host["blacklisted"]
+            assert instance.get("/status/")["farms"][0]["blocked"]
+        assert cluster.starts() == []
+        began = time.monotonic()
+        assert cluster.request("DELETE", path, {"host": cluster.host}, instance=third)[0] == 200
+        for job in jobs:
+            (ended,) = second.await_end(job["jobUrl"])
+            assert ended["exitCode"] == 7
+        # It was news, and not the period of a loop.
+        assert time.monotonic() - began < 5
 
 
 def test_max_running_holds_over_instances(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -52,12 +54,23 @@ def load_while(cluster: Cluster, jobs: int, trouble: Callable[[Report], None], w
     return report
 
 
-def test_redis_is_killed_and_flushed(
+def test_redis_is_flushed_frozen_and_killed(
     tmp_path: Path, mongo: MongoServer, redis_own: RedisServer
 ) -> None:
     def trouble(report: Report) -> None:
         with redis.Redis.from_url(redis_own.url) as client:
             client.flushall()
+        os.kill(redis_own.pid, signal.SIGSTOP)
+        try:
+            until = time.monotonic() + 5
+            while time.monotonic() < until:
+                began = time.monotonic()
+                status, _ = cluster.request("POST", "/tasks/x/", {"image": "i", "command": "true"})
+                assert status in (200, 503)
+                assert time.monotonic() - began < 10
+        finally:
+            os.kill(redis_own.pid, signal.SIGCONT)
+        cluster.await_recovery(report)
         redis_own.kill()
         refused = wait_for(
             lambda: (
@@ -73,7 +86,7 @@ def test_redis_is_killed_and_flushed(
             client.flushall()
 
     with Cluster(tmp_path, mongo.url, redis_own.url) as cluster:
-        report = load_while(cluster, 20, trouble, "Redis flushed, killed for 3 s, flushed")
+        report = load_while(cluster, 20, trouble, "Redis flushed, frozen 5 s, killed 3 s, flushed")
     assert max(report.recoveries) < 15
 
 
@@ -98,6 +111,29 @@ def test_mongodb_is_killed_for_a_while(
 
     with Cluster(tmp_path, mongo.url, redis_own.url) as cluster:
         report = load_while(cluster, 20, trouble, "MongoDB killed for 15 s")
+    assert max(report.recoveries) < 15
+
+
+def test_mongodb_is_frozen_for_a_while(
+    tmp_path: Path, mongo: MongoServer, redis_own: RedisServer
+) -> None:
+    """REGRESSIONS 4, 5: its connections stay, and nothing comes back on them for 8 s."""
+
+    def trouble(report: Report) -> None:
+        os.kill(mongo.pid, signal.SIGSTOP)
+        try:
+            until = time.monotonic() + 8
+            while time.monotonic() < until:
+                began = time.monotonic()
+                status, _ = cluster.request("POST", "/tasks/x/", {"image": "i", "command": "true"})
+                assert status == 503
+                assert time.monotonic() - began < 10
+        finally:
+            os.kill(mongo.pid, signal.SIGCONT)
+        cluster.await_recovery(report)
+
+    with Cluster(tmp_path, mongo.url, redis_own.url) as cluster:
+        report = load_while(cluster, 12, trouble, "MongoDB frozen for 8 s")
     assert max(report.recoveries) < 15
 
 

@@ -17,20 +17,37 @@ from tests.services import MongoServer, RedisServer
 
 pytestmark = pytest.mark.xdist_group("cluster")
 
+# How far the clocks of the first and the last instance are off the middle one's.
+SKEW_SECONDS = 5.0
+# Leaves three instances and the submissions time before the first tick of the fastest clock.
+LEAD_SECONDS = 15.0
+# Leaves the last tick of the slowest clock time to be run, though its instance be killed.
+SETTLE_SECONDS = 5.0
+
 
 def run_cron(
-    tmp_path: Path, mongo: MongoServer, redis: RedisServer, *, jobs: int, minutes: float, kills: int
+    tmp_path: Path,
+    mongo: MongoServer,
+    redis: RedisServer,
+    *,
+    jobs: int,
+    minutes: int,
+    kills: int,
+    base_seconds: float = 0.0,
 ) -> None:
+    """Cron jobs for every minute until *minutes* of them have begun on every clock.
+
+    :param base_seconds: how far off the middle one of the three clocks is.
+    """
     url = database_url(mongo, tmp_path)
-    with Cluster(tmp_path, url, redis.url, MAX_RUNNING="8") as cluster:
-        # The middle one is right, as the database is.
-        for instance, skew in zip(cluster.instances, ("-5", "0", "5"), strict=True):
-            instance.options["CLOCK_SKEW"] = skew
-            instance.kill()
-            instance.start()
+    cluster = Cluster(tmp_path, url, redis.url, MAX_RUNNING="8")
+    for instance, skew in zip(cluster.instances, (-SKEW_SECONDS, 0.0, SKEW_SECONDS), strict=True):
+        instance.options["CLOCK_SKEW"] = str(base_seconds + skew)
+    with cluster:
+        slowest = cluster.instances[0]
         names = [f"cron-{number}" for number in range(jobs)]
         urls = {
-            name: cluster.instances[0].submit(
+            name: slowest.submit(
                 name,
                 image="none:1",
                 command=["sh", "-c", f"echo {name} >> {cluster.witness}"],
@@ -38,8 +55,9 @@ def run_cron(
             )["jobUrl"]
             for name in names
         }
-        # Until a minute has passed for the slowest clock as well.
-        until = time.time() + minutes * 60
+        ahead_seconds = base_seconds - SKEW_SECONDS
+        first = (time.time() + ahead_seconds) // 60 * 60 + 60 - ahead_seconds
+        until = first + (minutes - 1) * 60 + SETTLE_SECONDS
         while time.time() < until:
             time.sleep(max((until - time.time()) / max(kills, 1) / 2, 0.1))
             if kills > 0 and time.time() < until:
@@ -58,7 +76,7 @@ def run_cron(
             twice += max(cluster.starts().count(name) - ran, 0)
             assert cluster.starts().count(name) == ran, name
             # A tick may be under way or be stopped before it ran at either end.
-            assert int(minutes) <= len(executions) <= int(minutes) + 2, name
+            assert minutes <= len(executions) <= minutes + 2, name
         with MongoClient[dict[str, Any]](url) as client:
             stored = client.get_default_database()["executions"]
             ticks = Counter((one["job_id"], one["tick"]) for one in stored.find({}, TICK))
@@ -81,7 +99,17 @@ def ended(cluster: Cluster, path: str) -> list[dict[str, Any]] | None:
 def test_ticks_with_skew(
     tmp_path: Path, mongo_server: MongoServer, redis_server: RedisServer
 ) -> None:
-    run_cron(tmp_path, mongo_server, redis_server, jobs=10, minutes=1.2, kills=2)
+    """Soon for everybody: the next minute of the middle clock begins in LEAD_SECONDS."""
+    base_seconds = (-LEAD_SECONDS - time.time() + 30) % 60 - 30
+    run_cron(
+        tmp_path,
+        mongo_server,
+        redis_server,
+        jobs=10,
+        minutes=1,
+        kills=2,
+        base_seconds=base_seconds,
+    )
 
 
 @pytest.mark.faults
@@ -89,4 +117,4 @@ def test_ticks_with_skew(
 def test_ticks_with_skew_and_kills(
     tmp_path: Path, mongo_server: MongoServer, redis_server: RedisServer
 ) -> None:
-    run_cron(tmp_path, mongo_server, redis_server, jobs=50, minutes=5.2, kills=20)
+    run_cron(tmp_path, mongo_server, redis_server, jobs=50, minutes=5, kills=20)
