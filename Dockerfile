@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 FROM python:3.13-slim AS build
 WORKDIR /source
 COPY setup.cfg setup.py pyproject.toml MANIFEST.in README.md LICENSE ./

@@ -30,6 +30,7 @@ PROGRAMS = {
     "chromedriver": "chromium-driver",
     "docker-registry": "docker-registry",
     "busybox": "busybox-static",
+    "docker-compose": "docker-compose",
 }
 
 # Those of them that a store needs, beside mongod.
