@@ -140,11 +140,15 @@ class Executor(ABC):
         :return: its run id.
         :raises StartFailed: the host refuses such a run (a malformed limit, say).
         :raises PullFailed: the image is not there.
+        :raises RunVanished: as :meth:`find`; another one is never made in its place.
         """
 
     @abstractmethod
     async def find(self, host: str, execution_id: str) -> RunState | None:
-        """The run for *execution_id* on *host*, or None when there is none."""
+        """The run for *execution_id* on *host*, or None when there is none.
+
+        :raises RunVanished: there was one, and what is left of it can never be made out.
+        """
 
     @abstractmethod
     async def start(self, host: str, run_id: str) -> None:

@@ -17,6 +17,9 @@ points as seen from here:
 * The directory deleted behind our back: the supervisor kills the command within a second.
 * ``stop`` of a run that was never started writes its end under the same lock.
 * ``remove`` renames the directory away under the lock, then deletes it.
+* A file of the run damaged (a disk that lied): nobody can tell any more what became of it, so it
+  has vanished, like one without its supervisor; what it may have started is ended, and it is
+  never run again. The other runs do not notice.
 
 The command gets the given environment over a minimal ``PATH`` and ``HOME``, a session and a
 directory of its own, and ``/dev/null`` for input. When it ends, the rest of its process group is
@@ -39,12 +42,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
+
+import structlog
 
 from fastlane.errors import HostUnavailable, RunVanished, StartFailed
 from fastlane.executors import process_shim as shim
@@ -58,6 +63,8 @@ from fastlane.executors.base import (
     RunState,
 )
 from fastlane.model import Stream
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -82,6 +89,26 @@ CREATE_TRIES = 10
 STOPPED_EXIT_CODE = 128 + signal.SIGTERM
 
 _STREAMS = {shim.STDOUT: Stream.STDOUT, shim.STDERR: Stream.STDERR}
+DAMAGED_NOTE = b"\n[fastlane: the rest of this log is damaged on its host]\n"
+
+_NUMBER = (int, float)
+# What must be in a run's records, of which types, before anything is made of them.
+_SPEC_FIELDS: Mapping[str, tuple[type, ...]] = dict.fromkeys(
+    ("run_id", "installation", "execution_id", "task_id", "job_id"), (str,)
+)
+_STATE_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "pid": (int,),
+    "pid_ticks": (int, type(None)),
+    "shim_pid": (int,),
+    "shim_ticks": (int, type(None)),
+    "boot": (str,),
+    "started_at": _NUMBER,
+}
+_EXIT_FIELDS: Mapping[str, tuple[type, ...]] = {"exit_code": (int,), "finished_at": _NUMBER}
+
+
+class _Damaged(Exception):
+    """A record of a run cannot be read, though the disk answers."""
 
 
 class ProcessExecutor(Executor):
@@ -99,6 +126,8 @@ class ProcessExecutor(Executor):
         # Own threads, so that neither slow disks nor slow starts hold up the loop's other work.
         self._files: ThreadPoolExecutor | None = None
         self._starts: ThreadPoolExecutor | None = None
+        self._reported: set[Path] = set()
+        """Damaged runs that the log knows of."""
 
     async def open(self) -> None:
         if self._files is None:
@@ -137,7 +166,7 @@ class ProcessExecutor(Executor):
         _refuse_malformed(spec)
         final = self._directory(host, spec.execution_id)
         for _ in range(CREATE_TRIES):
-            found = shim.read(str(final / shim.SPEC))
+            found = self._spec(final)
             if found is not None:
                 break
             temporary = final.with_name(f".new-{secrets.token_hex(8)}")
@@ -175,13 +204,16 @@ class ProcessExecutor(Executor):
         return await self._in_thread(host, self._find, host, execution_id)
 
     def _find(self, host: str, execution_id: str) -> RunState | None:
-        spec = shim.read(str(self._directory(host, execution_id) / shim.SPEC))
+        directory = self._directory(host, execution_id)
+        spec = self._spec(directory)
         if spec is None or spec["installation"] != self._installation:
             return None
         try:
             return self._inspect(host, spec["run_id"]).state
         except RunVanished:
-            return None
+            if self._spec(directory) is None:
+                return None
+            raise
 
     async def start(self, host: str, run_id: str) -> None:
         await self._in_thread(host, self._start, host, run_id, starting=True)
@@ -210,39 +242,46 @@ class ProcessExecutor(Executor):
 
     def _inspect(self, host: str, run_id: str) -> _View:
         directory = self._directory_of(host, run_id)
-        spec = shim.read(str(directory / shim.SPEC))
+        spec = self._spec(directory)
         if spec is None or spec["run_id"] != run_id:
             raise RunVanished(f"run {run_id} was removed")
-        # Read in the reverse of the order in which they are written.
-        end = shim.read(str(directory / shim.EXIT))
-        state = shim.read(str(directory / shim.STATE))
-        if end is None and state is not None and not _supervised(state):
-            end = shim.read(str(directory / shim.EXIT))
-            if end is None:
+        try:
+            return _view(directory, run_id)
+        except _Damaged as damage:
+            raise self._abandoned(directory, damage) from damage
+
+    def _spec(self, directory: Path) -> dict[str, Any] | None:
+        """What the run in *directory* was to run; None when there is none.
+
+        :raises RunVanished: it cannot be read.
+        """
+        try:
+            return _spec_in(directory)
+        except _Damaged as damage:
+            raise self._abandoned(directory, damage) from damage
+
+    def _abandoned(self, directory: Path, damage: _Damaged) -> RunVanished:
+        """What to raise for a damaged run, of which nothing is left running then."""
+        self._report(directory, damage)
+        try:
+            state = _record(directory / shim.STATE, _STATE_FIELDS)
+        except _Damaged:
+            # Only its supervisor knows the processes, and ends them when it misses the log.
+            with contextlib.suppress(FileNotFoundError):
+                lock = shim.take_lock(str(directory))
+                if lock is None:
+                    (directory / shim.LOG).unlink()
+                else:
+                    os.close(lock)
+        else:
+            if state is not None:
                 _kill(state, signal.SIGKILL)
-                raise RunVanished(f"run {run_id}: its supervisor is gone")
-        started_at = state["started_at"] if state else None
-        if end is not None:
-            refused = None
-            if end.get("start_failed") or end.get("never_started"):
-                refused, started_at = str(end["error"]), None
-            return _View(
-                RunState(
-                    run_id,
-                    Phase.CREATED if end.get("start_failed") else Phase.ENDED,
-                    exit_code=end["exit_code"],
-                    started_at=started_at,
-                    finished_at=end["finished_at"],
-                    error=end.get("error"),
-                ),
-                state,
-                refused=refused,
-            )
-        if state is None:
-            return _View(RunState(run_id, Phase.CREATED), None)
-        if (directory / shim.STARTING).exists():
-            return _View(RunState(run_id, Phase.CREATED), state, starting=True)
-        return _View(RunState(run_id, Phase.RUNNING, started_at=started_at), state)
+        return RunVanished(f"its record is damaged: {damage}")
+
+    def _report(self, directory: Path, why: Exception) -> None:
+        if directory not in self._reported:
+            self._reported.add(directory)
+            log.error("run cannot be read", path=str(directory), why=str(why))
 
     async def wait(self, host: str, run_id: str) -> RunState:
         """As in the interface. A run whose start failed can never end: its state comes at once."""
@@ -350,9 +389,11 @@ class ProcessExecutor(Executor):
 
     def _remove(self, host: str, run_id: str) -> None:
         directory = self._directory_of(host, run_id)
-        spec = shim.read(str(directory / shim.SPEC))
-        if spec is None or spec["run_id"] != run_id:
-            return
+        # Whichever run a damaged record was of: there is one directory for an execution.
+        with contextlib.suppress(_Damaged):
+            spec = _spec_in(directory)
+            if spec is None or spec["run_id"] != run_id:
+                return
         trash = directory.with_name(f".removed-{secrets.token_hex(8)}")
         try:
             # Nothing will start it: it has ended, or its end was written when it was stopped.
@@ -366,28 +407,46 @@ class ProcessExecutor(Executor):
         return await self._in_thread(host, self._runs, host)
 
     def _runs(self, host: str) -> Sequence[ListedRun]:
-        found: list[ListedRun] = []
+        place = self._host_directory(host)
         try:
-            names = sorted(os.listdir(self._host_directory(host)))
+            names = sorted(os.listdir(place))
         except FileNotFoundError:
-            return found
-        for name in names:
-            if name.startswith("."):
-                continue
-            spec = shim.read(str(self._host_directory(host) / name / shim.SPEC))
-            if spec is None or spec["installation"] != self._installation:
-                continue
+            names = []
+        directories = [place / name for name in names if not name.startswith(".")]
+        self._reported.difference_update(
+            {each for each in self._reported if each.parent == place} - set(directories)
+        )
+        found: list[ListedRun] = []
+        for directory in directories:
             try:
-                phase = self._inspect(host, spec["run_id"]).state.phase
-            except RunVanished:
-                # Its supervisor is gone, its directory is not: listed, so that it is cleared away.
-                phase = Phase.ENDED
-            found.append(
-                ListedRun(
-                    spec["execution_id"], spec["run_id"], phase, spec["task_id"], spec["job_id"]
-                )
-            )
+                run = self._listed(host, directory)
+            except OSError as error:
+                # What ails one of them must not hide the others.
+                self._report(directory, error)
+                continue
+            if run is not None:
+                found.append(run)
         return found
+
+    def _listed(self, host: str, directory: Path) -> ListedRun | None:
+        try:
+            spec = _spec_in(directory)
+        except _Damaged as damage:
+            self._report(directory, damage)
+            # Whose it is and whether it runs nobody can say, so it is left to whoever knows its
+            # execution; by this name it can be removed.
+            execution_id = unquote(directory.name)
+            return ListedRun(execution_id, f"{execution_id}.damaged", Phase.RUNNING)
+        if spec is None or spec["installation"] != self._installation:
+            return None
+        try:
+            phase = self._inspect(host, spec["run_id"]).state.phase
+        except RunVanished:
+            # Its supervisor is gone, its directory is not: listed, so that it is cleared away.
+            phase = Phase.ENDED
+        return ListedRun(
+            spec["execution_id"], spec["run_id"], phase, spec["task_id"], spec["job_id"]
+        )
 
     # -- places and threads -------------------------------------------------------------------
 
@@ -442,6 +501,85 @@ class _View:
         return self.state.phase is Phase.ENDED or self.refused is not None
 
 
+def _record(path: Path, fields: Mapping[str, tuple[type, ...]]) -> dict[str, Any] | None:
+    """The record in *path*; None when there is none.
+
+    :raises _Damaged: there is one that has not these *fields*.
+    """
+    try:
+        record = shim.read(str(path))
+    except (ValueError, RecursionError) as error:
+        raise _Damaged(f"{path.name}: {error}") from error
+    except IsADirectoryError as error:
+        raise _Damaged(f"{path.name} is a directory") from error
+    if record is None:
+        return None
+    if not isinstance(record, dict):
+        raise _Damaged(f"{path.name} holds no object")
+    for name, types in fields.items():
+        if not isinstance(record.get(name), types):
+            raise _Damaged(f"{path.name}: {name!r} is missing or malformed")
+    return record
+
+
+def _spec_in(directory: Path) -> dict[str, Any] | None:
+    """What the run in *directory* was to run; None when there is none.
+
+    :raises _Damaged: there is one that cannot be read.
+    """
+    for _ in range(2):
+        spec = _record(directory / shim.SPEC, _SPEC_FIELDS)
+        # A run comes and goes whole: with the one file there the other one was overlooked, or lost.
+        if spec is not None or not (directory / shim.LOCK).exists():
+            return spec
+    raise _Damaged(f"{shim.SPEC} is missing")
+
+
+def _view(directory: Path, run_id: str) -> _View:
+    """How the run in *directory* is.
+
+    :raises _Damaged: nobody can tell.
+    :raises RunVanished: its supervisor is gone.
+    """
+    # Read in the reverse of the order in which they are written.
+    end = _record(directory / shim.EXIT, _EXIT_FIELDS)
+    try:
+        state = _record(directory / shim.STATE, _STATE_FIELDS)
+    except _Damaged:
+        if end is None:
+            raise
+        # Only when it began is not known.
+        state = None
+    if end is None and state is not None and not _supervised(state):
+        end = _record(directory / shim.EXIT, _EXIT_FIELDS)
+        if end is None:
+            _kill(state, signal.SIGKILL)
+            raise RunVanished(f"run {run_id}: its supervisor is gone")
+    started_at = state["started_at"] if state else None
+    if end is not None:
+        error = None if end.get("error") is None else str(end["error"])
+        refused = None
+        if end.get("start_failed") or end.get("never_started"):
+            refused, started_at = error or "it could not be started", None
+        return _View(
+            RunState(
+                run_id,
+                Phase.CREATED if end.get("start_failed") else Phase.ENDED,
+                exit_code=end["exit_code"],
+                started_at=started_at,
+                finished_at=end["finished_at"],
+                error=error,
+            ),
+            state,
+            refused=refused,
+        )
+    if state is None:
+        return _View(RunState(run_id, Phase.CREATED), None)
+    if (directory / shim.STARTING).exists():
+        return _View(RunState(run_id, Phase.CREATED), state, starting=True)
+    return _View(RunState(run_id, Phase.RUNNING, started_at=started_at), state)
+
+
 class _Reader:
     """Makes batches of frames, from a bookmark on.
 
@@ -455,6 +593,7 @@ class _Reader:
         """Whether the last :meth:`take` found a frame."""
         self._held = held
         self._at = 0.0
+        self._damaged = False
 
     @classmethod
     def at(cls, bookmark: str) -> _Reader:
@@ -473,6 +612,9 @@ class _Reader:
         position = 0
         while position + shim.FRAME.size <= len(data):
             number, at, length = shim.FRAME.unpack_from(data, position)
+            if number not in _STREAMS or length > shim.READ_BYTES:
+                self._damaged = True
+                break
             end = position + shim.FRAME.size + length
             if end > len(data):
                 break
@@ -503,6 +645,8 @@ class _Reader:
             if tail
         ]
         self._held = {Stream.STDOUT: b"", Stream.STDERR: b""}
+        if self._damaged:
+            pieces.append(LogPiece(time.time(), Stream.FASTLANE, DAMAGED_NOTE))
         return LogBatch(pieces, self.bookmark) if pieces else None
 
 

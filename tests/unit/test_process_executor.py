@@ -12,16 +12,18 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import structlog
 
 from fastlane.errors import HostUnavailable, RunVanished, StartFailed
 from fastlane.executors import process, process_shim
 from fastlane.executors.base import LogBatch, Phase, RunSpec
 from fastlane.executors.process import ProcessExecutor, unfinished
-from fastlane.model import ImageReference, Resources, Stream
+from fastlane.model import ImageReference, Reason, Resources, Status, Stream
+from tests.unit.test_runner import Instance
 
 pytestmark = pytest.mark.timeout(60)
 HOST = "localhost"
@@ -241,6 +243,182 @@ async def test_a_process_that_left_the_group_does_not_hold_up_the_end(
     async with asyncio.timeout(2.5):
         assert (await executor.wait(HOST, run_id)).exit_code == 3
     assert await log(executor, run_id) == b"out\n"
+
+
+# -- damaged records --------------------------------------------------------------------------
+
+DAMAGE = {
+    "empty": b"",
+    "half-written": b'{"run_id": "a", "installation": "fastl',
+    "not JSON": b"\0" * 512,
+    "not UTF-8": b'{"run_id": "\xff"}',
+    "too deep": b"[" * 100_000,
+    "no object": b"[1, 2]",
+    "without what it needs": b"{}",
+    "of other types": (
+        b'{"run_id": 1, "installation": ["fastlane"], "execution_id": null, "task_id": {},'
+        b' "job_id": 0, "pid": "1", "pid_ticks": [], "shim_pid": 1.5, "shim_ticks": "x",'
+        b' "boot": 7, "started_at": "now", "exit_code": "0", "finished_at": "later"}'
+    ),
+}
+damaged = pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+
+
+async def assert_gone(
+    executor: ProcessExecutor, wanted: RunSpec, run_id: str, *, known: bool = False
+) -> None:
+    """Every look at the run says so, nothing waits for it, and it is not run again."""
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: executor.find(HOST, wanted.execution_id),
+        lambda: executor.start(HOST, run_id),
+        lambda: executor.inspect(HOST, run_id),
+        lambda: executor.wait(HOST, run_id),
+    ]
+    if known:
+        assert await executor.create(HOST, wanted) == run_id
+    else:
+        calls.append(lambda: executor.create(HOST, wanted))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        for call in calls:
+            with pytest.raises(RunVanished, match="damaged"):
+                await call()
+        await executor.stop(HOST, run_id, grace_seconds=10)
+
+
+@damaged
+async def test_a_damaged_spec_costs_that_run_alone(
+    executor: ProcessExecutor, tmp_path: Path, damage: bytes
+) -> None:
+    wanted = spec("sh", "-c", "exec sleep 600")
+    run_id = await executor.create(HOST, wanted)
+    await executor.start(HOST, run_id)
+    directory = directory_of(tmp_path, run_id)
+    others = [await executor.create(HOST, spec("true")) for _ in range(2)]
+    (directory / "spec.json").write_bytes(damage)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(2):
+            listed = {run.run_id: run for run in await executor.runs(HOST)}
+            assert listed.keys() == {*others, f"{wanted.execution_id}.damaged"}
+    # Whose it is nobody knows: only who has its execution may judge it.
+    assert listed[f"{wanted.execution_id}.damaged"].execution_id == wanted.execution_id
+    assert listed[f"{wanted.execution_id}.damaged"].phase is Phase.RUNNING
+    assert [line["path"] for line in lines if line["log_level"] == "error"] == [str(directory)]
+    child = state_of(tmp_path, run_id)["pid"]
+    assert process_shim.start_ticks(child) is not None
+
+    await assert_gone(executor, wanted, run_id)
+    await eventually(lambda: process_shim.start_ticks(child) is None)
+    await executor.remove(HOST, f"{wanted.execution_id}.damaged")
+    assert not directory.exists()
+    assert {run.run_id for run in await executor.runs(HOST)} == set(others)
+    assert await executor.find(HOST, wanted.execution_id) is None
+
+
+@damaged
+async def test_a_damaged_state_costs_that_run_alone(
+    executor: ProcessExecutor, tmp_path: Path, damage: bytes
+) -> None:
+    wanted = spec("sh", "-c", "echo $$ > pid; exec sleep 600")
+    run_id = await executor.create(HOST, wanted)
+    await executor.start(HOST, run_id)
+    directory = directory_of(tmp_path, run_id)
+    child = state_of(tmp_path, run_id)["pid"]
+    other = await executor.create(HOST, spec("true"))
+    waiting = asyncio.ensure_future(executor.wait(HOST, run_id))
+    (directory / "state.json").write_bytes(damage)
+    assert {(run.run_id, run.phase) for run in await executor.runs(HOST)} == {
+        (other, Phase.CREATED),
+        (run_id, Phase.ENDED),
+    }
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(RunVanished, match=r"state\.json"):
+            await waiting
+    # Its supervisor alone knows what runs.
+    await eventually(lambda: process_shim.start_ticks(child) is None)
+    await eventually(lambda: (directory / "exit.json").exists())
+    await executor.remove(HOST, run_id)
+    assert not directory.exists()
+
+
+@damaged
+async def test_a_state_damaged_before_the_start_was_seen_is_not_run_again(
+    executor: ProcessExecutor, tmp_path: Path, damage: bytes
+) -> None:
+    wanted = spec("echo", "twice?")
+    run_id = await executor.create(HOST, wanted)
+    directory = directory_of(tmp_path, run_id)
+    (directory / "state.json").write_bytes(damage)
+    await assert_gone(executor, wanted, run_id, known=True)
+    assert (directory / "log").read_bytes() == b""
+    await executor.remove(HOST, run_id)
+    assert not directory.exists()
+
+
+@damaged
+async def test_an_end_that_can_be_read_is_the_end(
+    executor: ProcessExecutor, tmp_path: Path, damage: bytes
+) -> None:
+    run_id = await launch(executor, "sh", "-c", "echo out; exit 7")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await executor.wait(HOST, run_id)
+    directory = directory_of(tmp_path, run_id)
+    (directory / "state.json").write_bytes(damage)
+    state = await executor.inspect(HOST, run_id)
+    assert (state.phase, state.exit_code, state.started_at) == (Phase.ENDED, 7, None)
+    assert await log(executor, run_id) == b"out\n"
+    (directory / "exit.json").write_bytes(damage)
+    with pytest.raises(RunVanished, match="damaged"):
+        await executor.inspect(HOST, run_id)
+
+
+async def test_a_run_without_its_spec_is_a_damaged_one(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    wanted = spec("true")
+    run_id = await executor.create(HOST, wanted)
+    directory = directory_of(tmp_path, run_id)
+    (directory / "spec.json").unlink()
+    await assert_gone(executor, wanted, run_id)
+    (directory / "spec.json").mkdir()
+    await assert_gone(executor, wanted, run_id)
+    (run,) = await executor.runs(HOST)
+    await executor.remove(HOST, run.run_id)
+    assert await executor.runs(HOST) == []
+
+
+async def test_a_damaged_log_is_read_as_far_as_it_goes(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    run_id = await launch(executor, "echo", "whole")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await executor.wait(HOST, run_id)
+    path = directory_of(tmp_path, run_id) / "log"
+    whole = path.read_bytes()
+    for rest in (b"\0" * 4096, b"\xff" * 4096, frame(1, b"x")[:5] + b"\xff" * 4096):
+        path.write_bytes(whole + rest)
+        assert await log(executor, run_id) == b"whole\n" + process.DAMAGED_NOTE
+
+
+async def test_an_execution_whose_run_is_damaged_is_lost_and_cleared_away(tmp_path: Path) -> None:
+    executor = ProcessExecutor(data_dir=tmp_path / "data")
+    await executor.open()
+    async with Instance(tmp_path / "store", executor) as one:
+        script = "sh -c 'while [ ! -e go ]; do sleep 0.05; done'"
+        made = await one.submit(command=script)
+        going = await one.submit(command=script)
+        for execution in (made, going):
+            await one.in_status(execution.id, Status.RUNNING)
+        directory = tmp_path / "data" / "runs" / "a" / made.id
+        (directory / "spec.json").write_bytes(b"")
+        ended = await one.ended(made.id)
+        assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
+        assert "damaged" in (ended.error or "")
+        await one.keeper.sweep()
+        assert not directory.exists()
+        assert (await one.storage.execution(going.id)).status is Status.RUNNING
+        (directory.parent / going.id / "work" / "go").touch()
+        assert (await one.ended(going.id)).status is Status.DONE
+    await executor.close()
 
 
 # -- the rest of its promises -----------------------------------------------------------------

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from fastlane.background.runner import Runner, RunnerOptions
 from fastlane.background.scheduler import Scheduler
 from fastlane.errors import Rejected
 from fastlane.events import HOSTS, QUEUE, SCHEDULE, Bus, log_topic
+from fastlane.executors.base import Executor
 from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
@@ -52,7 +54,7 @@ class Instance:
     def __init__(
         self,
         directory: Path,
-        executor: MemoryExecutor,
+        executor: Executor,
         *,
         farms: Sequence[Farm] = (Farm("default", ("a",), 8),),
         options: RunnerOptions | None = None,
@@ -63,7 +65,7 @@ class Instance:
     ) -> None:
         clock = time.time
         self.storage = storage(directory)
-        self.executor = executor
+        self.executor: Any = executor
         self.bus = Bus()
         self.lifecycle = Lifecycle(self.storage, self.bus, clock=clock, farms=farms, instance=name)
         self.hosts = Hosts(
@@ -115,9 +117,11 @@ class Instance:
         await self.lifecycle.leave()
         await self.storage.close()
 
-    async def submit(self, schedule: Schedule = NOW, **definition: object) -> Execution:
+    async def submit(
+        self, schedule: Schedule = NOW, *, command: str = "true", **definition: object
+    ) -> Execution:
         """A job whose first execution is in the queue."""
-        made = Definition(image="image:1", command="true", **definition)  # type: ignore[arg-type]
+        made = Definition(image="image:1", command=command, **definition)  # type: ignore[arg-type]
         submitted = await self.lifecycle.submit(
             task_id="task", job_id=None, definition=made, schedule=schedule
         )
