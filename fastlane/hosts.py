@@ -5,12 +5,17 @@ after a failure not before a short pause. From so many failures on it is *open*:
 for a while, and every instance is told. Behind that it is *half-open*: one execution may try it,
 and what comes of that closes the circuit or opens it again.
 
+Pauses are counted in monotonic time, so that no step of the clock cuts or stretches one. Until when
+a circuit is open the instances tell each other in unix seconds; what that leaves of the time-out is
+taken once, when it is heard of, and is never more than the whole.
+
 Nothing here does I/O. What the other instances are to know is in :meth:`Hosts.unsaved`, and what
 they have stored comes in by :meth:`Hosts.take`.
 """
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -52,13 +57,20 @@ class Hosts:
         breaker: BreakerOptions | None = None,
         *,
         changed: Callable[[], None] = lambda: None,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
-        """:param changed: called when there is something in :meth:`unsaved`."""
+        """:param clock: unix seconds, for what the instances tell each other.
+        :param changed: called when there is something in :meth:`unsaved`.
+        :param ticks: seconds that never step, for what is counted here.
+        """
         self._configured = frozenset(hosts)
         self._clock = clock
+        self._ticks = ticks
         self._breaker = breaker or BreakerOptions()
         self._changed = changed
         self._records: dict[str, HostRecord] = {}
+        # All three in ticks.
+        self._open_until: dict[str, float] = {}
         self._paused_until: dict[str, float] = {}
         self._trial_until: dict[str, float] = {}
         self._unsaved: set[str] = set()
@@ -68,7 +80,6 @@ class Hosts:
 
     def failed(self, host: str, error: str) -> None:
         """The host did not do its part: give it nothing new for a while."""
-        now = self._clock()
         record = self.record(host)
         circuit = self.circuit(host)
         failures = record.failures + 1
@@ -76,13 +87,13 @@ class Hosts:
         if circuit is Circuit.HALF_OPEN or (
             circuit is Circuit.CLOSED and failures >= self._breaker.max_fails
         ):
-            open_until = now + self._breaker.reset_timeout_seconds
-        self._records[host] = replace(
-            record, failures=failures, error=error[:ERROR_CHARS], open_until=open_until
+            open_until = self._clock() + self._breaker.reset_timeout_seconds
+        self._keep(
+            replace(record, failures=failures, error=error[:ERROR_CHARS], open_until=open_until)
         )
         # The exponent is bounded because a float is.
         pause_seconds = min(2.0 ** min(failures - 1, 10), MAX_PAUSE_SECONDS)
-        self._paused_until[host] = now + pause_seconds
+        self._paused_until[host] = self._ticks() + pause_seconds
         self._trial_until.pop(host, None)
         if circuit is not Circuit.OPEN:
             # While it is open its own executions go on failing: that is no news to anybody.
@@ -94,14 +105,14 @@ class Hosts:
         self._trial_until.pop(host, None)
         record = self.record(host)
         if record.failures:
-            self._records[host] = HostRecord(host, blacklisted=record.blacklisted)
+            self._keep(HostRecord(host, blacklisted=record.blacklisted))
             self._save(host)
 
     def given(self, host: str) -> None:
         """The host was given an execution; of a half-open one that is the trial."""
         if self.circuit(host) is Circuit.HALF_OPEN:
             # Bounded, because whoever stops the execution stops the trial with it.
-            self._trial_until[host] = self._clock() + self._breaker.reset_timeout_seconds
+            self._trial_until[host] = self._ticks() + self._breaker.reset_timeout_seconds
 
     def has_now(self, host: str, image: str) -> None:
         """The host has *image*."""
@@ -133,7 +144,7 @@ class Hosts:
                 stored = replace(stored, failures=max(stored.failures, known.failures))
             if stored != known:
                 news = True
-                self._records[stored.host] = stored
+                self._keep(stored)
                 if stored.open_until != known.open_until:
                     self._paused_until.pop(stored.host, None)
                     self._trial_until.pop(stored.host, None)
@@ -143,19 +154,21 @@ class Hosts:
 
     def available(self, hosts: Sequence[str]) -> Sequence[str]:
         """Those of *hosts* that may be given something new, in their order."""
-        now = self._clock()
+        now = self._ticks()
         return [
             host
             for host in hosts
             if not self.record(host).blacklisted and self._free_at(host) <= now
         ]
 
-    def resumes_at(self, hosts: Sequence[str]) -> float | None:
-        """When the first paused one of *hosts* may be tried again; None when none is paused."""
-        now = self._clock()
+    def resumes_in(self, hosts: Sequence[str]) -> float | None:
+        """In how many seconds the first paused one of *hosts* may be tried again; None when none
+        is paused.
+        """
+        now = self._ticks()
         return min(
             (
-                at
+                at - now
                 for host in hosts
                 if not self.record(host).blacklisted and (at := self._free_at(host)) > now
             ),
@@ -182,10 +195,10 @@ class Hosts:
 
     def circuit(self, host: str) -> Circuit:
         """Where the host's breaker stands."""
-        open_until = self.record(host).open_until
+        open_until = self._open_until.get(host)
         if open_until is None:
             return Circuit.CLOSED
-        return Circuit.OPEN if open_until > self._clock() else Circuit.HALF_OPEN
+        return Circuit.OPEN if open_until > self._ticks() else Circuit.HALF_OPEN
 
     def record(self, host: str) -> HostRecord:
         """What is known of *host*."""
@@ -195,15 +208,26 @@ class Hosts:
         """Every host of the configuration, and those that have done something wrong."""
         return sorted(self._configured | self._records.keys())
 
+    def _keep(self, record: HostRecord) -> None:
+        known = self.record(record.host)
+        self._records[record.host] = record
+        if record.open_until is None:
+            self._open_until.pop(record.host, None)
+        elif record.open_until != known.open_until:
+            left_seconds = min(
+                record.open_until - self._clock(), self._breaker.reset_timeout_seconds
+            )
+            self._open_until[record.host] = self._ticks() + left_seconds
+
     def _save(self, host: str) -> None:
         self._unsaved.add(host)
         self._changed()
 
     def _free_at(self, host: str) -> float:
         return max(
-            self.record(host).open_until or 0.0,
-            self._paused_until.get(host, 0.0),
-            self._trial_until.get(host, 0.0),
+            self._open_until.get(host, float("-inf")),
+            self._paused_until.get(host, float("-inf")),
+            self._trial_until.get(host, float("-inf")),
         )
 
     def _trouble(self, host: str) -> str:

@@ -46,9 +46,9 @@ class Dispatcher:
         next_seconds = PERIOD_SECONDS
         for farm in self._farms:
             await self._fill(farm, load)
-            resumes_at = self._hosts.resumes_at(farm.hosts)
-            if resumes_at is not None:
-                next_seconds = min(next_seconds, resumes_at - self._clock())
+            resumes_in = self._hosts.resumes_in(farm.hosts)
+            if resumes_in is not None:
+                next_seconds = min(next_seconds, resumes_in)
         return next_seconds
 
     async def _fill(self, farm: Farm, load: Counter[str]) -> None:
