@@ -9,8 +9,9 @@ from contextlib import aclosing
 
 import structlog
 
+from fastlane.background.appending import append_log
 from fastlane.background.patience import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, keep_trying
-from fastlane.errors import CompareFailed, HostUnavailable, RunVanished
+from fastlane.errors import HostUnavailable, RunVanished
 from fastlane.executors.base import Executor, LogBatch, LogPiece
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Execution, LogCap, LogRecord, LogState, Stream
@@ -143,15 +144,12 @@ class LogFollower:
                 seq += 1
                 records.append(LogRecord(seq, piece.at, piece.stream, piece.data))
         bookmark = batches[-1].bookmark
-        try:
-            await keep_trying(
-                lambda: self._lifecycle.append_log(
-                    self._execution, records, bookmark=bookmark, cap=self._cap
-                )
-            )
-        except CompareFailed:
-            # A try whose answer was lost may have been the one that stored it.
-            stored = await keep_trying(lambda: self._storage.log_state(self._execution.id))
-            if (stored.last_seq, stored.bookmark) != (seq, bookmark):
-                raise
+        await append_log(
+            self._lifecycle,
+            self._storage,
+            self._execution,
+            records,
+            bookmark=bookmark,
+            cap=self._cap,
+        )
         self._state = LogState(last_seq=seq, bookmark=bookmark)

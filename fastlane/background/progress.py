@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 
+from fastlane.background.appending import append_log
 from fastlane.background.patience import keep_trying
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Execution, LogCap, LogRecord, Stream
@@ -84,10 +84,14 @@ class PullProgress:
             ]
             seq += len(records)
             if records:
-                await keep_trying(partial(self._append, records, state.bookmark))
+                await append_log(
+                    self._lifecycle,
+                    self._storage,
+                    self._execution,
+                    records,
+                    bookmark=state.bookmark,
+                    cap=self._cap,
+                )
             with suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE_SECONDS):
                     await self._over.wait()
-
-    async def _append(self, records: Sequence[LogRecord], bookmark: str) -> None:
-        await self._lifecycle.append_log(self._execution, records, bookmark=bookmark, cap=self._cap)

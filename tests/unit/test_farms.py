@@ -19,6 +19,7 @@ from fastlane.model import Farm, HostRecord, Reason, Resources, Schedule, Status
 from fastlane.storage.sqlite import SqliteStorage
 from tests.fakes import DeadHost, MemoryExecutor
 from tests.unit.test_runner import Instance
+from tests.unit.test_runner_faults import LostAppendAnswer
 
 
 class NoCreate(MemoryExecutor):
@@ -175,6 +176,20 @@ async def test_the_progress_of_a_pull_comes_before_the_first_line(tmp_path: Path
         assert [record.seq for record in records] == [1, 2, 3, 4]
         assert [record.stream for record in records] == [Stream.FASTLANE] * 3 + [Stream.STDOUT]
         assert records[0].data == b"[fastlane: layer 0: Pulling]\n"
+
+
+async def test_a_lost_answer_to_the_progress_of_a_pull_changes_nothing(tmp_path: Path) -> None:
+    async with Instance(tmp_path, Chatty(2), storage=LostAppendAnswer) as one:
+        ended = await one.ended((await one.submit()).id)
+        assert isinstance(one.storage, LostAppendAnswer)
+        assert one.storage.lost
+        assert (ended.status, ended.epoch) == (Status.DONE, 1)
+        records = await one.storage.read_log(ended.id)
+        assert [record.data for record in records] == [
+            b"[fastlane: layer 0: Pulling]\n",
+            b"[fastlane: layer 1: Pulling]\n",
+            b"out\n",
+        ]
 
 
 async def test_the_progress_of_a_pull_is_bounded(tmp_path: Path) -> None:
