@@ -6,6 +6,7 @@ A chunk's sequence numbers have no gap, so a record is packed without its own.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass, field
 
 from fastlane.model import LogRecord, Stream
 
@@ -18,10 +19,37 @@ _STREAMS = (Stream.STDOUT, Stream.STDERR, Stream.FASTLANE)
 _STREAM_CODES = {stream: code for code, stream in enumerate(_STREAMS)}
 
 
-def pack(record: LogRecord, parts: list[bytes]) -> None:
-    """Add *record* to the *parts* of a chunk."""
-    parts.append(_HEADER.pack(record.at, _STREAM_CODES[record.stream], len(record.data)))
-    parts.append(record.data)
+@dataclass(slots=True)
+class Chunk:
+    """Records on their way into the storage, one behind the other."""
+
+    first_seq: int
+    last_seq: int
+    """One less than ``first_seq`` while there is none in it."""
+    last_at: float = 0.0
+    kept_bytes: int = 0
+    """Of data, over all streams; the next two are parts of it."""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    parts: list[bytes] = field(default_factory=list)
+
+    @property
+    def packed(self) -> bytes:
+        """All of it, as :func:`take` unpacks it."""
+        return b"".join(self.parts)
+
+    def add(self, record: LogRecord) -> None:
+        """Take in the next record."""
+        size = len(record.data)
+        self.parts.append(_HEADER.pack(record.at, _STREAM_CODES[record.stream], size))
+        self.parts.append(record.data)
+        self.last_seq = record.seq
+        self.last_at = record.at
+        self.kept_bytes += size
+        if record.stream is Stream.STDOUT:
+            self.stdout_bytes += size
+        elif record.stream is Stream.STDERR:
+            self.stderr_bytes += size
 
 
 def take(
@@ -45,3 +73,28 @@ def take(
         offset += size
         seq += 1
     return True, room
+
+
+def take_back(records: bytes, stream: Stream, missing: int, parts: list[bytes]) -> int:
+    """Add the last *missing* bytes of one stream to *parts*, from the end on, newest first.
+
+    :return: how many are still missing.
+    """
+    found: list[LogRecord] = []
+    take(records, 1, 0, len(records), found)
+    for record in reversed(found):
+        if missing <= 0:
+            break
+        if record.stream is stream:
+            parts.append(record.data[max(0, len(record.data) - missing) :])
+            missing -= len(parts[-1])
+    return missing
+
+
+def bytes_of(stream: Stream, kept_bytes: int, stdout_bytes: int, stderr_bytes: int) -> int:
+    """How many of the kept bytes are the stream's."""
+    if stream is Stream.STDOUT:
+        return stdout_bytes
+    if stream is Stream.STDERR:
+        return stderr_bytes
+    return kept_bytes - stdout_bytes - stderr_bytes

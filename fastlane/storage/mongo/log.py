@@ -24,7 +24,7 @@ from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
 from fastlane.storage.base import LOG_CHUNK_BYTES, dropped_note
 from fastlane.storage.mongo.database import FOLLOW, HINT, Database, Doc
-from fastlane.storage.packing import MERGED_CHUNK_BYTES, pack, take
+from fastlane.storage.packing import MERGED_CHUNK_BYTES, Chunk, bytes_of, take, take_back
 
 # Bounds the logs whose standing is remembered between two appends.
 LOGS_KEPT = 1000
@@ -53,28 +53,6 @@ EMPTY: Doc = {
     "open_at": 0.0,
     "open": b"",
 }
-
-
-class _Chunk:
-    """A run of records on its way into a chunk."""
-
-    def __init__(self, first_seq: int) -> None:
-        self.first_seq = first_seq
-        self.last_seq = first_seq - 1
-        self.last_at = 0.0
-        self.kept = self.stdout = self.stderr = 0
-        self.parts: list[bytes] = []
-
-    def add(self, record: LogRecord) -> None:
-        size = len(record.data)
-        pack(record, self.parts)
-        self.last_seq = record.seq
-        self.last_at = record.at
-        self.kept += size
-        if record.stream is Stream.STDOUT:
-            self.stdout += size
-        elif record.stream is Stream.STDERR:
-            self.stderr += size
 
 
 class Logs:
@@ -167,7 +145,7 @@ class Logs:
         new = dict(log)
         new["bookmark"] = bookmark
         new["epoch"] = epoch
-        chunks: list[_Chunk] = []
+        chunks: list[Chunk] = []
         confirm: str | None = None
         if records:
             new["last_append"] = [records[0].seq, records[-1].seq, bookmark]
@@ -186,30 +164,30 @@ class Logs:
 
     def _add(
         self, log: Doc, new: Doc, records: Sequence[LogRecord], cap: LogCap | None
-    ) -> list[_Chunk]:
+    ) -> list[Chunk]:
         """Count *records* in *new*; the chunks that are to be stored, with what was open."""
-        chunk = _Chunk(log["open_first"])
-        chunk.last_seq = log["last_seq"]
-        chunk.last_at = log["open_at"]
-        chunk.kept, chunk.stdout, chunk.stderr = (
+        chunk = Chunk(
+            log["open_first"],
+            log["last_seq"],
+            log["open_at"],
             log["open_kept"],
             log["open_stdout"],
             log["open_stderr"],
         )
         if log["open"]:
             chunk.parts.append(bytes(log["open"]))
-        full: list[_Chunk] = []
+        full: list[Chunk] = []
 
         def close() -> None:
             nonlocal chunk
             if chunk.parts:
                 full.append(chunk)
-            chunk = _Chunk(chunk.last_seq + 1)
+            chunk = Chunk(chunk.last_seq + 1, chunk.last_seq)
 
         if _end_head_when_full(new, cap):
             close()
         for record in records:
-            if chunk.kept and chunk.kept + len(record.data) > LOG_CHUNK_BYTES:
+            if chunk.kept_bytes and chunk.kept_bytes + len(record.data) > LOG_CHUNK_BYTES:
                 close()
             chunk.add(record)
             size = len(record.data)
@@ -224,16 +202,14 @@ class Logs:
         if sum(map(len, chunk.parts)) > MERGED_CHUNK_BYTES:
             close()
         new["open_first"] = chunk.first_seq
-        new["open_kept"], new["open_stdout"], new["open_stderr"] = (
-            chunk.kept,
-            chunk.stdout,
-            chunk.stderr,
-        )
+        new["open_kept"] = chunk.kept_bytes
+        new["open_stdout"] = chunk.stdout_bytes
+        new["open_stderr"] = chunk.stderr_bytes
         new["open_at"] = chunk.last_at
-        new["open"] = b"".join(chunk.parts)
+        new["open"] = chunk.packed
         return full
 
-    async def _store(self, execution_id: str, append: str, chunks: Sequence[_Chunk]) -> None:
+    async def _store(self, execution_id: str, append: str, chunks: Sequence[Chunk]) -> None:
         collection = self._db.log_chunks.with_options(write_concern=FOLLOW)
         docs: list[Doc] = []
         size = 0
@@ -246,13 +222,13 @@ class Logs:
                     "first_seq": chunk.first_seq,
                     "last_seq": chunk.last_seq,
                     "last_at": chunk.last_at,
-                    "kept": chunk.kept,
-                    "stdout": chunk.stdout,
-                    "stderr": chunk.stderr,
-                    "records": b"".join(chunk.parts),
+                    "kept": chunk.kept_bytes,
+                    "stdout": chunk.stdout_bytes,
+                    "stderr": chunk.stderr_bytes,
+                    "records": chunk.packed,
                 }
             )
-            size += chunk.kept
+            size += chunk.kept_bytes
             if size >= INSERT_BYTES or number == len(chunks) - 1:
                 await collection.insert_many(docs)
                 docs, size = [], 0
@@ -409,7 +385,7 @@ class Logs:
         parts: list[bytes] = []
         missing = wanted
         if missing > 0:
-            missing = self._take_back(log["open"], stream, missing, parts)
+            missing = take_back(log["open"], stream, missing, parts)
         if missing > 0:
             head = log.get("head_seq", 0)
             sizes = self._db.log_chunks.find(
@@ -424,21 +400,10 @@ class Logs:
                         continue
                     whole = await self._db.log_chunks.find_one({"_id": chunk["_id"]})
                     if whole is not None:
-                        missing = self._take_back(whole["records"], stream, missing, parts)
+                        missing = take_back(whole["records"], stream, missing, parts)
                     if missing <= 0:
                         break
         return b"".join(reversed(parts)), kept > wanted
-
-    def _take_back(self, packed: bytes, stream: Stream, missing: int, parts: list[bytes]) -> int:
-        records: list[LogRecord] = []
-        take(packed, 1, 0, len(packed), records)
-        for record in reversed(records):
-            if record.stream is stream:
-                parts.append(record.data[max(0, len(record.data) - missing) :])
-                missing -= len(parts[-1])
-                if missing <= 0:
-                    break
-        return missing
 
 
 def _is_valid(chunk: Doc, log: Doc) -> bool:
@@ -458,8 +423,4 @@ def _end_head_when_full(log: Doc, cap: LogCap | None) -> bool:
 
 
 def _bytes_of(stream: Stream, counts: Doc) -> int:
-    if stream is Stream.STDOUT:
-        return int(counts["stdout"])
-    if stream is Stream.STDERR:
-        return int(counts["stderr"])
-    return int(counts["kept"] - counts["stdout"] - counts["stderr"])
+    return bytes_of(stream, counts["kept"], counts["stdout"], counts["stderr"])

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
 from fastlane.storage.base import LOG_CHUNK_BYTES, dropped_note
-from fastlane.storage.packing import MERGED_CHUNK_BYTES, pack, take
+from fastlane.storage.packing import MERGED_CHUNK_BYTES, Chunk, bytes_of, take, take_back
 
 FIND_OWNER = "SELECT seq, status, epoch FROM executions WHERE id = ?"
 FIND_LOG = """
@@ -33,7 +33,7 @@ ON CONFLICT (execution) DO UPDATE SET
     dropped_at = excluded.dropped_at
 """
 LAST_CHUNK = """
-SELECT id, first_seq, last_seq, last_at, bytes, stdout_bytes, stderr_bytes
+SELECT first_seq, last_seq, last_at, bytes, stdout_bytes, stderr_bytes, id
 FROM log_chunks WHERE execution = ? ORDER BY last_seq DESC LIMIT 1
 """
 CHUNK_RECORDS = "SELECT records FROM log_chunks WHERE id = ?"
@@ -79,28 +79,11 @@ class _Log:
 
 
 @dataclass(slots=True)
-class _Chunk:
-    """A row of ``log_chunks`` that is being filled; *id* is None until it has been stored."""
+class _Chunk(Chunk):
+    """A row of ``log_chunks`` that is being filled."""
 
-    id: int | None
-    first_seq: int
-    last_seq: int = 0
-    last_at: float = 0.0
-    kept_bytes: int = 0
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0
-    parts: list[bytes] = field(default_factory=list)
-
-    def add(self, record: LogRecord) -> None:
-        size = len(record.data)
-        pack(record, self.parts)
-        self.last_seq = record.seq
-        self.last_at = record.at
-        self.kept_bytes += size
-        if record.stream is Stream.STDOUT:
-            self.stdout_bytes += size
-        elif record.stream is Stream.STDERR:
-            self.stderr_bytes += size
+    id: int | None = None
+    """None until it has been stored."""
 
 
 def append_log(
@@ -162,7 +145,7 @@ def _add(
             _store(connection, execution, chunk)
             chunk = None
         if chunk is None:
-            chunk = _Chunk(None, record.seq)
+            chunk = _Chunk(record.seq, log.last_seq)
         chunk.add(record)
         log.last_seq = record.seq
         log.kept_bytes += size
@@ -192,9 +175,13 @@ def _small_last_chunk(
     if more_bytes > MERGED_CHUNK_BYTES or log.last_seq == log.head_seq:
         return None
     row = connection.execute(LAST_CHUNK, (execution,)).fetchone()
-    if row is None or row[4] + more_bytes > MERGED_CHUNK_BYTES:
+    if row is None:
         return None
-    chunk = _Chunk(*row)
+    *fields, chunk_id = row
+    chunk = _Chunk(*fields)
+    chunk.id = chunk_id
+    if chunk.kept_bytes + more_bytes > MERGED_CHUNK_BYTES:
+        return None
     chunk.parts.append(connection.execute(CHUNK_RECORDS, (chunk.id,)).fetchone()[0])
     return chunk
 
@@ -211,7 +198,7 @@ def _store(connection: sqlite3.Connection, execution: int, chunk: _Chunk) -> Non
             chunk.kept_bytes,
             chunk.stdout_bytes,
             chunk.stderr_bytes,
-            b"".join(chunk.parts),
+            chunk.packed,
         ),
     )
 
@@ -277,31 +264,16 @@ def read_log_tail(
     if log is None:
         return b"", False
     execution, kept_bytes, stdout_bytes, stderr_bytes, _, _ = log
-    kept = _bytes_of(stream, kept_bytes, stdout_bytes, stderr_bytes)
+    kept = bytes_of(stream, kept_bytes, stdout_bytes, stderr_bytes)
     wanted = min(max_bytes, kept)
     parts: list[bytes] = []
     missing = wanted
     chunks = connection.execute(CHUNKS_BACKWARDS, (execution,))
     while missing > 0 and (row := chunks.fetchone()) is not None:
         chunk, *sizes = row
-        if not _bytes_of(stream, *sizes):
+        if not bytes_of(stream, *sizes):
             continue
-        records: list[LogRecord] = []
         packed = connection.execute(CHUNK_RECORDS, (chunk,)).fetchone()[0]
-        take(packed, 1, 0, len(packed), records)
-        for record in reversed(records):
-            if record.stream is stream:
-                parts.append(record.data[max(0, len(record.data) - missing) :])
-                missing -= len(parts[-1])
-                if missing <= 0:
-                    break
+        missing = take_back(packed, stream, missing, parts)
     chunks.close()
     return b"".join(reversed(parts)), kept > wanted
-
-
-def _bytes_of(stream: Stream, kept_bytes: int, stdout_bytes: int, stderr_bytes: int) -> int:
-    if stream is Stream.STDOUT:
-        return stdout_bytes
-    if stream is Stream.STDERR:
-        return stderr_bytes
-    return kept_bytes - stdout_bytes - stderr_bytes
