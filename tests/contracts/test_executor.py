@@ -507,9 +507,10 @@ async def test_a_line_of_a_megabyte(stage: Stage) -> None:
 
 async def test_much_output_comes_whole_and_in_bounded_batches(stage: Stage) -> None:
     executor = await stage.executor()
-    run_id = await stage.launch(executor, "seq", "1000000")
+    many = 1_000_000 if stage.harness.reads_quickly else 200_000
+    run_id = await stage.launch(executor, "seq", f"{many}")
     batches, _ = await stage.follow(executor, run_id)
-    assert output(batches) == b"".join(b"%d\n" % number for number in range(1, 1_000_001))
+    assert output(batches) == b"".join(b"%d\n" % number for number in range(1, many + 1))
     assert max(len(output([batch])) for batch in batches) <= 1024**2
 
 
