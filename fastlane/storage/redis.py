@@ -283,9 +283,13 @@ def make_client(url: str) -> tuple[redis_client.Redis, Sequence[redis_client.Red
     if scheme not in SENTINEL_SCHEMES:
         return redis_client.Redis.from_url(url, **options), ()
     sentinels, service, number, user, password = sentinel_parts(url)
+    # Sentinels speak TLS where their service does: they share its configuration.
+    options["ssl"] = scheme.startswith("rediss")
+    asked = redis_client.connection.parse_url(f"redis://any?{urlsplit(url).query}")
+    options |= {name: value for name, value in asked.items() if name != "host"}
     finder: Any = cast(Any, Sentinel)(sentinels, sentinel_kwargs=dict(options), **options)
     client: redis_client.Redis = finder.master_for(
-        service, db=number, username=user, password=password, ssl=scheme.startswith("rediss")
+        service, db=number, username=user, password=password
     )
     return client, finder.sentinels
 

@@ -159,16 +159,22 @@ class TlsRedis(RedisServer):
         leaf.private_key_pem.write_to_path(self.key)
         leaf.cert_chain_pems[0].write_to_path(self.chain)
 
-    def command(self) -> list[str]:
-        options = {
-            "--tls-port": str(self.port),
-            "--port": "0",
-            "--tls-cert-file": str(self.chain),
-            "--tls-key-file": str(self.key),
-            "--tls-ca-cert-file": str(self.authority),
-            "--tls-auth-clients": "no",
+    def tls_options(self, port: int) -> dict[str, str]:
+        return {
+            "tls-port": str(port),
+            "port": "0",
+            "tls-cert-file": str(self.chain),
+            "tls-key-file": str(self.key),
+            "tls-ca-cert-file": str(self.authority),
+            "tls-auth-clients": "no",
         }
-        return [*super().command(), *(word for pair in options.items() for word in pair)]
+
+    def command(self) -> list[str]:
+        options = self.tls_options(self.port).items()
+        return [
+            *super().command(),
+            *(word for name, value in options for word in (f"--{name}", value)),
+        ]
 
     def ping(self) -> bool:
         return self.ask(b"", lambda _: True)
@@ -243,8 +249,12 @@ class Sentinel(RedisServer):
     def __init__(self, directory: Path, master: RedisServer) -> None:
         super().__init__(directory)
         directory.mkdir(parents=True)
+        listens = {"port": str(self.port)}
+        self._tls = isinstance(master, TlsRedis)
+        if isinstance(master, TlsRedis):
+            listens = master.tls_options(self.port) | {"tls-replication": "yes"}
         (directory / "sentinel.conf").write_text(
-            f"port {self.port}\nbind 127.0.0.1\n"
+            "".join(f"{name} {value}\n" for name, value in listens.items()) + "bind 127.0.0.1\n"
             f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
             "sentinel down-after-milliseconds mymaster 1000\n"
         )
@@ -252,11 +262,28 @@ class Sentinel(RedisServer):
     def command(self) -> list[str]:
         return ["redis-server", str(self.directory / "sentinel.conf"), "--sentinel"]
 
+    def ping(self) -> bool:
+        return self.ask(b"", lambda _: True) if self._tls else super().ping()
+
 
 async def test_through_sentinel(tmp_path: Path, redis_own: RedisServer) -> None:
     with Sentinel(tmp_path / "sentinel", redis_own) as sentinel:
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
         async with listening(url) as (_, here), listening(redis_own.url) as (_, there):
+            with there.subscribe("queue") as queue:
+                here.publish("queue")
+                assert await queue.wait(NEWS_SECONDS)
+
+
+async def test_through_sentinel_over_tls(tmp_path: Path) -> None:
+    with (
+        TlsRedis(tmp_path / "redis") as server,
+        Sentinel(tmp_path / "sentinel", server) as sentinel,
+    ):
+        options = f"?ssl_ca_certs={server.authority}"
+        url = f"rediss+sentinel://127.0.0.1:{sentinel.port}/mymaster/0{options}"
+        direct = f"rediss://127.0.0.1:{server.port}/0{options}"
+        async with listening(url) as (_, here), listening(direct) as (_, there):
             with there.subscribe("queue") as queue:
                 here.publish("queue")
                 assert await queue.wait(NEWS_SECONDS)
