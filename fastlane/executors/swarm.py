@@ -7,6 +7,10 @@ nothing, and started by letting it complete one task; so what is created never r
 What differs from containers: nodes pull the images themselves, as a part of the start, whatever the
 pull policy; a run on another node than the manager's is stopped by taking its task away, which
 leaves no exit code, and no more log than was read before.
+
+Never twice: a manager that (re)starts, or becomes the leader, gives a job whose task has failed
+another one, whatever its restart policy. So a failed run's service is made to complete nothing as
+soon as its end is seen, and of several tasks only the first counts.
 """
 
 from __future__ import annotations
@@ -14,11 +18,18 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from fastlane.errors import HostUnavailable, PullFailed, RunVanished, StartFailed
+from fastlane.errors import (
+    HostUnavailable,
+    PullFailed,
+    RunOutOfReach,
+    RunVanished,
+    StartFailed,
+)
 from fastlane.executors.base import ListedRun, LogBatch, Phase, RunSpec, RunState
 from fastlane.executors.docker.container import (
     DEFAULT_PIDS,
@@ -41,8 +52,11 @@ from fastlane.executors.docker.executor import (
 )
 from fastlane.executors.docker.frames import HEADER_BYTES, STAMP_BYTES
 from fastlane.executors.docker.logs import follow_logs, tail
+from fastlane.executors.docker.refusals import CANNOT_EXECUTE
 from fastlane.model import Resources
 
+STARTED_LABEL = "fastlane.started"
+"""On a service that was let make its task."""
 STOPPED_LABEL = "fastlane.stopped"
 """On a service whose task was taken away."""
 SERVICE_LABEL = "com.docker.swarm.service.id"
@@ -52,9 +66,20 @@ FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 1.0
 # Bounds the updates of a service that others update at the same time.
 UPDATE_ATTEMPTS = 10
+# Bounds how old what is known of the nodes may be: one list serves all the runs of a swarm.
+NODES_SECONDS = 1.0
+# Bounds of how many runs it is remembered that their node was away.
+MAX_REMEMBERED = 10_000
+# Bounds how long a manager may take to obey the removal of a task, which it does at once.
+REMOVE_SECONDS = 10.0
 # A task in one of these states does not change any more.
 _OVER = frozenset({"complete", "failed", "rejected", "shutdown", "orphaned", "remove"})
-_CANNOT_EXECUTE = (126, 127)
+# Of these, those that a swarm gives to what it ends itself.
+_TAKEN_AWAY = frozenset({"shutdown", "orphaned", "remove"})
+# A node in one of these states is not heard of; one whose manager is new is "unknown" for a moment.
+_AWAY = frozenset({"down", "disconnected"})
+# What a container ends with whose engine ends, was killed, or lost its machine.
+_ENDED_WITH_ITS_ENGINE = frozenset({137, 143, 255})
 
 Details = Mapping[str, Any]
 
@@ -63,6 +88,13 @@ class SwarmExecutor(DockerExecutor):
     """Runs each execution as a ``replicated-job`` service; hosts are managers of a swarm."""
 
     name = "swarm"
+
+    async def open(self) -> None:
+        """Nothing is connected before it is needed."""
+        await super().open()
+        self._nodes: dict[str, _Nodes] = {}
+        # Runs whose node was seen to be away, until they are removed.
+        self._was_away: set[str] = set()
 
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
         """The nodes pull; here it only shows that *host* is a manager."""
@@ -106,42 +138,84 @@ class SwarmExecutor(DockerExecutor):
         service = await self._service(engine, container_name(execution_id))
         if service is None or not self._is_ours(service, execution_id):
             return None
-        return _state(service, await self._tasks(engine, [service["ID"]]))
+        tasks = await self._tasks(engine, [service["ID"]])
+        await self._raise_if_away(host, tasks)
+        return _state(service, tasks)
 
     async def start(self, host: str, run_id: str) -> None:
         def complete_one(spec: dict[str, Any]) -> bool:
             job = spec["Mode"]["ReplicatedJob"]
-            if job["TotalCompletions"] or STOPPED_LABEL in spec["Labels"]:
+            if job["TotalCompletions"] or {STARTED_LABEL, STOPPED_LABEL} & spec["Labels"].keys():
                 return False
             job["TotalCompletions"] = 1
+            spec["Labels"][STARTED_LABEL] = "1"
             return True
 
         await self._update(host, run_id, complete_one)
 
     async def inspect(self, host: str, run_id: str) -> RunState:
-        engine = self._engine(host)
+        """See ``Executor.inspect``.
+
+        :raises RunOutOfReach: its node is away.
+        """
         service = await self._present_service(host, run_id)
-        return _state(service, await self._tasks(engine, [run_id]))
+        tasks = await self._tasks(self._engine(host), [run_id])
+        await self._raise_if_away(host, tasks)
+        return _state(service, tasks)
 
     async def wait(self, host: str, run_id: str) -> RunState:
         """See ``Executor.wait``.
 
         :raises PullFailed: its node could not have the image.
         :raises StartFailed: its command cannot be executed, or no node takes it.
+        :raises RunVanished: the swarm has ended it, or its node has.
+        :raises RunOutOfReach: its node is away.
         """
         pause = FIRST_PAUSE_SECONDS
         while True:
-            state = await self.inspect(host, run_id)
+            service = await self._present_service(host, run_id)
+            tasks = await self._tasks(self._engine(host), [run_id])
+            await self._raise_if_away(host, tasks)
+            state = _state(service, tasks)
             if state.phase is Phase.ENDED:
-                if state.exit_code is None and state.error is not None:
-                    if "image" in state.error.lower():
-                        raise PullFailed(f"The image cannot be had: {state.error}")
-                    raise StartFailed(f"The run could not be started: {state.error}")
-                if state.exit_code in _CANNOT_EXECUTE:
-                    await self._raise_if_not_executed(self._engine(host), state)
+                await self._seal(host, service, tasks)
+                await self._raise_if_not_its_own_end(host, service, tasks, state)
                 return state
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, MAX_PAUSE_SECONDS)
+
+    async def _seal(self, host: str, service: Details, tasks: Sequence[Details]) -> None:
+        """See to it that no manager makes another task for a run that has ended."""
+        first = _first(tasks)
+        if first is None or first["Status"]["State"] == "complete":
+            return
+        try:
+            await self._update(host, service["ID"], _complete_nothing)
+        except RunVanished:
+            # Somebody else has removed it already.
+            return
+
+    async def _raise_if_not_its_own_end(
+        self, host: str, service: Details, tasks: Sequence[Details], state: RunState
+    ) -> None:
+        task = _first(tasks)
+        if task is None or STOPPED_LABEL in service["Spec"]["Labels"]:
+            return
+        status = task["Status"]
+        if state.exit_code is None:
+            error = state.error or f"its task is {status['State']}"
+            # A task that was running keeps the process id where nobody saw it end.
+            if status["State"] in _TAKEN_AWAY or status.get("ContainerStatus", {}).get("PID"):
+                raise RunVanished(f"the swarm has ended it: {error}")
+            if "image" in error.lower():
+                raise PullFailed(f"The image cannot be had: {error}")
+            raise StartFailed(f"The run could not be started: {error}")
+        if state.exit_code in _ENDED_WITH_ITS_ENGINE and state.run_id in self._was_away:
+            raise RunVanished(
+                f"its node was away, and has ended it (its exit code is {state.exit_code})"
+            )
+        if state.exit_code in CANNOT_EXECUTE:
+            await self._raise_if_not_executed(self._engine(host), state)
 
     async def logs(
         self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
@@ -149,7 +223,11 @@ class SwarmExecutor(DockerExecutor):
         words = {Phase.CREATED: "created", Phase.RUNNING: "running", Phase.ENDED: "exited"}
 
         async def inspect() -> Details:
-            state = await self.inspect(host, run_id)
+            service = await self._present_service(host, run_id)
+            tasks = await self._tasks(self._engine(host), [run_id])
+            # The log of an ended run is on its node, too.
+            await self._raise_if_away(host, tasks, ended=True)
+            state = _state(service, tasks)
             return {
                 "Id": run_id,
                 "Config": {"Tty": False},
@@ -187,17 +265,44 @@ class SwarmExecutor(DockerExecutor):
                 return
             if not asked:
                 asked = await self._ask_to_end(engine, host, run_id, tasks, grace_seconds)
+            if asked:
+                await self._raise_if_away(host, tasks)
             await asyncio.sleep(FIRST_PAUSE_SECONDS)
         raise HostUnavailable(host, f"service {run_id[:12]} does not stop")
 
     async def remove(self, host: str, run_id: str) -> None:
+        """See ``Executor.remove``; what still runs, as on a node that was away, ends with it."""
+        engine = self._engine(host)
+        self._was_away.discard(run_id)
+        await self._take_tasks_away(host, run_id)
         try:
-            await self._engine(host).call(
-                "DELETE", f"services/{run_id}", raw=True, seconds=SLOW_CALL_SECONDS
-            )
+            await engine.call("DELETE", f"services/{run_id}", raw=True, seconds=SLOW_CALL_SECONDS)
         except Refused as refused:
             if refused.status != 404:
                 raise
+        await self._end_orphans(engine, run_id)
+
+    async def _take_tasks_away(self, host: str, run_id: str) -> None:
+        """Engines up to 20.10 at least forget a job's task with its service, and let it run on;
+        what they were told of a task before is carried out, also by a node that comes back.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + REMOVE_SECONDS
+        while True:
+            going_on = [
+                task
+                for task in await self._tasks(self._engine(host), [run_id])
+                if task["Status"]["State"] not in _OVER and task["DesiredState"] != "remove"
+            ]
+            if not going_on:
+                return
+            if loop.time() >= give_up_at:
+                raise HostUnavailable(host, f"service {run_id[:12]} keeps its task")
+            try:
+                await self._update(host, run_id, _mark_stopped)
+            except RunVanished:
+                return
+            await asyncio.sleep(FIRST_PAUSE_SECONDS)
 
     async def set_aside(self, host: str, run_id: str) -> None:
         """A service keeps its name; nobody else wants it."""
@@ -230,7 +335,7 @@ class SwarmExecutor(DockerExecutor):
         grace_seconds: float,
     ) -> bool:
         """Stop the run's container where that is on the manager itself, else take its task away."""
-        task = _last(tasks)
+        task = _first(tasks)
         container = (task or {}).get("Status", {}).get("ContainerStatus", {}).get("ContainerID")
         if task is not None and container and task["Status"]["State"] == "running":
             info = await engine.call("GET", "info")
@@ -241,17 +346,8 @@ class SwarmExecutor(DockerExecutor):
             # In a moment it runs, or does not.
             return False
 
-        def complete_nothing(spec: dict[str, Any]) -> bool:
-            if STOPPED_LABEL in spec["Labels"]:
-                return False
-            spec["Labels"][STOPPED_LABEL] = "1"
-            spec["Mode"]["ReplicatedJob"]["TotalCompletions"] = 0
-            template = spec["TaskTemplate"]
-            template["ForceUpdate"] = template.get("ForceUpdate", 0) + 1
-            return True
-
         try:
-            await self._update(host, run_id, complete_nothing)
+            await self._update(host, run_id, _mark_stopped)
         except RunVanished:
             return True
         return True
@@ -304,13 +400,14 @@ class SwarmExecutor(DockerExecutor):
         return service
 
     async def _end_orphans(self, engine: Engine, run_id: str) -> None:
-        """End what a removed service has left on the manager's own node.
+        """Remove what a removed service has left on the manager's own node.
 
-        Engines up to 20.10 at least forget a job's task with its service, and let it run on; on
-        other nodes only who can reach them can end it.
+        Engines up to 20.10 at least forget a job's tasks with its service, and leave the containers
+        alone until the manager starts anew; on other nodes only who can reach them can remove them.
         """
         filters = json.dumps({"label": [f"{SERVICE_LABEL}={run_id}"]})
-        for each in await engine.call("GET", "containers/json", params={"filters": filters}):
+        found = await engine.call("GET", "containers/json", params={"all": "1", "filters": filters})
+        for each in found:
             try:
                 await engine.call(
                     "DELETE",
@@ -334,6 +431,23 @@ class SwarmExecutor(DockerExecutor):
                 return []
             raise
         return tasks
+
+    async def _raise_if_away(
+        self, host: str, tasks: Sequence[Details], *, ended: bool = False
+    ) -> None:
+        """:param ended: also where the run has ended.
+        :raises RunOutOfReach: the node that has the run is away.
+        """
+        task = _first(tasks)
+        node = None if task is None else task.get("NodeID")
+        if task is None or not node or (task["Status"]["State"] in _OVER and not ended):
+            return
+        nodes = self._nodes.setdefault(host, _Nodes(self._engine(host)))
+        state = await nodes.state(node)
+        if state in _AWAY:
+            if len(self._was_away) < MAX_REMEMBERED:
+                self._was_away.add(str(task["ServiceID"]))
+            raise RunOutOfReach(host, f"node {node} of the swarm is {state}")
 
     def _is_ours(self, service: Details, execution_id: str) -> bool:
         found = service["Spec"]["Labels"]
@@ -398,20 +512,60 @@ def service_spec(
     }
 
 
-def _last(tasks: Sequence[Details]) -> Details | None:
-    return max(tasks, key=lambda task: str(task["CreatedAt"]), default=None)
+class _Nodes:
+    """What a manager knows of the nodes, asked at most so often for all runs together."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._states: dict[str, str] = {}
+        self._asked_at = -math.inf
+        self._asking = asyncio.Lock()
+
+    async def state(self, node: str) -> str:
+        """The node's state; one that is not there any more is "removed"."""
+        async with self._asking:
+            if time.monotonic() >= self._asked_at + NODES_SECONDS:
+                found = await self._engine.call("GET", "nodes")
+                self._states = {each["ID"]: each["Status"]["State"] for each in found}
+                self._asked_at = time.monotonic()
+            return self._states.get(node, "removed")
+
+
+def _complete_nothing(spec: dict[str, Any]) -> bool:
+    job = spec["Mode"]["ReplicatedJob"]
+    if not job["TotalCompletions"]:
+        return False
+    job["TotalCompletions"] = 0
+    return True
+
+
+def _mark_stopped(spec: dict[str, Any]) -> bool:
+    if STOPPED_LABEL in spec["Labels"]:
+        return False
+    spec["Labels"][STOPPED_LABEL] = "1"
+    _complete_nothing(spec)
+    # Makes it another job to the swarm, which takes away the tasks of the one before.
+    template = spec["TaskTemplate"]
+    template["ForceUpdate"] = template.get("ForceUpdate", 0) + 1
+    return True
+
+
+def _first(tasks: Sequence[Details]) -> Details | None:
+    """The task that is the run; others were made by a manager that knew no better."""
+    return min(tasks, key=lambda task: str(task["CreatedAt"]), default=None)
 
 
 def _state(service: Details, tasks: Sequence[Details]) -> RunState:
     """What the swarm knows of a run, in the executor's words."""
     run_id = str(service["ID"])
-    task = _last(tasks)
-    stopped = STOPPED_LABEL in service["Spec"]["Labels"]
+    task = _first(tasks)
+    marks = service["Spec"]["Labels"]
+    stopped = STOPPED_LABEL in marks
     if task is None:
-        if stopped:
-            return RunState(run_id, Phase.ENDED)
-        started = service["Spec"]["Mode"]["ReplicatedJob"]["TotalCompletions"]
-        return RunState(run_id, Phase.RUNNING if started else Phase.CREATED)
+        if service["Spec"]["Mode"]["ReplicatedJob"]["TotalCompletions"]:
+            return RunState(run_id, Phase.RUNNING)
+        over = stopped or STARTED_LABEL in marks
+        return RunState(run_id, Phase.ENDED if over else Phase.CREATED)
     status = task["Status"]
     started_at = unix_time(task["CreatedAt"])
     if status["State"] not in _OVER:

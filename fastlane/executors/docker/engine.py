@@ -42,6 +42,8 @@ STREAM_BUFFER_BYTES = 256 * 1024
 ANSWER_BYTES = 64 * 1024 * 1024
 # Bounds how much of the engine's own words goes into an error.
 MESSAGE_CHARS = 500
+# Bounds each end of a longer message that is looked at: what happened, and why.
+MESSAGE_END_CHARS = 4096
 # aiodocker's status for "no connection".
 _NOT_CONNECTED = 900
 
@@ -58,6 +60,11 @@ class Refused(HostUnavailable):
     def __init__(self, host: str, status: int, reason: str) -> None:
         self.status = status
         self.reason = reason[:MESSAGE_CHARS]
+        self.whole_reason = (
+            reason
+            if len(reason) <= 2 * MESSAGE_END_CHARS
+            else reason[:MESSAGE_END_CHARS] + reason[-MESSAGE_END_CHARS:]
+        )
         super().__init__(host, f"the engine answered {status}: {self.reason}")
 
 
@@ -179,7 +186,7 @@ class Engine:
                 # An engine that comes back may be another version.
                 self._negotiated = False
                 raise HostUnavailable(self.host, error.message[:MESSAGE_CHARS]) from error
-            raise Refused(self.host, error.status, error.message) from error
+            raise Refused(self.host, error.status, _words(error.message)) from error
         except TimeoutError as error:
             raise HostUnavailable(self.host, f"no answer to {method} {path} in time") from error
         except (aiohttp.ClientError, OSError, ValueError, KeyError) as error:
@@ -228,6 +235,18 @@ class Engine:
             connector=connector, timeout=timeout, read_bufsize=STREAM_BUFFER_BYTES
         )
         return Docker(url, connector=connector, session=session, timeout=timeout)
+
+
+def _words(message: str) -> str:
+    """The engine's own words: aiodocker leaves the JSON around them where a proxy has added a
+    parameter to the content type.
+    """
+    try:
+        answer = json.loads(message)
+    except ValueError:
+        return message
+    words = answer.get("message") if isinstance(answer, dict) else None
+    return words if isinstance(words, str) else message
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:

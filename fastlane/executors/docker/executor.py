@@ -35,6 +35,7 @@ from fastlane.executors.docker.logs import (
     vanished_or,
 )
 from fastlane.executors.docker.pull import Login, Pulls
+from fastlane.executors.docker.refusals import CANNOT_EXECUTE, is_the_jobs
 from fastlane.model import RegistryCredentials, Resources
 
 # Bounds one wait for the end of a run; then it is looked at and waited for again, because a
@@ -50,8 +51,6 @@ NAME_TAKEN_STEP_SECONDS = 0.2
 STOP_MARGIN_SECONDS = 30.0
 # Bounds the attempts to stop a run that others start at the same time.
 STOP_ATTEMPTS = 5
-# What a shell and an engine say when a command cannot be executed.
-_CANNOT_EXECUTE = (126, 127)
 
 
 def _login_of_docker(registry: str) -> RegistryCredentials | None:
@@ -140,7 +139,9 @@ class DockerExecutor(Executor):
             except Refused as refused:
                 if refused.status == 404 and "no such image" in refused.reason.lower():
                     raise PullFailed(f"Image {spec.image} is not on host {host}") from refused
-                if refused.status in (400, 404):
+                if refused.status in (400, 404) or is_the_jobs(
+                    refused.status, refused.whole_reason
+                ):
                     raise StartFailed(
                         f"Host {host} refuses such a run: {refused.reason}"
                     ) from refused
@@ -172,17 +173,19 @@ class DockerExecutor(Executor):
         try:
             await engine.call("POST", f"containers/{run_id}/start", seconds=SLOW_CALL_SECONDS)
         except Refused as refused:
-            state = await self.inspect(host, run_id)
+            details = await self._present(host, run_id)
             if refused.status == 409:
                 raise vanished_or(refused, run_id) from refused
-            details = await self._present(host, run_id)
             code = details["State"]["ExitCode"]
-            if state.phase is Phase.CREATED and (refused.status < 500 or code in _CANNOT_EXECUTE):
+            if phase_of(details["State"]["Status"]) is not Phase.CREATED or not is_the_jobs(
+                refused.status, refused.whole_reason, code
+            ):
+                raise
+            if code in CANNOT_EXECUTE:
                 raise StartFailed(
-                    f"The command cannot be executed: {refused.reason}",
-                    code if code in _CANNOT_EXECUTE else None,
+                    f"The command cannot be executed: {refused.reason}", code
                 ) from refused
-            raise
+            raise StartFailed(f"The run cannot be set up: {refused.reason}") from refused
 
     async def inspect(self, host: str, run_id: str) -> RunState:
         return run_state(await self._present(host, run_id))
@@ -332,7 +335,7 @@ class DockerExecutor(Executor):
         With ``Init`` the engine starts its init and knows no more; that one writes
         ``[FATAL tini (7)] exec no-such-command failed: No such file or directory`` and exits.
         """
-        if state.exit_code not in _CANNOT_EXECUTE:
+        if state.exit_code not in CANNOT_EXECUTE:
             return
         last = (await tail(engine, state.run_id, stdout="0"))[HEADER_BYTES + STAMP_BYTES :]
         who, _, message = last.decode("utf-8", "replace").strip().partition("] ")

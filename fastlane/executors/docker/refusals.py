@@ -1,0 +1,83 @@
+"""Whose fault it is that an engine could not set a container up.
+
+The engine has one way to say so: its words. It answers 400 where a command cannot be executed (and
+notes exit code 126 or 127 on the container), 500 for nearly everything else (exit code 128), be it
+an image whose user does not exist or a disk that is full. What the job asked for fails on every
+host alike, and is told at once; what ails the host is waited for, and counts against it.
+
+What is here was seen of Docker 20.10 with runc 1.1, and read in the sources of Docker, containerd
+and runc.
+"""
+
+from __future__ import annotations
+
+import re
+
+# What a shell and an engine say when a command cannot be executed.
+CANNOT_EXECUTE = (126, 127)
+
+_NAMES = re.compile(
+    r"""
+      "(?:[^"\\]|\\.)*+(?:"|\Z)
+    | (?:^|(?<=[\s:])) / (?!sys/fs/cgroup) [^\s:]*
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""Quotations and paths: what an image or a job is free to name as it likes."""
+
+_JOBS = re.compile(
+    r"""
+      ^unable\ to\ find\ (?:user|group)\ .*:
+    | ^uids\ and\ gids\ must\ be\ in\ range
+    # The image's working directory, volumes or links.
+    | ^Cannot\ mkdir:\ .*\ is\ not\ a\ directory$
+    | ^cannot\ mount\ volume\ over\ existing\ file
+    | ^evalSymlinksInScope:\ too\ many\ links
+    | :\ (?:not\ a\ directory | is\ a\ directory | file\ name\ too\ long)$
+    # runc, of a limit that is too low for what it takes to start anything.
+    | memory\ limit\ too\ low
+    | unable\ to\ set\ memory\ limit
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_HOSTS = re.compile(
+    r"""
+    # errno(3) of what a host has run out of, or has broken
+      no\ space\ left | disk\ quota\ exceeded
+    | cannot\ allocate\ memory | out\ of\ memory
+    | too\ many\ open\ files | too\ many\ users
+    | resource\ (?:temporarily\ unavailable|busy)
+    | input/output\ error | read-only\ file\ system | structure\ needs\ cleaning
+    | stale\ (?:nfs\ )?file\ handle | no\ such\ device | no\ child\ processes
+    | operation\ not\ permitted | function\ not\ implemented | bad\ file\ descriptor
+    | interrupted | broken\ pipe | connection\ (?:refused|reset) | not\ connected
+    # what stands between the engine and runc
+    | deadline\ exceeded | timed?\ ?-?out | context\ canceled
+    | transport\ is\ closing | ttrpc | \bgrpc\b | client\ connection | use\ of\ closed
+    | failed\ to\ start\ shim | containerd-shim | unable\ to\ retrieve\ oci\ runtime\ error
+    | \beof\b | signal:\ | fork/exec | already\ exists
+    # what every container of the host needs
+    | \bhooks?\b | systemd | \bdbus\b | seccomp | apparmor | selinux | rlimit
+    | cgroup\ mountpoint | mountpoint\ for\ \S+\ not\ found
+    # a value that the kernel does not take is the job's, anything else about cgroups is not
+    | /sys/fs/cgroup\S*:\ (?!invalid\ argument|numerical\ result\ out\ of\ range)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_RUNTIME = re.compile(r"\bOCI runtime\b", re.IGNORECASE)
+
+
+def is_the_jobs(status: int, message: str, exit_code: int | None = None) -> bool:
+    """Whether the job's own wishes are why an engine refused to create or to start its container.
+
+    :param status: of the HTTP answer.
+    :param message: the engine's, whole: the reason is at its end.
+    :param exit_code: what it noted on the container.
+    """
+    if _JOBS.search(message):
+        return True
+    if _HOSTS.search(_NAMES.sub("", message)):
+        return False
+    if status in (400, 403) or exit_code in CANNOT_EXECUTE:
+        return True
+    return _RUNTIME.search(message) is not None
