@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,14 +13,12 @@ import pytest
 from fastlane.errors import ExecutorError
 from fastlane.executors.base import LogBatch, RunSpec, RunState
 from fastlane.executors.docker import DockerExecutor
-from fastlane.model import ImageReference, Stream
+from fastlane.model import ImageReference
 from scripts import engine as setup
 from tests.engine import docker_host, docker_image, registry
+from tests.executors.engines import PATIENCE_SECONDS, output
 
-__all__ = ["docker_host", "docker_image", "registry"]
-
-# Bounds each wait for something that must come.
-PATIENCE_SECONDS = 30.0
+__all__ = ["PATIENCE_SECONDS", "docker_host", "docker_image", "output", "registry"]
 
 
 class Docker:
@@ -82,11 +80,6 @@ class Docker:
                 await self.executor.stop(self.host, run.run_id, grace_seconds=0)
                 await self.executor.remove(self.host, run.run_id)
         await self.executor.close()
-
-
-def output(batches: Sequence[LogBatch], stream: Stream | None = None) -> bytes:
-    pieces = [piece for batch in batches for piece in batch.pieces]
-    return b"".join(piece.data for piece in pieces if stream in (None, piece.stream))
 
 
 @pytest.fixture

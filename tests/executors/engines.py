@@ -1,7 +1,8 @@
 """Engines that fail in a named way, for what a real one cannot be made to do on cue.
 
-Each is an HTTP server on a unix socket of its own, with one container that it claims to have;
-:class:`CuttingProxy` stands before a real engine and loses its answers.
+Each is an HTTP server on a unix socket of its own, with one container that it claims to have. A
+fault that one test needs is a class beside that test. :class:`CuttingProxy` stands before a real
+engine and loses its answers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -42,7 +43,7 @@ def frame(number: int, data: bytes, kind: int = 1) -> bytes:
     return struct.pack(">B3xI", kind, len(payload)) + payload
 
 
-def output(batches: list[LogBatch], *streams: Stream) -> bytes:
+def output(batches: Sequence[LogBatch], *streams: Stream) -> bytes:
     """What the batches hold of *streams* (of all without any)."""
     pieces = [piece for batch in batches for piece in batch.pieces]
     return b"".join(piece.data for piece in pieces if not streams or piece.stream in streams)
@@ -52,8 +53,8 @@ def output(batches: list[LogBatch], *streams: Stream) -> bytes:
 class FakeEngine:
     """A Docker engine that works: each failure is a class that overrides one handler."""
 
-    offered: str = "1.41"
-    minimum: str = "1.12"
+    offered: str = "1.47"
+    minimum: str = "1.24"
     status: str = "running"
     log: list[bytes] = field(default_factory=list)
     """The frames that there are, written so far."""
@@ -152,17 +153,22 @@ class FakeEngine:
     async def on_logs(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        frames = self.log[-1:] if "tail" in request.query else self.log
-        for each in frames:
-            await response.write(each)
         if request.query.get("follow") == "1":
-            await self.follow(request)
+            await self.follow(response)
+        else:
+            await response.write(b"".join(self.log[-1:] if "tail" in request.query else self.log))
         return response
 
-    async def follow(self, request: web.Request) -> None:
-        """What happens when all that there is has been sent to a follower."""
+    async def follow(self, response: web.StreamResponse) -> None:
+        """How it follows the log."""
+        await response.write(b"".join(self.log))
         if self.status == "running":
             await self.over.wait()
+
+    @property
+    def follows(self) -> int:
+        """How many follows were asked for."""
+        return self.count("follow=1")
 
     async def on_image(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "No such image: tool:1"}, status=404)
@@ -177,6 +183,105 @@ class FakeEngine:
         for event in events:
             await response.write(json.dumps(event).encode() + b"\r\n")
         return response
+
+
+class Answering(FakeEngine):
+    """Answers everything but the version with the same *status*, *type* and *body*."""
+
+    def __init__(self, status: int, kind: str, body: bytes, *, version: bool = True) -> None:
+        super().__init__()
+        self._parts = (status, kind, body)
+        self._version = version
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if self._version and "version" in request.path:
+            return await super()._answer(request)
+        status, kind, body = self._parts
+        return web.Response(status=status, body=body, content_type=kind)
+
+
+class Pulling(FakeEngine):
+    """Says *lines* of a pull in a 200 answer, waiting for *go* before the last of them."""
+
+    def __init__(self, *lines: object) -> None:
+        super().__init__()
+        self._lines = lines
+        self.go = asyncio.Event()
+        self.go.set()
+        self.begun = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def on_pull(self, request: web.Request) -> web.StreamResponse:
+        try:
+            response = await self.events(request, *self._lines[:-1])
+            self.begun.set()
+            await self.go.wait()
+            for line in self._lines[-1:]:
+                await response.write(json.dumps(line).encode() + b"\r\n")
+        finally:
+            self.ended.set()
+        return response
+
+
+class FollowBreaksOff(FakeEngine):
+    """Each follow ends behind one frame more, as at a rotation; the last ends with the run."""
+
+    async def follow(self, response: web.StreamResponse) -> None:
+        """See :meth:`FakeEngine.follow`."""
+        await response.write(b"".join(self.log[: self.follows]))
+        if self.follows >= len(self.log):
+            self.status = "exited"
+
+
+@dataclass
+class FollowHangs(FakeEngine):
+    """The follow gives *given* frames and then neither goes on nor ends, also after the exit."""
+
+    given: int = 0
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def follow(self, response: web.StreamResponse) -> None:
+        """See :meth:`FakeEngine.follow`."""
+        await response.write(b"".join(self.log[: self.given]))
+        self.hanging.set()
+        await self.over.wait()
+
+
+class FollowMissesTheEnd(FakeEngine):
+    """The run is over, and the follow ends in order without the last frame."""
+
+    async def follow(self, response: web.StreamResponse) -> None:
+        """See :meth:`FakeEngine.follow`."""
+        await response.write(b"".join(self.log[:-1]))
+        self.status = "exited"
+
+
+class FollowRepeats(FakeEngine):
+    """As Docker 20.10 does at a rotation: the first follow goes back by two frames."""
+
+    async def follow(self, response: web.StreamResponse) -> None:
+        """See :meth:`FakeEngine.follow`."""
+        first = [*self.log[:4], *self.log[2:]]
+        await response.write(b"".join(first if self.follows == 1 else self.log))
+        self.status = "exited"
+
+
+class ClockSetBack(FakeEngine):
+    """The clock of the host was set back twice while the run wrote."""
+
+    async def follow(self, response: web.StreamResponse) -> None:
+        """See :meth:`FakeEngine.follow`."""
+        await response.write(b"".join(self.log))
+        if self.follows == 3:
+            self.status = "exited"
+
+
+class DamagedLog(FakeEngine):
+    """Has a record that it cannot read, says so at each read, and then breaks the follow off."""
+
+    async def follow(self, response: web.StreamResponse) -> None:
+        """See :meth:`FakeEngine.follow`."""
+        await response.write(b"".join(self.log))
 
 
 def reset(request: web.Request) -> web.StreamResponse:

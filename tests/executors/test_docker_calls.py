@@ -24,6 +24,7 @@ from tests.executors.engines import (
     PATIENCE_SECONDS,
     RUN_ID,
     SPEC,
+    Answering,
     CuttingProxy,
     FakeEngine,
     opened,
@@ -125,21 +126,6 @@ class BreakingOff(FakeEngine):
         await response.prepare(request)
         await response.write(b'{"half": ')
         return reset(request)
-
-
-class Answering(FakeEngine):
-    """Answers everything but the version with the same *status*, *type* and *body*."""
-
-    def __init__(self, status: int, kind: str, body: bytes, *, version: bool = True) -> None:
-        super().__init__()
-        self._parts = (status, kind, body)
-        self._version = version
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        if self._version and "version" in request.path:
-            return await super()._answer(request)
-        status, kind, body = self._parts
-        return web.Response(status=status, body=body, content_type=kind)
 
 
 GARBAGE = [b"<html>", b"[1", b"[]", b"{}", b'"text"', b"null", b"17", b"[17]", b"\xff\xfe", b""]

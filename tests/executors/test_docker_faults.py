@@ -25,6 +25,7 @@ from tests.executors.engines import (
     PATIENCE_SECONDS,
     RUN_ID,
     SPEC,
+    DamagedLog,
     FakeEngine,
     frame,
     opened,
@@ -44,13 +45,6 @@ def system(words: bytes) -> bytes:
 
 
 # -- logs --------------------------------------------------------------------------------------
-
-
-class DamagedLog(FakeEngine):
-    """Has a record that it cannot read, says so at each read, and then breaks the follow off."""
-
-    async def follow(self, request: web.Request) -> None:
-        """Break off."""
 
 
 async def test_the_engines_complaint_of_a_damaged_log_is_passed_on_once() -> None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
-from aiohttp import web
 
 from fastlane.errors import RunVanished
 from fastlane.executors.base import LogBatch
@@ -15,13 +14,18 @@ from fastlane.executors.docker import DockerExecutor, logs
 from fastlane.executors.docker.container import LogLimits
 from fastlane.executors.docker.reader import ROTATED_NOTE
 from fastlane.model import Stream
-from tests.executors.conftest import PATIENCE_SECONDS, Docker, output
-from tests.executors.fake_engine import (
+from tests.executors.conftest import Docker
+from tests.executors.engines import (
+    PATIENCE_SECONDS,
+    RUN_ID,
+    ClockSetBack,
+    FakeEngine,
     FollowBreaksOff,
     FollowHangs,
     FollowMissesTheEnd,
-    LoggingEngine,
+    FollowRepeats,
     frame,
+    output,
 )
 
 FRAMES = [frame(number, b"line %d\n" % number) for number in range(5)]
@@ -35,23 +39,21 @@ async def executor() -> AsyncIterator[DockerExecutor]:
     await executor.close()
 
 
-async def read(
-    executor: DockerExecutor, fake: LoggingEngine, ended: asyncio.Event
-) -> list[LogBatch]:
+async def read(executor: DockerExecutor, fake: FakeEngine, ended: asyncio.Event) -> list[LogBatch]:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        found = executor.logs(fake.host, "c" * 64, bookmark="", ended=ended)
+        found = executor.logs(fake.url, RUN_ID, bookmark="", ended=ended)
         return [batch async for batch in found]
 
 
 async def test_a_follow_that_breaks_off_goes_on_without_a_gap(executor: DockerExecutor) -> None:
-    async with FollowBreaksOff(*FRAMES) as fake:
+    async with FollowBreaksOff(log=FRAMES) as fake:
         assert output(await read(executor, fake, asyncio.Event())) == WHOLE
         assert fake.follows == 5
 
 
 async def test_a_follow_that_hangs_after_the_exit(executor: DockerExecutor) -> None:
     ended = asyncio.Event()
-    async with FollowHangs(*FRAMES, given=5) as fake:
+    async with FollowHangs(log=FRAMES, given=5) as fake:
         reading = asyncio.create_task(read(executor, fake, ended))
         await fake.hanging.wait()
         fake.status = "exited"
@@ -65,7 +67,7 @@ async def test_a_follow_that_hangs_with_a_part_of_the_log(
 ) -> None:
     monkeypatch.setattr(logs, "STUCK_SECONDS", 0.1)
     ended = asyncio.Event()
-    async with FollowHangs(*FRAMES, given=3) as fake:
+    async with FollowHangs(log=FRAMES, given=3) as fake:
         reading = asyncio.create_task(read(executor, fake, ended))
         await fake.hanging.wait()
         fake.status = "exited"
@@ -79,8 +81,8 @@ async def test_a_follow_that_gets_stuck_while_the_run_goes_on(
 ) -> None:
     monkeypatch.setattr(logs, "FIRST_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(logs, "STUCK_SECONDS", 0.1)
-    async with FollowHangs(*FRAMES, given=3) as fake, asyncio.timeout(PATIENCE_SECONDS):
-        found = executor.logs(fake.host, "c" * 64, bookmark="", ended=asyncio.Event())
+    async with FollowHangs(log=FRAMES, given=3) as fake, asyncio.timeout(PATIENCE_SECONDS):
+        found = executor.logs(fake.url, RUN_ID, bookmark="", ended=asyncio.Event())
         batches: list[LogBatch] = []
         async with aclosing(found):
             async for batch in found:
@@ -97,26 +99,23 @@ async def test_a_silent_log_is_not_read_again_and_again(
 ) -> None:
     monkeypatch.setattr(logs, "FIRST_CHECK_SECONDS", 0.01)
     ended = asyncio.Event()
-    async with FollowHangs(*FRAMES, given=5) as fake:
+    async with FollowHangs(log=FRAMES, given=5) as fake:
         reading = asyncio.create_task(read(executor, fake, ended))
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while fake.tails < 4:
-                await fake.looked.wait()
-                fake.looked.clear()
+        await fake.wait_until(lambda: fake.count("tail=1") >= 4)
         assert fake.follows == 1
         ended.set()
         assert output(await reading) == WHOLE
 
 
 async def test_a_follow_that_misses_the_end(executor: DockerExecutor) -> None:
-    async with FollowMissesTheEnd(*FRAMES) as fake:
+    async with FollowMissesTheEnd(log=FRAMES) as fake:
         assert output(await read(executor, fake, asyncio.Event())) == WHOLE
         assert fake.follows == 1
 
 
 async def test_equal_parts_of_one_long_line_are_no_proof(executor: DockerExecutor) -> None:
     part = frame(1, b"x" * 16384)
-    async with FollowMissesTheEnd(part, part, part) as fake:
+    async with FollowMissesTheEnd(log=[part, part, part]) as fake:
         assert output(await read(executor, fake, asyncio.Event())) == b"x" * 16384 * 3
 
 
@@ -125,7 +124,7 @@ async def test_the_engines_own_words_are_marked_as_such(executor: DockerExecutor
     broken = b"\x03\0\0\0\0\0\0" + bytes([len(words)]) + words
     ended = asyncio.Event()
     ended.set()
-    async with LoggingEngine(FRAMES[0], broken, FRAMES[1]) as fake:
+    async with FakeEngine(log=[FRAMES[0], broken, FRAMES[1]]) as fake:
         batches = await read(executor, fake, ended)
     assert output(batches, Stream.STDOUT) == b"line 0\nline 1\n"
     assert words in output(batches, Stream.FASTLANE)
@@ -185,34 +184,14 @@ async def test_nothing_comes_twice_when_the_log_is_rotated_under_a_follow(
         await docker.clear()
 
 
-class FollowRepeats(LoggingEngine):
-    """As Docker 20.10 does at a rotation: the first follow goes back by two frames."""
-
-    async def follow(self, response: web.StreamResponse) -> None:
-        if self.follows == 1:
-            await response.write(b"".join([*self.frames[:4], *self.frames[2:]]))
-        else:
-            await response.write(b"".join(self.frames))
-        self.status = "exited"
-
-
 async def test_what_a_follow_repeats_is_not_taken_twice(executor: DockerExecutor) -> None:
-    async with FollowRepeats(*FRAMES) as fake:
+    async with FollowRepeats(log=FRAMES) as fake:
         assert output(await read(executor, fake, asyncio.Event())) == WHOLE
-
-
-class ClockSetBack(LoggingEngine):
-    """The clock of the host was set back twice while the run wrote."""
-
-    async def follow(self, response: web.StreamResponse) -> None:
-        await response.write(b"".join(self.frames))
-        if self.follows == 3:
-            self.status = "exited"
 
 
 async def test_a_clock_that_was_set_back_loses_nothing(executor: DockerExecutor) -> None:
     numbers = [5, 6, 2, 3, 1, 7]
-    async with ClockSetBack(*(frame(n, b"%d\n" % n) for n in numbers)) as fake:
+    async with ClockSetBack(log=[frame(n, b"%d\n" % n) for n in numbers]) as fake:
         found = output(await read(executor, fake, asyncio.Event()))
     assert found == b"".join(b"%d\n" % n for n in numbers)
     assert fake.follows == 3

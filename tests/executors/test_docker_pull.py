@@ -13,8 +13,8 @@ from fastlane.executors.base import RunSpec
 from fastlane.executors.docker import DockerExecutor, pull
 from fastlane.model import ImageReference, PullPolicy
 from tests.engine import RegistryServer
-from tests.executors.conftest import PATIENCE_SECONDS, Docker, output
-from tests.executors.fake_engine import FakeEngine, PullingEngine
+from tests.executors.conftest import Docker
+from tests.executors.engines import PATIENCE_SECONDS, FakeEngine, Pulling, output
 
 
 def nothing(_: str) -> None:
@@ -87,12 +87,16 @@ async def test_policies(docker: Docker) -> None:
         )
 
 
+def pulls_of(fake: FakeEngine) -> list[str]:
+    return [asked for asked in fake.asked if "/images/" in asked]
+
+
 async def with_fake(fake: FakeEngine, spec: RunSpec) -> list[str]:
     executor = DockerExecutor(installation="test")
     lines: list[str] = []
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await executor.pull(fake.host, spec, lines.append)
+            await executor.pull(fake.url, spec, lines.append)
     finally:
         await executor.close()
     return lines
@@ -106,14 +110,14 @@ async def with_fake(fake: FakeEngine, spec: RunSpec) -> list[str]:
     ],
 )
 async def test_an_error_inside_a_good_answer(error: dict[str, object]) -> None:
-    async with PullingEngine({"status": "Pulling from x", "id": "1"}, error) as fake:
+    async with Pulling({"status": "Pulling from x", "id": "1"}, error) as fake:
         with pytest.raises(PullFailed, match="no space left on device"):
             await with_fake(fake, spec_of("x:1"))
-    assert fake.asked == ["POST images/create?fromImage=x&tag=1"]
+    assert pulls_of(fake) == ["POST /v1.47/images/create?fromImage=x&tag=1"]
 
 
 async def test_progress_is_told_in_short_lines() -> None:
-    async with PullingEngine(
+    async with Pulling(
         {"status": "Pulling from x", "id": "1"},
         {"status": "Downloading", "id": "ab", "progressDetail": {"current": 1, "total": 2}},
         {"status": "Pull complete", "id": "ab", "progressDetail": {}},
@@ -125,14 +129,14 @@ async def test_progress_is_told_in_short_lines() -> None:
 
 async def test_a_registry_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "SILENCE_SECONDS", 0.2)
-    async with PullingEngine({"status": "Pulling"}, {"status": "never"}) as fake:
+    async with Pulling({"status": "Pulling"}, {"status": "never"}) as fake:
         fake.go.clear()
         with pytest.raises(PullFailed, match=r"nothing was heard for 0\.2 s"):
             await with_fake(fake, spec_of("x:1"))
 
 
 async def test_an_answer_that_is_none() -> None:
-    async with PullingEngine("x", "y") as fake:
+    async with Pulling("x", "y") as fake:
         assert await with_fake(fake, spec_of("x:1")) == []
     with pytest.raises(HostUnavailable):
         await with_fake(fake, spec_of("x:1"))
@@ -141,11 +145,11 @@ async def test_an_answer_that_is_none() -> None:
 async def test_one_pull_for_all_who_wait() -> None:
     executor = DockerExecutor(installation="test")
     done = {"status": "Status: Downloaded"}
-    async with PullingEngine({"status": "Pulling"}, done) as fake, asyncio.timeout(10):
+    async with Pulling({"status": "Pulling"}, done) as fake, asyncio.timeout(10):
         fake.go.clear()
         told: list[list[str]] = [[] for _ in range(20)]
         waiters = [
-            asyncio.create_task(executor.pull(fake.host, spec_of("x:1"), lines.append))
+            asyncio.create_task(executor.pull(fake.url, spec_of("x:1"), lines.append))
             for lines in told
         ]
         await fake.begun.wait()
@@ -156,20 +160,20 @@ async def test_one_pull_for_all_who_wait() -> None:
         assert not fake.ended.is_set()
         fake.go.set()
         await asyncio.gather(*waiters[5:])
-        assert fake.asked == ["POST images/create?fromImage=x&tag=1"]
+        assert pulls_of(fake) == ["POST /v1.47/images/create?fromImage=x&tag=1"]
         assert all(lines[-1] == "Status: Downloaded" for lines in told[5:])
         # Over is over: who comes now pulls again.
-        await executor.pull(fake.host, spec_of("x:1"), nothing)
-        assert len(fake.asked) == 2
+        await executor.pull(fake.url, spec_of("x:1"), nothing)
+        assert len(pulls_of(fake)) == 2
         await executor.close()
 
 
 async def test_a_pull_that_nobody_waits_for_ends() -> None:
     executor = DockerExecutor(installation="test")
-    async with PullingEngine({"status": "Pulling"}, {"status": "x"}) as fake, asyncio.timeout(10):
+    async with Pulling({"status": "Pulling"}, {"status": "x"}) as fake, asyncio.timeout(10):
         fake.go.clear()
         waiters = [
-            asyncio.create_task(executor.pull(fake.host, spec_of("x:1"), nothing)) for _ in range(2)
+            asyncio.create_task(executor.pull(fake.url, spec_of("x:1"), nothing)) for _ in range(2)
         ]
         await fake.begun.wait()
         for waiter in waiters:
@@ -179,22 +183,22 @@ async def test_a_pull_that_nobody_waits_for_ends() -> None:
         fake.go.set()
         await fake.ended.wait()
         await executor.close()
-    assert len(fake.asked) == 1
+    assert len(pulls_of(fake)) == 1
 
 
 async def test_other_images_and_hosts_do_not_wait() -> None:
     executor = DockerExecutor(installation="test")
     async with (
         asyncio.timeout(10),
-        PullingEngine({"status": "Pulling"}, {"status": "x"}) as slow,
-        PullingEngine({"status": "x"}) as quick,
+        Pulling({"status": "Pulling"}, {"status": "x"}) as slow,
+        Pulling({"status": "x"}) as quick,
     ):
         slow.go.clear()
-        waiter = asyncio.create_task(executor.pull(slow.host, spec_of("x:1"), nothing))
+        waiter = asyncio.create_task(executor.pull(slow.url, spec_of("x:1"), nothing))
         await slow.begun.wait()
-        await executor.pull(quick.host, spec_of("x:1"), nothing)
-        other = asyncio.create_task(executor.pull(slow.host, spec_of("x:2"), nothing))
+        await executor.pull(quick.url, spec_of("x:1"), nothing)
+        other = asyncio.create_task(executor.pull(slow.url, spec_of("x:2"), nothing))
         slow.go.set()
         await asyncio.gather(waiter, other)
-        assert len(slow.asked) == 2
+        assert len(pulls_of(slow)) == 2
         await executor.close()

@@ -111,20 +111,13 @@ async def test_a_bookmark_in_what_the_host_still_has_goes_on_without_a_note(
 class RepeatsOneLine(FakeEngine):
     """As Docker 20.10 does at a rotation: the first follow gives one line a second time."""
 
-    async def follow(self, request: web.Request) -> None:
-        """See :meth:`on_logs`."""
-        self.status = "exited"
-
-    async def on_logs(self, request: web.Request) -> web.StreamResponse:
-        if request.query.get("follow") != "1" or self.count("follow=1") > 1:
-            return await super().on_logs(request)
-        whole, self.log = self.log, [*self.log[:2], *self.log[1:]]
-        try:
-            response = await super().on_logs(request)
-        finally:
-            self.log = whole
-        self.status = "running"
-        return response
+    async def follow(self, response: web.StreamResponse) -> None:
+        """See :meth:`FakeEngine.follow`."""
+        if self.follows == 1:
+            await response.write(b"".join([*self.log[:2], *self.log[1:]]))
+        else:
+            await response.write(b"".join(self.log))
+            self.status = "exited"
 
 
 async def test_a_single_line_that_a_follow_repeats_is_not_taken_twice() -> None:
@@ -132,7 +125,7 @@ async def test_a_single_line_that_a_follow_repeats_is_not_taken_twice() -> None:
     async with RepeatsOneLine(log=log) as engine, opened() as executor:
         batches = await read_all(executor, engine.url, RUN_ID, ended=False)
         assert output(batches) == b"1\n2\n3\n4\n"
-        assert engine.count("follow=1") == 2
+        assert engine.follows == 2
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -140,8 +133,9 @@ async def test_equal_lines_of_one_moment_are_kept(ended: bool) -> None:
     class CoarseClock(FakeEngine):
         """Has a clock that stands still for a while."""
 
-        async def follow(self, request: web.Request) -> None:
-            if self.count("follow=1") > 1:
+        async def follow(self, response: web.StreamResponse) -> None:
+            await response.write(b"".join(self.log))
+            if self.follows > 1:
                 self.status = "exited"
 
     log = [frame(1, b"a\n"), frame(1, b"a\n"), frame(1, b"a\n"), frame(2, b"b\n")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -15,8 +16,15 @@ from fastlane.executors.docker import DockerExecutor
 from fastlane.executors.docker.container import DEFAULT_PIDS, container_name
 from fastlane.executors.docker.engine import Refused, negotiate
 from fastlane.model import ImageReference, Resources
-from tests.executors.conftest import PATIENCE_SECONDS, Docker, output
-from tests.executors.fake_engine import FakeEngine
+from tests.executors.conftest import Docker
+from tests.executors.engines import (
+    PATIENCE_SECONDS,
+    RUN_ID,
+    Answering,
+    FakeEngine,
+    output,
+    reset,
+)
 
 
 async def test_what_a_submitter_gets_and_what_not(docker: Docker) -> None:
@@ -142,30 +150,10 @@ async def test_a_host_that_is_away(docker: Docker, host: str) -> None:
     await executor.close()
 
 
-class AnswersNonsense(FakeEngine):
-    """Whatever is asked for, it is not what it should be."""
-
-    def prepare(self) -> None:
-        async def nonsense(_: web.Request) -> web.Response:
-            return web.Response(text="<html>", content_type="text/html")
-
-        self.on("*", "{path:.*}", nonsense)
-
-
-class FailsInside(FakeEngine):
-    """Its disk is full."""
-
-    def prepare(self) -> None:
-        async def full(_: web.Request) -> web.Response:
-            return web.json_response({"message": "no space left on device"}, status=500)
-
-        self.on("*", "{path:.*}", full)
-
-
 async def test_an_engine_that_answers_nonsense(docker: Docker) -> None:
     executor = DockerExecutor(installation="test")
-    async with AnswersNonsense() as fake:
-        found = await each_call(executor, fake.host, docker)
+    async with Answering(200, "text/html", b"<html>") as fake:
+        found = await each_call(executor, fake.url, docker)
     # "_ping" is answered, and a removal or a stop has no answer to misunderstand.
     assert len(found) >= 7
     assert set(found) <= {HostUnavailable}
@@ -174,8 +162,9 @@ async def test_an_engine_that_answers_nonsense(docker: Docker) -> None:
 
 async def test_an_engine_that_fails_inside(docker: Docker) -> None:
     executor = DockerExecutor(installation="test")
-    async with FailsInside() as fake:
-        found = await each_call(executor, fake.host, docker)
+    full = b'{"message": "no space left on device"}'
+    async with Answering(500, "application/json", full) as fake:
+        found = await each_call(executor, fake.url, docker)
     assert set(found) == {Refused}
     assert issubclass(Refused, HostUnavailable)
     await executor.close()
@@ -184,8 +173,8 @@ async def test_an_engine_that_fails_inside(docker: Docker) -> None:
 async def test_an_engine_that_comes_back_is_used_again(docker: Docker) -> None:
     executor = DockerExecutor(installation="test")
     async with FakeEngine() as fake:
-        await executor.check(fake.host)
-        path = fake.host
+        await executor.check(fake.url)
+        path = fake.url
     with pytest.raises(HostUnavailable):
         await executor.check(path)
     await executor.check(docker.host)
@@ -195,60 +184,44 @@ async def test_an_engine_that_comes_back_is_used_again(docker: Docker) -> None:
 class KeepsTheName(FakeEngine):
     """A name stays taken for a moment after its container has gone."""
 
-    refusals = 3
+    async def on_create(self, request: web.Request) -> web.StreamResponse:
+        if self.count("/create") <= 3:
+            return web.json_response({"message": "Conflict. The name is in use"}, status=409)
+        return await super().on_create(request)
 
-    def prepare(self) -> None:
-        async def create(_: web.Request) -> web.Response:
-            self.refusals -= 1
-            if self.refusals >= 0:
-                return web.json_response({"message": "Conflict. The name is in use"}, status=409)
-            return web.json_response({"Id": "new"}, status=201)
-
-        async def inspect(_: web.Request) -> web.Response:
-            return web.json_response({"message": "No such container: x"}, status=404)
-
-        self.on("POST", "containers/create", create)
-        self.on("GET", "containers/{id}/json", inspect)
+    async def on_details(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": "No such container: x"}, status=404)
 
 
 async def test_a_name_that_is_still_taken(docker: Docker) -> None:
     executor = DockerExecutor(installation="test")
     async with KeepsTheName() as fake:
-        assert await executor.create(fake.host, docker.spec("true")) == "new"
+        assert await executor.create(fake.url, docker.spec("true")) == RUN_ID
     await executor.close()
 
 
 class LosesTheAnswer(FakeEngine):
     """Creates the container and hangs up, once."""
 
-    def __init__(self) -> None:
-        self.labels: dict[str, str] | None = None
-        super().__init__()
+    labels: Mapping[str, str] | None = None
 
-    def prepare(self) -> None:
-        async def create(request: web.Request) -> web.Response:
-            if self.labels is None:
-                self.labels = (await request.json())["Labels"]
-                assert request.transport is not None
-                request.transport.close()
-            return web.json_response({"message": "Conflict"}, status=409)
+    async def on_create(self, request: web.Request) -> web.StreamResponse:
+        if self.labels is None:
+            self.labels = (await request.json())["Labels"]
+            return reset(request)
+        return web.json_response({"message": "Conflict"}, status=409)
 
-        async def inspect(_: web.Request) -> web.Response:
-            state = {"Status": "created", "ExitCode": 0}
-            config = {"Labels": self.labels}
-            return web.json_response({"Id": "there", "State": state, "Config": config})
-
-        self.on("POST", "containers/create", create)
-        self.on("GET", "containers/{id}/json", inspect)
+    def details(self) -> dict[str, Any]:
+        return super().details() | {"Config": {"Labels": self.labels}}
 
 
 async def test_a_container_whose_answer_was_lost_is_adopted(docker: Docker) -> None:
     executor = DockerExecutor(installation="test")
     spec = docker.spec("true")
-    async with LosesTheAnswer() as fake:
+    async with LosesTheAnswer(status="created") as fake:
         with pytest.raises(HostUnavailable):
-            await executor.create(fake.host, spec)
-        assert await executor.create(fake.host, spec) == "there"
+            await executor.create(fake.url, spec)
+        assert await executor.create(fake.url, spec) == RUN_ID
         assert container_name(spec.execution_id) in "".join(fake.asked)
     await executor.close()
 
