@@ -216,8 +216,8 @@ class Engine:
 
     def _client(self, *, limit: int) -> Docker:
         match = _HOST.fullmatch(self.host)
-        if match is None:
-            raise ValueError("an empty address")
+        if match is None or "://" in match["rest"]:
+            raise ValueError("an empty address, or a scheme that nobody speaks")
         connector: aiohttp.BaseConnector
         if match["scheme"] == "unix" or match["rest"].startswith("/"):
             connector = aiohttp.UnixConnector(match["rest"], limit=limit)
