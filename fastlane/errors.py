@@ -13,6 +13,7 @@
     ├── DeliveryFailed           a receiver did not take a notification
     └── ExecutorError
         ├── HostUnavailable      the host did not answer; the run may or may not exist
+        │   └── RunOutOfReach    the host is well, what has the run for it is away
         ├── PullFailed           the image cannot be had
         ├── StartFailed          the run was created but could not be started
         └── RunVanished          the run is no longer on its host
@@ -91,6 +92,13 @@ class HostUnavailable(ExecutorError):
     def __init__(self, host: str, message: str) -> None:
         super().__init__(f"host {host}: {message}")
         self.host = host
+
+
+class RunOutOfReach(HostUnavailable):
+    """The host answers, but the machine behind it that has the run is away.
+
+    The run is waited for as with a host that is away; other runs on the host do well.
+    """
 
 
 class PullFailed(ExecutorError):

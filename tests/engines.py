@@ -10,16 +10,18 @@ import ctypes
 import json
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import trustme
 
 from scripts.engine import Engine, EngineError
 from tests.engine import EngineServer
+from tests.services import SERVER_TIMEOUT
 
 # setns(2): the kind of a network namespace.
 CLONE_NEWNET = 0x40000000
@@ -113,36 +115,168 @@ class EngineProxy:
             client.shutdown(socket.SHUT_RDWR)
 
 
+class Namespace:
+    """A network namespace that outlives the engines in it, and ends with the test at the latest."""
+
+    def __enter__(self) -> Self:
+        # Its process ends when nobody holds the other end of its input any more.
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "ip link set lo up; echo up; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == b"up\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holder.communicate(timeout=SERVER_TIMEOUT)
+
+    @property
+    def pid(self) -> int:
+        """A process in it."""
+        return self._holder.pid
+
+    @property
+    def enter(self) -> list[str]:
+        """What stands before a command that is to run in it."""
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
+
+    def ip(self, arguments: str) -> None:
+        """``ip`` with *arguments* in it."""
+        subprocess.run([*self.enter, "ip", *arguments.split()], check=True)
+
+
 class SwarmEngine(EngineServer):
-    """A dockerd that is the one node of a swarm, on an address of its own network namespace."""
+    """A dockerd that is a node of a swarm, on an address of its own network namespace.
+
+    :param namespace: where its interface is already; without, it makes both at each start, and is
+        the one node.
+    """
 
     ADDRESS = "10.99.0.1"
+
+    def __init__(self, directory: Path, namespace: Namespace | None = None) -> None:
+        super().__init__(directory)
+        self._namespace = namespace
 
     def command(self) -> list[str]:
         """See :meth:`Server.command`."""
         unshare, net, *rest = super().command()
-        # A swarm wants an address that is not the loopback's, and its tasks want a bridge.
+        # Tasks want a bridge.
+        dockerd = [option for option in rest if option != "--bridge=none"]
+        dockerd += ["--bip", "10.98.0.1/24"]
+        if self._namespace is not None:
+            return [*self._namespace.enter, *dockerd]
+        # A swarm wants an address that is not the loopback's.
         network = (
             "ip link set lo up; ip link add swarm0 type veth peer name swarm1; "
             f"ip addr add {self.ADDRESS}/24 dev swarm0; ip link set swarm0 up; "
             'ip link set swarm1 up; exec "$@"'
         )
-        options = [option for option in rest if option != "--bridge=none"]
-        return [unshare, net, "sh", "-c", network, "sh", *options, "--bip", "10.98.0.1/24"]
+        return [unshare, net, "sh", "-c", network, "sh", *dockerd]
 
     def start(self) -> None:
         """See :meth:`Server.start`; the first time it makes the swarm."""
         super().start()
-        engine = Engine(self.url)
-        if engine.get("/info")["Swarm"]["LocalNodeState"] == "inactive":
-            body = {"ListenAddr": f"{self.ADDRESS}:2377", "AdvertiseAddr": self.ADDRESS}
-            engine.call("POST", "/swarm/init", json.dumps(body).encode(), timeout=60)
+        if Engine(self.url).get("/info")["Swarm"]["LocalNodeState"] == "inactive":
+            self.make_member()
+
+    def make_member(self) -> None:
+        """Make the swarm."""
+        body = {"ListenAddr": f"{self.ADDRESS}:2377", "AdvertiseAddr": self.ADDRESS}
+        self.post("/swarm/init", body)
+
+    def post(self, path: str, body: object) -> None:
+        """One POST to it."""
+        Engine(self.url).call("POST", path, json.dumps(body).encode(), timeout=60)
+
+    @property
+    def node(self) -> str:
+        """Its id in the swarm."""
+        return str(Engine(self.url).get("/info")["Swarm"]["NodeID"])
 
     def __exit__(self, *arguments: object) -> None:
         if self._process is not None:
             with suppress(EngineError):
                 Engine(self.url).call("POST", "/swarm/leave?force=1", timeout=60)
         super().__exit__(*arguments)
+
+
+class SwarmWorker(SwarmEngine):
+    """A dockerd that joins the swarm of *manager* as a worker."""
+
+    ADDRESS = "10.99.0.2"
+
+    def __init__(self, directory: Path, namespace: Namespace, manager: SwarmEngine) -> None:
+        super().__init__(directory, namespace)
+        self._manager = manager
+
+    def make_member(self) -> None:
+        """Join the swarm."""
+        tokens = Engine(self._manager.url).get("/swarm")["JoinTokens"]
+        body = {
+            "ListenAddr": f"{self.ADDRESS}:2377",
+            "AdvertiseAddr": self.ADDRESS,
+            "RemoteAddrs": [f"{self._manager.ADDRESS}:2377"],
+            "JoinToken": tokens["Worker"],
+        }
+        self.post("/swarm/join", body)
+
+
+class TwoNodeSwarm:
+    """A manager and a worker, each in its own network namespace, on the two ends of a wire."""
+
+    # How often the worker says that it lives; its node is down after three times of that.
+    HEARTBEAT_SECONDS = 0.5
+
+    def __init__(self, directory: Path) -> None:
+        self._stack = ExitStack()
+        self._ends = (Namespace(), Namespace())
+        self.manager = SwarmEngine(directory / "manager", self._ends[0])
+        self.worker = SwarmWorker(directory / "worker", self._ends[1], self.manager)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for end in self._ends:
+                stack.enter_context(end)
+            first, second = self._ends
+            wire = "name wire netns {} type veth peer name wire netns {}"
+            subprocess.run(["ip", "link", "add", *wire.format(first.pid, second.pid).split()])
+            for end, engine in zip(self._ends, (self.manager, self.worker), strict=True):
+                end.ip(f"addr add {engine.ADDRESS}/24 dev wire")
+                end.ip("link set wire up")
+            stack.enter_context(self.manager)
+            swarm = Engine(self.manager.url).get("/swarm")
+            spec = swarm["Spec"]
+            spec["Dispatcher"] = {"HeartbeatPeriod": int(self.HEARTBEAT_SECONDS * 1e9)}
+            self.manager.post(f"/swarm/update?version={swarm['Version']['Index']}", spec)
+            stack.enter_context(self.worker)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *arguments: object) -> None:
+        self.mend()
+        self._stack.close()
+
+    def cut(self) -> None:
+        """Cut the wire between the nodes."""
+        self._ends[1].ip("link set wire down")
+
+    def mend(self) -> None:
+        """Put the wire together again. Safe to repeat."""
+        self._ends[1].ip("link set wire up")
+
+    def node(self, engine: SwarmEngine) -> dict[str, Any]:
+        """What the manager knows of a node."""
+        found: dict[str, Any] = Engine(self.manager.url).get(f"/nodes/{engine.node}")
+        return found
+
+    def set_availability(self, engine: SwarmEngine, availability: str) -> None:
+        """Make a node ``active``, or ``drain`` it."""
+        node = self.node(engine)
+        spec = {**node["Spec"], "Availability": availability}
+        self.manager.post(f"/nodes/{node['ID']}/update?version={node['Version']['Index']}", spec)
 
 
 class TlsEngine(EngineServer):

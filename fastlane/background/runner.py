@@ -23,6 +23,7 @@ from fastlane.errors import (
     ExecutorError,
     HostUnavailable,
     PullFailed,
+    RunOutOfReach,
     RunVanished,
     StartFailed,
     StorageUnavailable,
@@ -432,7 +433,8 @@ class _Run:
             try:
                 result = await call()
             except HostUnavailable as error:
-                hosts.failed(self._host, str(error))
+                if not isinstance(error, RunOutOfReach):
+                    hosts.failed(self._host, str(error))
                 if lost_at is None:
                     log.warning("host is out of reach", error=str(error))
                     lost_at = loop.time() + self._options.host_lost_after_seconds
@@ -440,10 +442,10 @@ class _Run:
                 if may_leave and (over or hosts.circuit(self._host) is Circuit.OPEN):
                     raise _Leave(str(error)) from error
                 if over:
-                    raise _HostLost(
-                        f"Host {self._host} was out of reach for more than "
-                        f"{self._options.host_lost_after_seconds:g} s."
-                    ) from error
+                    seconds = f"for more than {self._options.host_lost_after_seconds:g} s"
+                    if isinstance(error, RunOutOfReach):
+                        raise _HostLost(f"Out of reach {seconds}: {error}.") from error
+                    raise _HostLost(f"Host {self._host} was out of reach {seconds}.") from error
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(pause_seconds * 2, MAX_PAUSE_SECONDS)
             else:
