@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -19,6 +21,8 @@ from benchmarks.stores import SETUPS, SetupMissing
 from scripts.engine import EngineError
 from scripts.machine import SetupError, fail, in_ci
 
+T = TypeVar("T")
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,17 +33,20 @@ async def measure(
     results: list[Result] = []
     failures: list[str] = []
     async with BareEngine.from_environment() as engine:
-        machine = Machine.here(await engine.version())
-        for name, made in SETUPS:
-            if setups and name not in setups:
-                continue
-            try:
-                async with made() as setup:
-                    await _measure_on(Bench(engine, setup, quick), names, results, failures)
-            except SetupMissing as error:
-                print(f"skipped   {name}: {error}", file=sys.stderr)
-                if in_ci():
-                    failures.append(f"{name}: {error}")
+        try:
+            machine = Machine.here(await engine.version())
+            for name, made in SETUPS:
+                if setups and name not in setups:
+                    continue
+                try:
+                    async with made() as setup:
+                        await _measure_on(Bench(engine, setup, quick), names, results, failures)
+                except SetupMissing as error:
+                    print(f"skipped   {name}: {error}", file=sys.stderr)
+                    if in_ci():
+                        failures.append(f"{name}: {error}")
+        finally:
+            await engine.clear()
     return results, machine, failures
 
 
@@ -59,8 +66,35 @@ async def _measure_on(
         print(f"measured  {row.NAME} on {bench.setup.name} in {took:.0f} s", file=sys.stderr)
 
 
+async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    """Do *work*, which SIGTERM cancels as Ctrl-C does: what it has started is cleaned up.
+
+    :raises asyncio.CancelledError: so it was.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    told = False
+
+    def end() -> None:
+        # Once: a second one would cut the cleaning short.
+        nonlocal told
+        if not told:
+            told = True
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+    try:
+        return await work
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
 def main() -> int:
-    """0, or 1 where a number could not be measured; a target that is missed is no failure."""
+    """0, or 1 where a number could not be measured; a target that is missed is no failure.
+
+    143 when SIGTERM ended it.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="fastlane next to the bare engine"
     )
@@ -83,9 +117,10 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results, machine, failures = runner.run(
-                measure(arguments.only, arguments.setup, quick=arguments.quick)
-            )
+            work = measure(arguments.only, arguments.setup, quick=arguments.quick)
+            results, machine, failures = runner.run(ended_by_sigterm(work))
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
     except (EngineError, SetupError) as error:
         return fail(str(error))
     if results:

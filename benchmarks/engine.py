@@ -10,6 +10,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -17,12 +18,14 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 
 from fastlane.executors.base import RunSpec
-from fastlane.executors.docker.container import LogLimits, container_config
+from fastlane.executors.docker.container import INSTALLATION_LABEL, LogLimits, container_config
 from fastlane.model import ImageReference, Resources
 from scripts import engine as setup
 
 # Bounds one read of the log stream, in bytes.
 READ_BYTES = 1024 * 1024
+INSTALLATION = f"bench-{uuid.uuid4().hex}"
+"""Marks every container of these measurements, bare ones and fastlane's."""
 
 
 class BareEngine:
@@ -82,7 +85,7 @@ class BareEngine:
             argv=tuple(command),
         )
         body = container_config(
-            spec, installation="bare", defaults=Resources(), log_limits=LogLimits()
+            spec, installation=INSTALLATION, defaults=Resources(), log_limits=LogLimits()
         )
         async with self._session.post("/containers/create", json=body) as response:
             return str((await _checked(response))["Id"])
@@ -118,6 +121,14 @@ class BareEngine:
         query = f"?force={int(force)}&v=1"
         async with self._session.delete(f"/containers/{container}{query}") as response:
             await _checked(response)
+
+    async def clear(self) -> None:
+        """Remove every container of these measurements, as where they were broken off."""
+        filters = quote(json.dumps({"label": [f"{INSTALLATION_LABEL}={INSTALLATION}"]}))
+        for container in await self._get(f"/containers/json?all=1&filters={filters}"):
+            # One that is going by itself is no trouble.
+            with suppress(RuntimeError):
+                await self.remove(container["Id"], force=True)
 
     async def run(self, command: Sequence[str]) -> str:
         """Create, start, wait, logs and inspect, side by side where that is faster; its id.

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.client import Client
+from benchmarks.engine import INSTALLATION
 
 # Bounds how long a server may take to answer after its start, or to end, in seconds.
 SERVER_TIMEOUT = 30.0
@@ -108,6 +109,7 @@ async def running(options: Mapping[str, str]) -> AsyncIterator[FastlaneProcess]:
         environment |= {
             "DATA_DIR": f"{directory}/data",
             "EXECUTOR": "docker",
+            "INSTALLATION": INSTALLATION,
             "LOG_FORMAT": "json",
             "LOG_LEVEL": "warning",
             **options,
