@@ -16,17 +16,19 @@ from fastlane.storage.base import Storage
 OUTPUT_BYTES = 64 * 1024
 
 
-async def read_output(storage: Storage, execution: ExecutionRecord) -> shapes.Output:
-    """The ends of both streams, as much as an answer shows."""
-    if execution.status is Status.ENQUEUED or execution.epoch == 0:
-        return shapes.Output()
-    stdout, stdout_cut = await storage.read_log_tail(
-        execution.id, Stream.STDOUT, max_bytes=OUTPUT_BYTES
-    )
-    stderr, stderr_cut = await storage.read_log_tail(
-        execution.id, Stream.STDERR, max_bytes=OUTPUT_BYTES
-    )
-    return shapes.Output(stdout, stderr, stdout_cut, stderr_cut)
+async def read_outputs(
+    storage: Storage, executions: Sequence[ExecutionRecord]
+) -> dict[str, shapes.Output]:
+    """The ends of both streams of each of *executions*, by its id, as much as an answer shows."""
+    ran = [one.id for one in executions if one.status is not Status.ENQUEUED and one.epoch]
+    found: dict[str, shapes.Output] = {one.id: shapes.Output() for one in executions}
+    if not ran:
+        return found
+    wanted = [(one, stream) for one in ran for stream in (Stream.STDOUT, Stream.STDERR)]
+    tails = iter(await storage.read_log_tails(wanted, max_bytes=OUTPUT_BYTES))
+    for one, (stdout, stdout_cut), (stderr, stderr_cut) in zip(ran, tails, tails, strict=True):
+        found[one] = shapes.Output(stdout, stderr, stdout_cut, stderr_cut)
+    return found
 
 
 async def read_dispatches(
@@ -47,7 +49,7 @@ class Execution(BaseHandler):
     async def get(self, task_id: str, job_id: str, execution_id: str) -> None:
         storage = self.services.storage
         _, execution = await find_execution(storage, task_id, job_id, execution_id)
-        output = await read_output(storage, execution)
+        outputs = await read_outputs(storage, [execution])
         dispatches = await read_dispatches(storage, [execution])
         waiting = await reasons(self.services, [execution])
         words = self.services.config.env_blacklisted_words
@@ -55,7 +57,7 @@ class Execution(BaseHandler):
             {
                 "execution": shapes.execution_details(
                     execution,
-                    output,
+                    outputs[execution.id],
                     words,
                     self.urls,
                     dispatches[execution.id],

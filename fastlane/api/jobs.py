@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
-from fastlane.api.executions import read_dispatches, read_output
+from fastlane.api.executions import read_dispatches, read_outputs
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import page_body, requested_page
 from fastlane.api.payload import take_payload
@@ -25,21 +23,19 @@ class Job(BaseHandler):
         job = await storage.job(task_id, job_id)
         page = await storage.executions(job.id, request)
         last = await storage.last_execution(job.id)
-        outputs = await asyncio.gather(
-            *(read_output(storage, execution) for execution in page.items)
-        )
+        outputs = await read_outputs(storage, page.items)
         dispatches = await read_dispatches(storage, page.items)
         waiting = await reasons(self.services, page.items)
         executions = [
             shapes.execution_details(
                 execution,
-                output,
+                outputs[execution.id],
                 words,
                 self.urls,
                 dispatches[execution.id],
                 waiting[execution.id],
             )
-            for execution, output in zip(page.items, outputs, strict=True)
+            for execution in page.items
         ]
 
         def url(**keys: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastlane.api import shapes
-from fastlane.api.executions import read_output
+from fastlane.api.executions import read_outputs
 from fastlane.model import Execution
 from fastlane.storage.base import Storage
 
@@ -22,6 +22,6 @@ class Notices:
 
     async def describe(self, execution: Execution) -> Mapping[str, Any]:
         """The execution as it stands now, with the ends of its log."""
-        output = await read_output(self._storage, execution)
+        outputs = await read_outputs(self._storage, [execution])
         urls = shapes.Urls(self.base_url)
-        return shapes.notice(execution, output, self._words, urls)
+        return shapes.notice(execution, outputs[execution.id], self._words, urls)

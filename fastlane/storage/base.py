@@ -524,13 +524,23 @@ class Storage(ABC):
         sequence number of the last dropped record and its data says in one line how much is gone.
         """
 
-    @abstractmethod
     async def read_log_tail(
         self, execution_id: str, stream: Stream, *, max_bytes: int
     ) -> tuple[bytes, bool]:
         """The last bytes of one stream (at most *max_bytes*), and whether there are more before.
 
         Does not read the log from its start.
+        """
+        (tail,) = await self.read_log_tails([(execution_id, stream)], max_bytes=max_bytes)
+        return tail
+
+    @abstractmethod
+    async def read_log_tails(
+        self, wanted: Sequence[tuple[str, Stream]], *, max_bytes: int
+    ) -> Sequence[tuple[bytes, bool]]:
+        """As :meth:`read_log_tail` for each execution and stream of *wanted*, in their order.
+
+        All of them at once: what a page of executions shows.
         """
 
 

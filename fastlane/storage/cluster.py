@@ -391,10 +391,10 @@ class ClusterStorage(Storage):
     ) -> Sequence[LogRecord]:
         return await self._run(lambda: self._logs.read_log(execution_id, after, max_bytes))
 
-    async def read_log_tail(
-        self, execution_id: str, stream: Stream, *, max_bytes: int
-    ) -> tuple[bytes, bool]:
-        return await self._run(lambda: self._logs.read_log_tail(execution_id, stream, max_bytes))
+    async def read_log_tails(
+        self, wanted: Sequence[tuple[str, Stream]], *, max_bytes: int
+    ) -> Sequence[tuple[bytes, bool]]:
+        return await self._run(lambda: self._logs.read_log_tails(wanted, max_bytes))
 
 
 def _short(error: BaseException) -> str:

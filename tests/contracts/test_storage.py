@@ -1501,6 +1501,36 @@ async def test_the_tail_of_each_stream(storage: Storage, logging: Execution) -> 
     assert await storage.read_log_tail(logging.id, Stream.FASTLANE, max_bytes=9) == (b"", False)
 
 
+async def test_the_tails_of_several_logs_at_once(storage: Storage) -> None:
+    for _ in range(3):
+        await submit(storage)
+    executions = [await running(storage) for _ in range(3)]
+    for number, execution in enumerate(executions[:2]):
+        text = f"{number}\n".encode() * 20_000
+        for seq, stream in enumerate((Stream.STDOUT, Stream.STDERR, Stream.STDOUT), start=1):
+            record = LogRecord(seq, NOW, stream, text)
+            await storage.append_log(execution.id, execution.epoch, [record], bookmark="", cap=None)
+    first, second, silent = (execution.id for execution in executions)
+    tails = await storage.read_log_tails(
+        [
+            (second, Stream.STDOUT),
+            (silent, Stream.STDERR),
+            (first, Stream.STDERR),
+            (new_id(), Stream.STDOUT),
+            (second, Stream.FASTLANE),
+            (first, Stream.STDOUT),
+            (second, Stream.STDOUT),
+        ],
+        max_bytes=60_000,
+    )
+    nothing = (b"", False)
+    zeros, ones = (b"0\n" * 30_000, True), (b"1\n" * 30_000, True)
+    assert list(tails) == [
+        ones, nothing, (b"0\n" * 20_000, False), nothing, nothing, zeros, ones
+    ]  # fmt: skip
+    assert await storage.read_log_tails([], max_bytes=10) == []
+
+
 async def test_a_log_can_be_read_while_it_is_written(storage: Storage, logging: Execution) -> None:
     written = records(1, 2000, size=500)
 

@@ -373,13 +373,21 @@ class Logs:
         taken.append(LogRecord(log["dropped_to"], log["dropped_at"], Stream.FASTLANE, note))
         return log["dropped_to"], room - len(note)
 
-    async def read_log_tail(
-        self, execution_id: str, stream: Stream, max_bytes: int
-    ) -> tuple[bytes, bool]:
-        """:meth:`fastlane.storage.base.Storage.read_log_tail`."""
-        log = await self._db.logs.find_one({"_id": execution_id})
-        if log is None:
-            return b"", False
+    async def read_log_tails(
+        self, wanted: Sequence[tuple[str, Stream]], max_bytes: int
+    ) -> Sequence[tuple[bytes, bool]]:
+        """:meth:`fastlane.storage.base.Storage.read_log_tails`."""
+        execution_ids = list({execution_id for execution_id, _ in wanted})
+        found = self._db.logs.find({"_id": {"$in": execution_ids}})
+        logs = {log["_id"]: log for log in await found.to_list(None)}
+        return [
+            await self._tail(logs[execution_id], stream, max_bytes)
+            if execution_id in logs
+            else (b"", False)
+            for execution_id, stream in wanted
+        ]
+
+    async def _tail(self, log: Doc, stream: Stream, max_bytes: int) -> tuple[bytes, bool]:
         kept = _bytes_of(stream, log)
         wanted = min(max_bytes, kept)
         parts: list[bytes] = []
@@ -389,7 +397,7 @@ class Logs:
         if missing > 0:
             head = log.get("head_seq", 0)
             sizes = self._db.log_chunks.find(
-                {"execution": execution_id, "last_seq": {"$lt": log["open_first"]}},
+                {"execution": log["_id"], "last_seq": {"$lt": log["open_first"]}},
                 {"records": 0},
             ).sort("last_seq", DESCENDING)
             async with sizes:

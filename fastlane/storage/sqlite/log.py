@@ -256,10 +256,16 @@ def read_log(
     return taken
 
 
-def read_log_tail(
+def read_log_tails(
+    connection: sqlite3.Connection, wanted: Sequence[tuple[str, Stream]], max_bytes: int
+) -> Sequence[tuple[bytes, bool]]:
+    """:meth:`fastlane.storage.base.Storage.read_log_tails`."""
+    return [_tail(connection, execution_id, stream, max_bytes) for execution_id, stream in wanted]
+
+
+def _tail(
     connection: sqlite3.Connection, execution_id: str, stream: Stream, max_bytes: int
 ) -> tuple[bytes, bool]:
-    """:meth:`fastlane.storage.base.Storage.read_log_tail`."""
     log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
     if log is None:
         return b"", False

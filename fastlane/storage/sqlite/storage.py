@@ -398,14 +398,10 @@ class SqliteStorage(Storage):
             partial(log.read_log, execution_id=execution_id, after=after, max_bytes=max_bytes)
         )
 
-    async def read_log_tail(
-        self, execution_id: str, stream: Stream, *, max_bytes: int
-    ) -> tuple[bytes, bool]:
-        return await self._read(
-            partial(
-                log.read_log_tail, execution_id=execution_id, stream=stream, max_bytes=max_bytes
-            )
-        )
+    async def read_log_tails(
+        self, wanted: Sequence[tuple[str, Stream]], *, max_bytes: int
+    ) -> Sequence[tuple[bytes, bool]]:
+        return await self._read(partial(log.read_log_tails, wanted=wanted, max_bytes=max_bytes))
 
 
 def _take_lock(path: Path) -> int:
