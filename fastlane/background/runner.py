@@ -371,7 +371,9 @@ class _Run:
                 return await self._executor.wait(self._host, run_id)
             except HostUnavailable as error:
                 log.info("the wait for a run broke", error=str(error))
-            state = await self._insist(lambda: self._executor.inspect(self._host, run_id))
+            state = await self._insist(
+                lambda: self._executor.inspect(self._host, run_id), doubtful=True
+            )
             if state.phase is Phase.ENDED:
                 return await self._insist(lambda: self._executor.wait(self._host, run_id))
             await asyncio.sleep(pause_seconds)
@@ -418,10 +420,17 @@ class _Run:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _insist(self, call: Callable[[], Awaitable[T]], *, may_leave: bool = False) -> T:
+    async def _insist(
+        self,
+        call: Callable[[], Awaitable[T]],
+        *,
+        may_leave: bool = False,
+        doubtful: bool = False,
+    ) -> T:
         """Call until the host answers.
 
         :param may_leave: the execution need not stay with a host that is out.
+        :param doubtful: the host may be away already.
         :raises _Leave: the host's circuit is open (*may_leave*).
         :raises _HostLost: it did not answer for too long.
         """
@@ -431,8 +440,12 @@ class _Run:
         pause_seconds = FIRST_PAUSE_SECONDS
         while True:
             try:
+                if doubtful:
+                    # As before a pull: a call to a frozen host lasts until its bound.
+                    await self._executor.check(self._host)
                 result = await call()
             except HostUnavailable as error:
+                doubtful = True
                 if not isinstance(error, RunOutOfReach):
                     hosts.failed(self._host, str(error))
                 if lost_at is None:

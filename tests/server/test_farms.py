@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 from scripts.engine import Engine
 from tests.engine import EngineServer, RegistryServer, find_engine
-from tests.engines import EngineProxy, SwarmEngine, TlsEngine
+from tests.engines import EngineProxy, SwarmEngine, TlsEngine, TwoNodeSwarm
 from tests.fastlane_server import FINAL, FastlaneServer, wait_for
 
 # A host that failed once is out at once, and is tried again soon.
@@ -65,6 +66,10 @@ def await_status(server: FastlaneServer, url: str, status: str) -> dict[str, Any
         return found if found["status"] == status else None
 
     return wait_for(reached, f"{url} to be {status}")
+
+
+def await_log(server: FastlaneServer, url: str, text: str) -> None:
+    wait_for(lambda: execution(server, url)["log"] == text, f"the log of {url} to be {text!r}")
 
 
 def await_waiting(server: FastlaneServer, url: str, words: str) -> str:
@@ -279,6 +284,83 @@ def test_a_host_that_is_back_in_time_loses_nothing(tmp_path: Path) -> None:
             ended = await_end(server, url)
             assert (ended["status"], ended["log"]) == ("done", "1\n2\n3\n4\n5\n6\n")
             await_circuit(server, engine.url, "closed")
+
+
+@pytest.mark.parametrize(
+    "seconds", [5, pytest.param(30, marks=[pytest.mark.faults, pytest.mark.timeout(180)])]
+)
+def test_a_host_that_is_frozen_under_a_run_and_thaws(tmp_path: Path, seconds: int) -> None:
+    """What the run writes and how it ends while nobody can ask comes whole afterwards."""
+    first, image = find_engine()
+    with EngineServer(tmp_path / "engine") as engine:
+        engine.image()
+        options = farms({"hosts": [engine.url, first], "maxRunning": 4})
+        with FastlaneServer(tmp_path / "server", **options) as server:
+            assert blacklist(server, "POST", first) == 200
+            # It ends while its engine is frozen.
+            script = f"seq 1 500; sleep {seconds / 2}; seq 501 1000; exit 3"
+            answer = server.submit("frozen", image=image, command=sh(script))
+            url = answer["executionUrl"]
+            await_status(server, url, "running")
+            os.kill(engine.pid, signal.SIGSTOP)
+            try:
+                thaw_at = time.monotonic() + seconds
+                assert blacklist(server, "DELETE", first) == 200
+                assert blacklist(server, "POST", engine.url) == 200
+                while time.monotonic() < thaw_at:
+                    other = server.submit("other", image=image, command="sleep 0.5")
+                    ended = await_end(server, other["executionUrl"])
+                    assert (ended["status"], ended["metadata"]["docker_host"]) == ("done", first)
+                    assert execution(server, url)["status"] == "running"
+            finally:
+                os.kill(engine.pid, signal.SIGCONT)
+            ended = await_end(server, url)
+            assert (ended["status"], ended["reason"], ended["exitCode"]) == (
+                "failed",
+                "exit-code",
+                3,
+            )
+            assert ended["log"] == "".join(f"{number}\n" for number in range(1, 1001))
+            assert len(server.executions(answer["jobUrl"])) == 1
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(180)
+def test_a_host_that_stays_frozen_loses_its_runs(tmp_path: Path) -> None:
+    """In bounded time, though none of its calls is ever answered."""
+    first, image = find_engine()
+    with EngineServer(tmp_path / "engine") as engine:
+        engine.image()
+        options = farms({"hosts": [engine.url, first], "maxRunning": 4})
+        options |= {"HOST_LOST_AFTER_SECONDS": "3"}
+        with FastlaneServer(tmp_path / "server", **options) as server:
+            assert blacklist(server, "POST", first) == 200
+            command = sh("echo here; exec sleep 600")
+            lost = server.submit("frozen", image=image, command=command)
+            again = server.submit(
+                "frozen",
+                image=image,
+                command=sh("echo here; sleep 5"),
+                rerunWhenLost=True,
+                backoff={"minMs": 1},
+            )
+            for answer in (lost, again):
+                await_log(server, answer["executionUrl"], "here\n")
+            os.kill(engine.pid, signal.SIGSTOP)
+            try:
+                assert blacklist(server, "DELETE", first) == 200
+                ended = await_end(server, lost["executionUrl"])
+                assert (ended["status"], ended["reason"]) == ("failed", "lost")
+                assert "out of reach" in ended["metadata"]["message"]
+                assert ended["log"] == "here\n"
+                newer, older = server.await_end(again["jobUrl"], executions=2)
+                assert (older["reason"], newer["status"]) == ("lost", "done")
+                assert newer["metadata"]["docker_host"] == first
+                assert len(server.executions(lost["jobUrl"])) == 1
+            finally:
+                os.kill(engine.pid, signal.SIGCONT)
+            # What was lost does not run on for ever where it was.
+            wait_for(lambda: not containers(engine.url, lost["executionId"]), "it to be ended")
 
 
 def test_a_removed_container_is_lost_and_its_host_is_well(
@@ -579,3 +661,58 @@ def test_executions_run_as_services_of_a_swarm(tmp_path: Path) -> None:
             stopped = await_end(server, url)
             assert (stopped["reason"], stopped["log"]) == ("stopped", "here\n")
             wait_for(lambda: not Engine(engine.url).get("/services"), "the services to go")
+
+
+def test_a_node_of_a_swarm_that_is_away(tmp_path: Path) -> None:
+    """What runs on it is lost in time, and not run twice unasked; the rest of the swarm is well."""
+    with TwoNodeSwarm(tmp_path / "swarm") as nodes:
+        manager, worker = nodes.manager, nodes.worker
+        image = worker.image()
+        assert manager.image() == image
+        nodes.set_availability(manager, "drain")
+        options = {**farms({"hosts": [manager.url], "maxRunning": 8}), "EXECUTOR": "swarm"}
+        options |= {"HOST_LOST_AFTER_SECONDS": "1"}
+        with FastlaneServer(tmp_path / "server", **options) as server:
+            command = sh("echo here; exec sleep 600")
+            stopped = server.submit("stopped", image=image, command=command)
+            lost = server.submit("lost", image=image, command=command)
+            again = server.submit(
+                "again",
+                image=image,
+                command=sh("echo here; sleep 3"),
+                rerunWhenLost=True,
+                backoff={"minMs": 1},
+            )
+            for answer in (stopped, lost, again):
+                await_log(server, answer["executionUrl"], "here\n")
+            server.request("POST", f"{stopped['executionUrl']}stop/")
+            ended = await_end(server, stopped["executionUrl"])
+            assert (ended["status"], ended["reason"], ended["log"]) == (
+                "failed",
+                "stopped",
+                "here\n",
+            )
+            wait_for(
+                lambda: not containers(worker.url, stopped["executionId"]), "its container to go"
+            )
+
+            nodes.set_availability(manager, "active")
+            nodes.cut()
+            ended = await_end(server, lost["executionUrl"])
+            assert (ended["status"], ended["reason"]) == ("failed", "lost")
+            assert "of the swarm is down" in ended["metadata"]["message"]
+            assert ended["log"] == "here\n"
+            other = server.submit("other", image=image, command="echo well")
+            ended = await_end(server, other["executionUrl"])
+            assert (ended["status"], ended["log"]) == ("done", "well\n")
+            newer, older = server.await_end(again["jobUrl"], executions=2)
+            assert (older["reason"], newer["status"]) == ("lost", "done")
+            assert len(server.executions(lost["jobUrl"])) == 1
+            host = host_of(server, manager.url)
+            assert (host["circuit"], host["error"]) == ("closed", None)
+            assert containers(worker.url, lost["executionId"])
+            nodes.mend()
+            wait_for(
+                lambda: not containers(worker.url, lost["executionId"]), "what was lost to be ended"
+            )
+            wait_for(lambda: not Engine(manager.url).get("/services"), "the services to go")

@@ -214,6 +214,8 @@ class DockerExecutor(Executor):
                 if not isinstance(unavailable.__cause__, TimeoutError):
                     raise
                 answered = False
+                # Known within seconds of a frozen host, by a look at the run only within its bound.
+                await self.check(host)
             state = await self.inspect(host, run_id)
             if state.phase is Phase.ENDED:
                 await self._raise_if_never_executed(engine, state)
