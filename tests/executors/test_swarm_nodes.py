@@ -286,3 +286,29 @@ async def test_a_manager_that_restarts_loses_nothing_and_starts_nothing_again(
     assert state.exit_code == 5
     assert_counted(batches)
     assert len(swarm.tasks(running)) == 1
+
+
+@pytest.mark.faults
+async def test_a_task_that_a_manager_makes_behind_everybodys_back(swarm: Swarm) -> None:
+    """A run that failed unseen is given a second task by a manager that restarts: it is not the
+    run, and is ended as soon as somebody looks.
+    """
+    nodes = swarm.nodes
+    second_from = time.time() + 8
+    run_id = await swarm.shell(
+        f"[ $(date +%s) -lt {second_from:.0f} ] && exit 3; echo again; exec sleep 600"
+    )
+
+    def states() -> list[str]:
+        return sorted(task["Status"]["State"] for task in swarm.tasks(run_id))
+
+    await eventually(lambda: states() == ["failed"], "the first task to fail")
+    await asyncio.to_thread(nodes.manager.stop)
+    await eventually(lambda: time.time() > second_from + 1, "the second task to be another one")
+    await asyncio.to_thread(nodes.manager.start)
+    await eventually(lambda: states() == ["failed", "running"], "a second task")
+    assert (await swarm.wait(run_id)).exit_code == 3
+    await eventually(
+        lambda: {each["State"] for each in swarm.containers(nodes.worker, run_id)} == {"exited"},
+        "the second task to be ended",
+    )
