@@ -6,20 +6,28 @@ Fixtures: ``docker_host`` and ``docker_image`` (session: an engine's address, an
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import quote
 
 import pytest
 
 from scripts import engine as setup
 from scripts.machine import SetupError
 from tests.services import Server, missing
+
+# Bounds the silence between two events of an engine, in seconds.
+EVENTS_SECONDS = 600.0
 
 
 def find_engine() -> tuple[str, str]:
@@ -107,6 +115,47 @@ def _mounts_below(*directories: Path) -> list[Path]:
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     points = [Path(line.split()[4]) for line in lines]
     return [point for point in points if any(point.is_relative_to(each) for each in directories)]
+
+
+class StartsHeard:
+    """Hears from the engine itself which containers were started while the context lasts.
+
+    Streamed, because an engine keeps no more than its last 256 events for those who ask later.
+    """
+
+    def __init__(self, host: str, label: str) -> None:
+        """:param label: what the containers bear, as ``name`` or ``name=value``."""
+        self._connection = setup.Engine(host)._connection(EVENTS_SECONDS)
+        self._label = label
+        self._lock = threading.Lock()
+        self._starts: list[dict[str, str]] = []
+
+    def labels(self, name: str) -> list[str]:
+        """The value of the label *name* of each start."""
+        with self._lock:
+            return [labels[name] for labels in self._starts]
+
+    def __enter__(self) -> Self:
+        filters = {"type": ["container"], "event": ["start"], "label": [self._label]}
+        self._connection.request("GET", f"/events?filters={quote(json.dumps(filters))}")
+        answer = self._connection.getresponse()
+        assert answer.status == 200
+        self._thread = threading.Thread(target=self._hear, args=(answer,), daemon=True)
+        self._thread.start()
+        return self
+
+    def _hear(self, answer: http.client.HTTPResponse) -> None:
+        # The connection is shut down at the end, perhaps within an event.
+        with suppress(OSError, ValueError):
+            while line := answer.readline():
+                labels = json.loads(line)["Actor"]["Attributes"]
+                with self._lock:
+                    self._starts.append(labels)
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._connection.close()
 
 
 class RegistryServer(Server):

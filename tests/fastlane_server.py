@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import subprocess
 import sys
 import time
 import urllib.error
@@ -142,10 +140,3 @@ def wait_for(probe: Callable[[], T | None], what: str, timeout_seconds: float = 
             return found
         time.sleep(0.05)
     pytest.fail(f"waited {timeout_seconds:g} s in vain for {what}")
-
-
-def run_checked(*command: str) -> str:
-    """Run *command* and return what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

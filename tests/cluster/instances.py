@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import socket
 import statistics
 import sys
 import threading
@@ -23,7 +22,7 @@ from urllib.parse import quote
 from pymongo import MongoClient
 
 from scripts.engine import Engine, EngineError
-from tests.engine import find_engine
+from tests.engine import StartsHeard, find_engine
 from tests.fastlane_server import FINAL, ROOT, FastlaneServer
 from tests.services import MongoServer
 
@@ -31,8 +30,6 @@ from tests.services import MongoServer
 SETTLE_SECONDS = 90.0
 # Bounds one request of the load, in seconds.
 REQUEST_SECONDS = 15.0
-# Bounds the silence between two events of the engine, in seconds.
-EVENTS_SECONDS = 600.0
 
 LINES = 5
 SCRIPT = (
@@ -228,8 +225,7 @@ class DockerCluster(Cluster):
         self.host, self._image = find_engine()
         self._engine = Engine(self.host)
         self._label = f"fastlane.installation={directory.name[:60]}"
-        self._events = self._engine._connection(EVENTS_SECONDS)
-        self._started: list[str] = []
+        self._heard = StartsHeard(self.host, self._label)
         super().__init__(
             directory,
             mongodb_url,
@@ -242,25 +238,12 @@ class DockerCluster(Cluster):
         )
 
     def __enter__(self) -> Self:
-        filters = {"type": ["container"], "event": ["start"], "label": [self._label]}
-        self._events.request("GET", f"/events?filters={quote(json.dumps(filters))}")
-        answer = self._events.getresponse()
-        assert answer.status == 200
-        self._hearing = threading.Thread(target=self._hear, args=(answer,), daemon=True)
-        self._hearing.start()
+        self._heard.__enter__()
         return super().__enter__()
-
-    def _hear(self, answer: http.client.HTTPResponse) -> None:
-        # The connection is shut down at the end, perhaps within an event.
-        with suppress(OSError, ValueError):
-            while line := answer.readline():
-                self._started.append(json.loads(line)["Actor"]["Attributes"]["fastlane.task"])
 
     def __exit__(self, *arguments: object) -> None:
         super().__exit__(*arguments)
-        self._events.sock.shutdown(socket.SHUT_RDWR)
-        self._hearing.join()
-        self._events.close()
+        self._heard.__exit__()
         filters = quote(json.dumps({"label": [self._label]}))
         for each in self._engine.get(f"/containers/json?all=1&filters={filters}"):
             with suppress(EngineError):
@@ -273,7 +256,7 @@ class DockerCluster(Cluster):
 
     def starts(self) -> list[str]:
         """See :meth:`Cluster.starts`."""
-        return list(self._started)
+        return self._heard.labels("fastlane.task")
 
 
 class Load:

@@ -13,12 +13,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.engine import find_engine
-from tests.fastlane_server import FastlaneServer, run_checked, wait_for
+from tests.engine import StartsHeard, find_engine
+from tests.fastlane_server import FastlaneServer, wait_for
 
 # Each execution says once that it started, in a place that outlives the server.
 LINES = 12
@@ -57,25 +58,21 @@ UNANSWERED = {"before submit", "after submit"}
 class Witness:
     """Knows how often each execution was started, whatever fastlane says."""
 
-    def __init__(self, executor: str, directory: Path) -> None:
-        self._executor = executor
-        self._since = time.time() - 1
+    def __init__(self, directory: Path, heard: StartsHeard | None) -> None:
+        """:param heard: what the engine says, where containers are run."""
         self._file = directory / "starts"
+        self._heard = heard
 
     def command(self, name: str, pause: float = 0.05) -> list[str]:
         script = SCRIPT.format(lines=LINES, pause=pause)
-        if self._executor == "process":
+        if self._heard is None:
             script = f"echo {name} >> {self._file}; {script}"
         return ["sh", "-c", script]
 
     def starts(self, name: str, execution_id: str) -> int:
-        if self._executor == "process":
-            return self._file.read_text().split().count(name) if self._file.exists() else 0
-        events = run_checked(
-            "docker", "events", "--since", f"{self._since:.3f}", "--until", f"{time.time():.3f}",
-            "--filter", f"label=fastlane.execution={execution_id}", "--filter", "event=start",
-        )  # fmt: skip
-        return len(events.splitlines())
+        if self._heard is not None:
+            return self._heard.labels("fastlane.execution").count(execution_id)
+        return self._file.read_text().split().count(name) if self._file.exists() else 0
 
 
 @pytest.fixture(params=["docker", "process"])
@@ -97,6 +94,15 @@ def server(executor: str, tmp_path: Path) -> Iterator[FastlaneServer]:
     server.kill()
 
 
+@pytest.fixture
+def witness(executor: str, tmp_path: Path) -> Iterator[Witness]:
+    with ExitStack() as stack:
+        heard = None
+        if executor == "docker":
+            heard = stack.enter_context(StartsHeard(find_engine()[0], "fastlane.execution"))
+        yield Witness(tmp_path, heard)
+
+
 def check_ended_well(
     server: FastlaneServer, witness: Witness, name: str, execution: dict[str, object]
 ) -> None:
@@ -108,10 +114,7 @@ def check_ended_well(
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_at(
-    point: str, executor: str, image: str, server: FastlaneServer, tmp_path: Path
-) -> None:
-    witness = Witness(executor, tmp_path)
+def test_killed_at(point: str, image: str, server: FastlaneServer, witness: Witness) -> None:
     # The last append of a short log is as good a middle as any: the run goes on while we are dead.
     server.start_to_crash(point, 2 if point.endswith("append_log") else 1)
     answer = server.try_submit("victim", image=image, command=witness.command("victim"))
@@ -132,9 +135,9 @@ def test_killed_at(
 
 def kill_at_random(
     server: FastlaneServer,
+    witness: Witness,
     executor: str,
     image: str,
-    directory: Path,
     *,
     jobs: int,
     kills: int,
@@ -142,7 +145,6 @@ def kill_at_random(
 ) -> None:
     """Submit *jobs* while the server is killed *kills* times; check each that was accepted."""
     chance = random.Random(seed)
-    witness = Witness(executor, directory)
     accepted: dict[str, str] = {}
     server.start()
 
@@ -176,27 +178,24 @@ def kill_at_random(
 
 
 def test_killed_at_random(
-    executor: str, image: str, server: FastlaneServer, tmp_path: Path
+    executor: str, image: str, server: FastlaneServer, witness: Witness
 ) -> None:
-    kill_at_random(
-        server, executor, image, tmp_path, jobs=12, kills=4, seed=random.randrange(10**6)
-    )
+    kill_at_random(server, witness, executor, image, jobs=12, kills=4, seed=random.randrange(10**6))
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_killed_at_random_for_long(
-    executor: str, image: str, server: FastlaneServer, tmp_path: Path
+    executor: str, image: str, server: FastlaneServer, witness: Witness
 ) -> None:
     kill_at_random(
-        server, executor, image, tmp_path, jobs=150, kills=40, seed=random.randrange(10**6)
+        server, witness, executor, image, jobs=150, kills=40, seed=random.randrange(10**6)
     )
 
 
 def test_due_work_that_was_missed_runs_once(
-    executor: str, image: str, server: FastlaneServer, tmp_path: Path
+    executor: str, image: str, server: FastlaneServer, witness: Witness
 ) -> None:
-    witness = Witness(executor, tmp_path)
     server.start()
     answer = server.submit(
         "later", image=image, command=witness.command("later", pause=0), startIn="1s"
@@ -210,11 +209,10 @@ def test_due_work_that_was_missed_runs_once(
 
 
 def test_sigterm_hands_over(
-    executor: str, image: str, server: FastlaneServer, tmp_path: Path
+    executor: str, image: str, server: FastlaneServer, witness: Witness
 ) -> None:
     """DESIGN rule 11: out within 25 s, containers run on, nothing lost, nothing run twice."""
     server.options["MAX_RUNNING"] = "2"
-    witness = Witness(executor, tmp_path)
     server.start()
     answers = {
         f"handed-{number}": server.submit(
