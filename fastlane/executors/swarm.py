@@ -6,7 +6,7 @@ nothing, and started by letting it complete one task; so what is created never r
 
 What differs from containers: nodes pull the images themselves, as a part of the start, whatever the
 pull policy; a run on another node than the manager's is stopped by taking its task away, which
-leaves no exit code, and no more log than was read before.
+leaves its exit code for a quarter of a second, and no more log than was read before.
 
 Never twice: a manager that (re)starts, or becomes the leader, gives a job whose task has failed
 another one, whatever its restart policy. So a failed run's service is made to complete nothing as
@@ -68,7 +68,7 @@ MAX_PAUSE_SECONDS = 1.0
 UPDATE_ATTEMPTS = 10
 # Bounds how old what is known of the nodes may be: one list serves all the runs of a swarm.
 NODES_SECONDS = 1.0
-# Bounds of how many runs it is remembered that their node was away.
+# Bounds of how many runs it is remembered that their node was away, and how they ended.
 MAX_REMEMBERED = 10_000
 # Bounds how long a manager may take to obey the removal of a task, which it does at once.
 REMOVE_SECONDS = 10.0
@@ -95,6 +95,8 @@ class SwarmExecutor(DockerExecutor):
         self._nodes: dict[str, _Nodes] = {}
         # Runs whose node was seen to be away, until they are removed.
         self._was_away: set[str] = set()
+        # How runs have ended whose task was taken away and forgotten, until they are removed.
+        self._ends: dict[str, RunState] = {}
 
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
         """The nodes pull; here it only shows that *host* is a manager."""
@@ -140,7 +142,7 @@ class SwarmExecutor(DockerExecutor):
             return None
         tasks = await self._tasks(engine, [service["ID"]])
         await self._raise_if_away(host, tasks)
-        return _state(service, tasks)
+        return self._state(service, tasks)
 
     async def start(self, host: str, run_id: str) -> None:
         def complete_one(spec: dict[str, Any]) -> bool:
@@ -161,7 +163,7 @@ class SwarmExecutor(DockerExecutor):
         service = await self._present_service(host, run_id)
         tasks = await self._tasks(self._engine(host), [run_id])
         await self._raise_if_away(host, tasks)
-        return _state(service, tasks)
+        return self._state(service, tasks)
 
     async def wait(self, host: str, run_id: str) -> RunState:
         """See ``Executor.wait``.
@@ -176,7 +178,7 @@ class SwarmExecutor(DockerExecutor):
             service = await self._present_service(host, run_id)
             tasks = await self._tasks(self._engine(host), [run_id])
             await self._raise_if_away(host, tasks)
-            state = _state(service, tasks)
+            state = self._state(service, tasks)
             if state.phase is Phase.ENDED:
                 await self._seal(host, service, tasks)
                 await self._raise_if_not_its_own_end(host, service, tasks, state)
@@ -259,6 +261,8 @@ class SwarmExecutor(DockerExecutor):
             tasks = await self._tasks(engine, [run_id])
             state = _state(service, tasks)
             if state.phase is Phase.ENDED:
+                if state.exit_code is not None and len(self._ends) < MAX_REMEMBERED:
+                    self._ends[run_id] = state
                 return
             if state.phase is Phase.CREATED:
                 await self.remove(host, run_id)
@@ -274,6 +278,7 @@ class SwarmExecutor(DockerExecutor):
         """See ``Executor.remove``; what still runs, as on a node that was away, ends with it."""
         engine = self._engine(host)
         self._was_away.discard(run_id)
+        self._ends.pop(run_id, None)
         await self._take_tasks_away(host, run_id)
         try:
             await engine.call("DELETE", f"services/{run_id}", raw=True, seconds=SLOW_CALL_SECONDS)
@@ -449,6 +454,9 @@ class SwarmExecutor(DockerExecutor):
                 self._was_away.add(str(task["ServiceID"]))
             raise RunOutOfReach(host, f"node {node} of the swarm is {state}")
 
+    def _state(self, service: Details, tasks: Sequence[Details]) -> RunState:
+        return (None if tasks else self._ends.get(service["ID"])) or _state(service, tasks)
+
     def _is_ours(self, service: Details, execution_id: str) -> bool:
         found = service["Spec"]["Labels"]
         return (found.get(INSTALLATION_LABEL), found.get(EXECUTION_LABEL)) == (
@@ -574,7 +582,10 @@ def _state(service: Details, tasks: Sequence[Details]) -> RunState:
     exit_code: int | None = None
     if status["State"] == "complete":
         exit_code = 0
-    elif status["State"] == "failed" and container.get("ExitCode"):
+    elif (status["State"] == "failed" and container.get("ExitCode")) or (
+        # Only what was asked to end tells by it how the command ended.
+        status["State"] == "shutdown" and stopped and container.get("ContainerID")
+    ):
         exit_code = container["ExitCode"]
     error = None if exit_code is not None or stopped else status.get("Err") or status.get("Message")
     return RunState(

@@ -159,14 +159,16 @@ async def test_a_run_on_the_other_node_is_stopped(swarm: Swarm) -> None:
     async with asyncio.timeout(8):
         await swarm.executor.stop(swarm.host, run_id, grace_seconds=0)
     state = await swarm.wait(run_id)
-    assert (state.phase, state.exit_code, state.error) == (Phase.ENDED, None, None)
+    # The code can be read for a quarter of a second, which a slow machine may miss.
+    assert (state.phase, state.error) == (Phase.ENDED, None)
+    assert state.exit_code in (143, None)
     await eventually(
         lambda: not swarm.containers(swarm.nodes.worker, run_id), "the container to go"
     )
 
 
 async def test_a_run_goes_on_when_its_node_is_drained(swarm: Swarm) -> None:
-    """So do jobs on every engine up to 28 at least; drained nodes get no new ones."""
+    """A swarm moves services from drained nodes, and leaves jobs alone; new ones go elsewhere."""
     nodes = swarm.nodes
     run_id = await swarm.shell(COUNT)
     await swarm.read_until(run_id, b"3\n")
