@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import aiohttp
 import structlog
@@ -50,6 +51,12 @@ class WebhookOptions:
     allowed_networks: tuple[Network, ...] = ()
 
 
+@cache
+def _default_tls() -> ssl.SSLContext:
+    # Reading the machine's authorities takes some 30 ms.
+    return ssl.create_default_context()
+
+
 class WebhookSender(Sender):
     """Sends each message on a connection of its own, to an address that was looked at before."""
 
@@ -67,7 +74,7 @@ class WebhookSender(Sender):
             base64.b64decode(secret.removeprefix("whsec_")) for secret in options.secret.split()
         ]
         self._resolve = resolve or Resolver()
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls or _default_tls()
         self._clock = clock
 
     @property

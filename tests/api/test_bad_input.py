@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from tests.api.conftest import MakeSite
-from tests.api.http_site import PAYLOAD, Answer, Site
+from tests.api.http_site import PAYLOAD, Answer, Site, start_site
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 JOB_ID = "19603668-7241-4c50-802f-7c39dac831e6"
 
@@ -161,6 +165,14 @@ FAULTS: tuple[tuple[dict[str, Any], str, tuple[str, ...]], ...] = (
     ({"": "x"}, "/", ('""', "the nearest one")),
     ({"x" * 3000: "x"}, f"/{'x' * 3000}", ("the nearest one",)),
 )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def still(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """One for all: what was refused leaves nothing that the next one could notice."""
+    site = await start_site(tmp_path_factory.mktemp("site"), still=True)
+    yield site
+    await site.close()
 
 
 def _title(case: object) -> str | None:
@@ -455,12 +467,17 @@ async def test_bad_tail(still: Site, tail: str) -> None:
             assert "tail" in problem["detail"]
 
 
-async def test_bad_search(still: Site) -> None:
-    assert "1001" in (await still.get(f"/search/?query={'x' * 1001}")).problem(400)["detail"]
-    (await still.get("/search/?query=%FF")).problem(400)
-    for query in ("", "%00", '"', "'", "*", "a*", "NEAR(a b)", "%25", "a AND b", "-", "^a", "a:b"):
-        page = (await still.get(f"/search/?query={query.replace(' ', '%20')}")).json
-        assert page["items"] == []
+async def test_bad_search(tmp_path: Path) -> None:
+    site = await start_site(tmp_path, still=True)
+    try:
+        assert "1001" in (await site.get(f"/search/?query={'x' * 1001}")).problem(400)["detail"]
+        (await site.get("/search/?query=%FF")).problem(400)
+        for query in ("", "%00", '"', "'", "*", "a*", "NEAR(a b)", "%25", "a AND b", "-", "^a"):
+            page = (await site.get(f"/search/?query={query.replace(' ', '%20')}")).json
+            assert page["items"] == []
+        assert (await site.get("/search/?query=a:b")).json["items"] == []
+    finally:
+        await site.close()
 
 
 NOT_THERE = (
@@ -519,18 +536,21 @@ async def test_bad_idempotency_key(still: Site, key: str) -> None:
     assert await still.counts() == before
 
 
-async def test_task_that_no_farm_takes(make_site: MakeSite) -> None:
+async def test_task_that_no_farm_takes(tmp_path: Path) -> None:
     """Regression 41: also with a pattern that would backtrack without end."""
     farms = [{"match": "^only-", "hosts": ["a:1"]}, {"match": "^(a+)+$", "hosts": ["b:1"]}]
-    site = await make_site(still=True, docker_hosts=json.dumps(farms))
-    before = await site.counts()
-    for task_id in ("other", "a" * 254 + "b"):
-        problem = (await site.post(f"/tasks/{task_id}", PAYLOAD)).problem(400)
-        assert "No farm takes task" in problem["detail"]
-        (await site.put(f"/tasks/{task_id}/jobs/{JOB_ID}", PAYLOAD)).problem(400)
-    assert await site.counts() == before
-    for task_id in ("only-this", "aaa"):
-        assert (await site.post(f"/tasks/{task_id}", PAYLOAD)).status == 200
+    site = await start_site(tmp_path, still=True, docker_hosts=json.dumps(farms))
+    try:
+        before = await site.counts()
+        for task_id in ("other", "a" * 254 + "b"):
+            problem = (await site.post(f"/tasks/{task_id}", PAYLOAD)).problem(400)
+            assert "No farm takes task" in problem["detail"]
+            (await site.put(f"/tasks/{task_id}/jobs/{JOB_ID}", PAYLOAD)).problem(400)
+        assert await site.counts() == before
+        for task_id in ("only-this", "aaa"):
+            assert (await site.post(f"/tasks/{task_id}", PAYLOAD)).status == 200
+    finally:
+        await site.close()
 
 
 def assert_refused(answer: bytes) -> None:

@@ -1214,8 +1214,10 @@ async def test_a_cursor_that_is_none_is_refused(storage: Storage, cursor: str) -
         await storage.jobs("task", request)
 
 
-async def test_ten_thousand_tasks_by_cursor(storage: Storage) -> None:
-    names = [f"t{number:05}" for number in range(10_000)]
+async def test_thousands_of_tasks_by_cursor(storage: Storage) -> None:
+    # Ten thousand take a store behind a socket twenty seconds to fill, and show no more.
+    count = 10_000 if isinstance(storage, SqliteStorage) else 2_000
+    names = [f"t{number:05}" for number in range(count)]
     jobs = iter([make_job(name, created_at=NOW + at) for at, name in enumerate(names)])
 
     async def one_after_another() -> None:
@@ -1223,9 +1225,11 @@ async def test_ten_thousand_tasks_by_cursor(storage: Storage) -> None:
             await storage.submit(job, None)
 
     await asyncio.gather(*[one_after_another() for _ in range(200)])
-    seen = [task.id async for page in every_page(storage.tasks, 500) for task in page.items]
-    assert sorted(seen) == names
-    assert (await storage.overview()).tasks == 10_000
+    # More than a cursor of MongoDB's brings at once, and many pages.
+    for size in (500, 100):
+        seen = [task.id async for page in every_page(storage.tasks, size) for task in page.items]
+        assert sorted(seen) == names
+    assert (await storage.overview()).tasks == count
 
 
 async def test_search_finds_whole_words_best_first(storage: Storage) -> None:
