@@ -497,7 +497,7 @@ def service_spec(
             "ContainerSpec": {
                 "Image": engine_reference(spec.image),
                 "Args": list(spec.argv),
-                "Env": [f"{name}={value}" for name, value in spec.envs.items()],
+                "Env": [_literal(f"{name}={value}") for name, value in spec.envs.items()],
                 "Labels": marks,
                 "Init": True,
                 "TTY": False,
@@ -518,6 +518,14 @@ def service_spec(
             },
         },
     }
+
+
+def _literal(text: str) -> str:
+    """What a swarm makes *text* of, as it takes environments for Go's templates.
+
+    Source: https://docs.docker.com/reference/cli/docker/service/create/#create-services-using-templates
+    """
+    return text.replace("{{", '{{"{{"}}')
 
 
 class _Nodes:

@@ -325,7 +325,7 @@ async def test_a_run_is_seen_in_each_phase(stage: Stage) -> None:
 
 async def test_words_reach_the_command_unchanged_and_without_a_shell(stage: Stage) -> None:
     executor = await stage.executor()
-    words = ("a b", "$HOME", "*", "", "'\"\\", "é\n😀")
+    words = ("a b", "$HOME", "*", "", "'\"\\", "é\n😀", "{{.Node.ID}}")
     run_id = await stage.launch(executor, "printf", "%s|", *words)
     batches, _ = await stage.follow(executor, run_id)
     assert output(batches).decode() == "".join(f"{word}|" for word in words)
@@ -336,13 +336,14 @@ async def test_the_environment_is_the_given_one(
 ) -> None:
     monkeypatch.setenv("OF_THE_SERVER", "not for jobs")
     executor = await stage.executor()
-    envs = {"PLAIN": "a=b", "EMPTY": "", "ODD": "é\n'\"$PATH ", "PATH": "/bin:/usr/bin"}
+    odd = "é\n'\"$PATH {{.Node.ID}} {{{{ x }} \\ `id`"
+    envs = {"PLAIN": "a=b", "EMPTY": "", "ODD": odd, "PATH": "/bin:/usr/bin"}
     run_id = await stage.launch(
         executor, "sh", "-c", 'printf "%s|" "$PLAIN" "$EMPTY" "$ODD" "$PATH"; env', envs=envs
     )
     batches, state = await stage.follow(executor, run_id)
     assert state.exit_code == 0
-    assert output(batches).decode().startswith("a=b||é\n'\"$PATH |/bin:/usr/bin|")
+    assert output(batches).decode().startswith(f"a=b||{odd}|/bin:/usr/bin|")
     assert b"OF_THE_SERVER" not in output(batches)
 
 
