@@ -228,7 +228,7 @@ class TwoNodeSwarm:
     """A manager and a worker, each in its own network namespace, on the two ends of a wire."""
 
     # How often the worker says that it lives; its node is down after three times of that.
-    HEARTBEAT_SECONDS = 0.5
+    HEARTBEAT_SECONDS = 1.0
 
     def __init__(self, directory: Path) -> None:
         self._stack = ExitStack()
