@@ -590,9 +590,10 @@ def _state(service: Details, tasks: Sequence[Details]) -> RunState:
     exit_code: int | None = None
     if status["State"] == "complete":
         exit_code = 0
-    elif (status["State"] == "failed" and container.get("ExitCode")) or (
-        # Only what was asked to end tells by it how the command ended.
-        status["State"] == "shutdown" and stopped and container.get("ContainerID")
+    elif container.get("ExitCode", 0) > 0 and (
+        status["State"] == "failed"
+        # Only of what was asked to end: and 0 is also what never began is left with.
+        or (status["State"] == "shutdown" and stopped)
     ):
         exit_code = container["ExitCode"]
     error = None if exit_code is not None or stopped else status.get("Err") or status.get("Message")
