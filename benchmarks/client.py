@@ -100,6 +100,17 @@ class Client:
             await asyncio.sleep(every_seconds)
         return execution
 
+    async def await_idle(self, *, every_seconds: float) -> None:
+        """Ask until nothing runs."""
+        deadline = time.monotonic() + JOB_TIMEOUT
+        while time.monotonic() < deadline:
+            async with self._session.get("/status/") as response:
+                status = await response.json()
+            if not any(host["running"] for host in status["hosts"]):
+                return
+            await asyncio.sleep(every_seconds)
+        raise RuntimeError(f"waited in vain for the end of {status['containers']}")
+
     async def await_end_frame(self, url: str) -> dict[str, Any]:
         """Watch the execution through its WebSocket until the record that ends it."""
         deadline = time.monotonic() + JOB_TIMEOUT

@@ -13,7 +13,8 @@
     ├── DeliveryFailed           a receiver did not take a notification
     └── ExecutorError
         ├── HostUnavailable      the host did not answer; the run may or may not exist
-        │   └── RunOutOfReach    the host is well, what has the run for it is away
+        │   ├── RunOutOfReach    the host is well, what has the run for it is away
+        │   └── NotStarted       the host refused to start the run, which is as it was created
         ├── PullFailed           the image cannot be had
         ├── StartFailed          the run was created but could not be started
         └── RunVanished          the run is no longer on its host
@@ -99,6 +100,10 @@ class RunOutOfReach(HostUnavailable):
 
     The run is waited for as with a host that is away; other runs on the host do well.
     """
+
+
+class NotStarted(HostUnavailable):
+    """The host refused to start the run, for reasons of its own; the run is as it was created."""
 
 
 class PullFailed(ExecutorError):

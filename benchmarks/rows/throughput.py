@@ -60,7 +60,8 @@ async def _jobs(server: FastlaneProcess, engine: BareEngine, jobs: int) -> float
     await server.client.await_status(
         posted[-1].url, FINAL | {"pulling", "running"}, every_seconds=QUEUE_POLL_SECONDS
     )
-    # First in, first out: now only these can be left. Clearing away belongs to the bare loop too.
+    await server.client.await_idle(every_seconds=END_POLL_SECONDS)
+    # First in, first out: the last to be cleared away, which belongs to the bare loop too.
     for job in posted[-2 * MAX_RUNNING :]:
         await server.client.await_status(job.url, every_seconds=END_POLL_SECONDS)
         assert job.execution_id is not None

@@ -22,6 +22,7 @@ from fastlane.errors import (
     CompareFailed,
     ExecutorError,
     HostUnavailable,
+    NotStarted,
     PullFailed,
     RunOutOfReach,
     RunVanished,
@@ -293,6 +294,29 @@ class _Run:
         # successor had started, finished and removed. What is made but not started does no harm.
         if await self._stop_requested():
             raise _Stopped
+        await self._start(run_id)
+
+    async def _start(self, run_id: str) -> None:
+        """Start what was created.
+
+        :raises _Leave: the host refused so often that its circuit is open, and has the run no more.
+        """
+        if self._execution.status is Status.PULLING:
+            try:
+                await self._insist(
+                    lambda: self._executor.start(self._host, run_id), unless_refused=True
+                )
+            except NotStarted as refused:
+                try:
+                    # First, so that nobody who was frozen on his way to the start does it later.
+                    await self._executor.remove(self._host, run_id)
+                except HostUnavailable as error:
+                    log.warning("run that does not start stays on its host", error=str(error))
+                else:
+                    self._run_id, self._may_exist = None, False
+                    raise _Leave(str(refused)) from refused
+            else:
+                return
         await self._insist(lambda: self._executor.start(self._host, run_id))
 
     async def _pull(self, spec: RunSpec) -> None:
@@ -425,13 +449,16 @@ class _Run:
         call: Callable[[], Awaitable[T]],
         *,
         may_leave: bool = False,
+        unless_refused: bool = False,
         doubtful: bool = False,
     ) -> T:
         """Call until the host answers.
 
         :param may_leave: the execution need not stay with a host that is out.
+        :param unless_refused: nor with one that refuses to start it.
         :param doubtful: the host may be away already.
         :raises _Leave: the host's circuit is open (*may_leave*).
+        :raises NotStarted: the host's circuit is open (*unless_refused*).
         :raises _HostLost: it did not answer for too long.
         """
         hosts = self._runner._hosts
@@ -452,8 +479,11 @@ class _Run:
                     log.warning("host is out of reach", error=str(error))
                     lost_at = loop.time() + self._options.host_lost_after_seconds
                 over = loop.time() >= lost_at
-                if may_leave and (over or hosts.circuit(self._host) is Circuit.OPEN):
-                    raise _Leave(str(error)) from error
+                if over or hosts.circuit(self._host) is Circuit.OPEN:
+                    if may_leave:
+                        raise _Leave(str(error)) from error
+                    if unless_refused and isinstance(error, NotStarted):
+                        raise
                 if over:
                     seconds = f"for more than {self._options.host_lost_after_seconds:g} s"
                     if isinstance(error, RunOutOfReach):

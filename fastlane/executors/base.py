@@ -156,6 +156,7 @@ class Executor(ABC):
 
         :raises StartFailed: the command cannot be executed; the run stays as created. (Where an
             init stands before the command, :meth:`wait` says so instead.)
+        :raises NotStarted: the host refused for reasons of its own; the run stays as created.
         :raises RunVanished: there is no such run.
         """
 

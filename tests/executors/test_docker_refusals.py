@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 from aiohttp import web
 
-from fastlane.errors import HostUnavailable, StartFailed
+from fastlane.errors import NotStarted, StartFailed
 from fastlane.executors.base import Phase
 from fastlane.model import ImageReference, Resources
 from tests.executors.conftest import Docker
@@ -146,7 +146,7 @@ RUNC = "failed to create shim task: OCI runtime create failed: runc create faile
 )  # fmt: skip
 async def test_what_ails_the_host_is_not_the_jobs(status: int, code: int, message: str) -> None:
     async with RefusesTheStart(status, code, message) as engine, opened() as executor:
-        with pytest.raises(HostUnavailable, match=f"answered {status}: "):
+        with pytest.raises(NotStarted, match=f"answered {status}: "):
             await executor.start(engine.url, RUN_ID)
 
 

@@ -11,7 +11,7 @@ from fastlane.background import progress
 from fastlane.background.hostwatch import HostWatch
 from fastlane.background.keeper import KeeperOptions
 from fastlane.background.runner import RunnerOptions
-from fastlane.errors import HostUnavailable
+from fastlane.errors import HostUnavailable, NotStarted
 from fastlane.events import HOSTS, Bus
 from fastlane.executors.base import Phase, RunSpec
 from fastlane.hosts import BreakerOptions, Circuit, Hosts
@@ -33,6 +33,29 @@ class NoCreate(MemoryExecutor):
         if host == self.dead:
             raise HostUnavailable(host, "no answer in time")
         return await super().create(host, spec)
+
+
+class NoStart(MemoryExecutor):
+    """The host *full* creates runs and starts none of them."""
+
+    def __init__(self, full: str, *, removes: bool = True) -> None:
+        super().__init__(instant=True)
+        self.full: str | None = full
+        self.removes = removes
+        self.refused = asyncio.Semaphore(0)
+        """Released with every refusal to start, and to remove."""
+
+    async def start(self, host: str, run_id: str) -> None:
+        if host == self.full:
+            self.refused.release()
+            raise NotStarted(host, "no space left on device")
+        await super().start(host, run_id)
+
+    async def remove(self, host: str, run_id: str) -> None:
+        if not self.removes:
+            self.refused.release()
+            raise HostUnavailable(host, "no answer in time")
+        await super().remove(host, run_id)
 
 
 class Chatty(MemoryExecutor):
@@ -70,6 +93,37 @@ async def test_what_was_never_started_leaves_a_host_that_fails_at_creation(tmp_p
         assert {(each.status, each.host) for each in ended} == {(Status.DONE, "well")}
         assert one.hosts.circuit("bad") is Circuit.OPEN
         assert one.executor.calls["start"] == 3
+
+
+async def test_what_a_host_refuses_to_start_is_given_to_another(tmp_path: Path) -> None:
+    """REGRESSIONS 8: and the host that refused has nothing of it any more."""
+    executor = NoStart("full")
+    farms = (Farm("default", ("full", "well"), 8),)
+    breaker = BreakerOptions(max_fails=2, reset_timeout_seconds=60)
+    async with Instance(tmp_path, executor, farms=farms, breaker=breaker) as one:
+        made = await one.submit()
+        ended = await one.ended(made.id)
+        assert (ended.status, ended.host) == (Status.DONE, "well")
+        assert one.hosts.circuit("full") is Circuit.OPEN
+        assert executor.calls["create"] == 2
+        assert executor.calls["remove"] >= 1
+        assert executor.calls["start"] == 1
+
+
+async def test_what_a_host_may_have_stays_with_it(tmp_path: Path) -> None:
+    """Whether it was removed is not known, so nobody else may start it."""
+    executor = NoStart("full", removes=False)
+    farms = (Farm("default", ("full", "well"), 8),)
+    breaker = BreakerOptions(max_fails=1, reset_timeout_seconds=60)
+    async with Instance(tmp_path, executor, farms=farms, breaker=breaker) as one:
+        made = await one.submit()
+        # Refused, not removed, refused again.
+        for _ in range(3):
+            await asyncio.wait_for(executor.refused.acquire(), 10)
+        executor.full = None
+        ended = await one.ended(made.id)
+        assert (ended.status, ended.host) == (Status.DONE, "full")
+        assert executor.calls["create"] == executor.calls["start"] == 1
 
 
 async def test_a_circuit_closes_when_its_trial_goes_well(tmp_path: Path) -> None:

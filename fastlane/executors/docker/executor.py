@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from fastlane.errors import HostUnavailable, PullFailed, RunVanished, StartFailed
+from fastlane.errors import HostUnavailable, NotStarted, PullFailed, RunVanished, StartFailed
 from fastlane.executors.base import Executor, ListedRun, LogBatch, Phase, RunSpec, RunState
 from fastlane.executors.docker.container import (
     EXECUTION_LABEL,
@@ -176,11 +176,13 @@ class DockerExecutor(Executor):
             details = await self._present(host, run_id)
             if refused.status == 409:
                 raise vanished_or(refused, run_id) from refused
-            code = details["State"]["ExitCode"]
-            if phase_of(details["State"]["Status"]) is not Phase.CREATED or not is_the_jobs(
-                refused.status, refused.whole_reason, code
-            ):
+            if phase_of(details["State"]["Status"]) is not Phase.CREATED:
                 raise
+            code = details["State"]["ExitCode"]
+            if not is_the_jobs(refused.status, refused.whole_reason, code):
+                raise NotStarted(
+                    host, f"the engine answered {refused.status}: {refused.reason}"
+                ) from refused
             if code in CANNOT_EXECUTE:
                 raise StartFailed(
                     f"The command cannot be executed: {refused.reason}", code
