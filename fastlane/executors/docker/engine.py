@@ -206,7 +206,10 @@ class Engine:
             async with self._negotiating:
                 if not self._negotiated:
                     with self.understood("version"):
-                        offered = await clients[0]._query_json("version", versioned_api=False)
+                        # Not by `_query_json`, which lets go of an answer of another form unread.
+                        query = clients[0]._query("version", versioned_api=False)
+                        async with query as answer, answer:
+                            offered = json.loads(await _whole(answer))
                         self._offered = _version(offered["ApiVersion"])
                         version = negotiate(offered["ApiVersion"], offered.get("MinAPIVersion"))
                     for client in clients:
