@@ -132,11 +132,11 @@ class FastlaneServer(Server):
 
 
 def wait_for(probe: Callable[[], T | None], what: str, timeout_seconds: float = JOB_TIMEOUT) -> T:
-    """Call *probe* until it returns something; fail when it does not in time."""
+    """Call *probe* until it returns something true; fail when it does not in time."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         found = probe()
-        if found is not None and found is not False:
+        if found:
             return found
         time.sleep(0.05)
     pytest.fail(f"waited {timeout_seconds:g} s in vain for {what}")
