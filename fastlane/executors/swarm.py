@@ -160,10 +160,7 @@ class SwarmExecutor(DockerExecutor):
 
         :raises RunOutOfReach: its node is away.
         """
-        service = await self._present_service(host, run_id)
-        tasks = await self._tasks(self._engine(host), [run_id])
-        await self._raise_if_away(host, tasks)
-        return self._state(service, tasks)
+        return self._state(*await self._within_reach(host, run_id))
 
     async def wait(self, host: str, run_id: str) -> RunState:
         """See ``Executor.wait``.
@@ -175,9 +172,7 @@ class SwarmExecutor(DockerExecutor):
         """
         pause = FIRST_PAUSE_SECONDS
         while True:
-            service = await self._present_service(host, run_id)
-            tasks = await self._tasks(self._engine(host), [run_id])
-            await self._raise_if_away(host, tasks)
+            service, tasks = await self._within_reach(host, run_id)
             state = self._state(service, tasks)
             if state.phase is Phase.ENDED:
                 await self._seal(host, service, tasks)
@@ -225,11 +220,8 @@ class SwarmExecutor(DockerExecutor):
         words = {Phase.CREATED: "created", Phase.RUNNING: "running", Phase.ENDED: "exited"}
 
         async def inspect() -> Details:
-            service = await self._present_service(host, run_id)
-            tasks = await self._tasks(self._engine(host), [run_id])
             # The log of an ended run is on its node, too.
-            await self._raise_if_away(host, tasks, ended=True)
-            state = _state(service, tasks)
+            state = _state(*await self._within_reach(host, run_id, ended=True))
             return {
                 "Id": run_id,
                 "Config": {"Tty": False},
@@ -403,6 +395,19 @@ class SwarmExecutor(DockerExecutor):
             await self._end_orphans(engine, run_id)
             raise _vanished(host, run_id)
         return service
+
+    async def _within_reach(
+        self, host: str, run_id: str, *, ended: bool = False
+    ) -> tuple[Details, Sequence[Details]]:
+        """The service of a run, and its tasks.
+
+        :param ended: its node is needed behind its end as well.
+        :raises RunOutOfReach: its node is away.
+        """
+        service = await self._present_service(host, run_id)
+        tasks = await self._tasks(self._engine(host), [run_id])
+        await self._raise_if_away(host, tasks, ended=ended)
+        return service, tasks
 
     async def _end_orphans(self, engine: Engine, run_id: str) -> None:
         """Remove what a removed service has left on the manager's own node.
