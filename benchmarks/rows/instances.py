@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from benchmarks.engine import BareEngine
 from benchmarks.load import Load, from_own_process
 from benchmarks.measure import Bench, Result, percentile, summary, take_turns
-from benchmarks.rows.idle import bare_ms, job_ms
+from benchmarks.rows.idle import added_result, bare_ms, job_ms
 from benchmarks.server import FastlaneProcess, running
 
 NAME = "instances"
@@ -48,19 +48,8 @@ async def _latency(bench: Bench, servers: Sequence[FastlaneProcess]) -> Result:
         return await job_ms(next(turns), engine, quiet_ms=None)
 
     mine, its = await take_turns(rounds, lambda: ours(bench.engine), lambda: bare_ms(bench.engine))
-    added = statistics.median(a - b for a, b in zip(mine, its, strict=True))
-    return Result(
-        row=NAME,
-        setup=bench.setup.name,
-        what=f"{_named(servers)}: POST → final status, by WebSocket",
-        unit="ms",
-        ours=statistics.median(mine),
-        n=len(mine),
-        bare=statistics.median(its),
-        bare_what="create, start, wait, logs, inspect",
-        compared=f"{added:+.1f} ms",
-        details={"added_ms": added, "ours": summary(mine), "bare": summary(its)},
-    )
+    what = f"{_named(servers)}: POST → final status, by WebSocket"
+    return added_result(bench, NAME, what, mine, its)
 
 
 async def _accepted(bench: Bench, servers: Sequence[FastlaneProcess]) -> Result:
