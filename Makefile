@@ -4,8 +4,12 @@ PY := .venv/bin/python
 ARGS ?=
 PORT ?= 10000
 export PORT
+# Of `make check`: what needs no engine, database or browser, and seconds at most.
+QUICK := not (engine or cluster or browser or slow or faults)
+# A file's tests share their servers, so a worker gets whole files, in the order of tests/conftest.py.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo run test faults bench lint wheel engine-stop clean
+.PHONY: help demo run check test faults bench lint wheel engine-stop clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -21,9 +25,12 @@ ifeq ($(EXECUTOR)$(DOCKER_HOSTS),)
 endif
 	@exec $(PY) -m fastlane server --port $(PORT) $(ARGS)
 
+check: lint  ## lint, types, unit tests and the storage contract on SQLite: a minute, nothing needed
+	@$(PY) -m pytest -q -n 2 -m '$(QUICK)' tests/unit tests/contracts/test_storage*.py $(ARGS)
+
 test: .venv/dev.stamp  ## every test, with a real engine, Redis, MongoDB and browser
 	@$(PY) -m scripts.services
-	@$(PY) -m pytest -n 2 --dist loadgroup -m 'not faults' $(ARGS)
+	@$(PY) -m pytest $(WORKERS) --durations 10 -m 'not faults' $(ARGS)
 
 faults: .venv/dev.stamp  ## the long fault runs (kill -9 under load and the like)
 	@$(PY) -m scripts.services

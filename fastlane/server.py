@@ -49,7 +49,6 @@ from fastlane.notifications.email import EmailOptions, EmailSender
 from fastlane.notifications.webhook import WebhookOptions, WebhookSender
 from fastlane.routes import make_app
 from fastlane.storage.base import Storage
-from fastlane.storage.cluster import ClusterStorage
 from fastlane.storage.sqlite import SqliteStorage
 
 log = structlog.get_logger(__name__)
@@ -278,6 +277,9 @@ def make_storage(config: Config, bus: Bus, clock: Clock) -> Storage:
     """The cluster storage where its URLs are given, else the embedded one."""
     if config.cluster_urls is None:
         return SqliteStorage(config.data_dir)
+    # Imported where it is used: one machine needs neither client, and they take 0.2 s.
+    from fastlane.storage.cluster import ClusterStorage
+
     return ClusterStorage(*config.cluster_urls, bus=bus, clock=clock)
 
 
@@ -288,6 +290,8 @@ async def with_installation(config: Config) -> Config:
     """
     if config.cluster_urls is None or config.installation:
         return config
+    from fastlane.storage.cluster import ClusterStorage
+
     storage = ClusterStorage(*config.cluster_urls)
     await storage.open()
     try:

@@ -24,7 +24,7 @@ import pytest
 
 from scripts import engine as setup
 from scripts.machine import SetupError
-from tests.services import Server, missing
+from tests.services import Server, missing, need
 
 # Bounds the silence between two events of an engine, in seconds.
 EVENTS_SECONDS = 600.0
@@ -32,6 +32,7 @@ EVENTS_SECONDS = 600.0
 
 def find_engine() -> tuple[str, str]:
     """Address and image of the engine of ``DOCKER_HOST`` or the default socket; skips without."""
+    need("engine")
     engine = setup.Engine.from_environment()
     try:
         engine.version()
@@ -56,6 +57,7 @@ class EngineServer(Server):
     name = "dockerd"
 
     def __init__(self, directory: Path, *options: str) -> None:
+        need("engine")
         if shutil.which("dockerd") is None or os.geteuid() != 0:
             missing("dockerd", "not on the path, or not root")
         super().__init__(directory)

@@ -14,21 +14,34 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 
 from scripts.machine import in_ci
 from scripts.services import mongod, prepare_mongod
+
+if TYPE_CHECKING:
+    # Imported where it is used: nobody who tests a function wants to wait for a browser's client.
+    from selenium.webdriver import Chrome
 
 # Bounds how long a server may take to answer after its start, or to end, in seconds.
 SERVER_TIMEOUT = 30.0
 
 # Bounds how long the browser may take over one page, in seconds.
 PAGE_TIMEOUT = 20.0
+
+markers: frozenset[str] | None = None
+"""Of the test that runs now, by ``tests/conftest.py``; None outside pytest, as in benchmarks."""
+
+
+def need(marker: str) -> None:
+    """Fail the test when it starts what *marker* stands for and does not bear it.
+
+    Without the marker, ``make check`` would start an engine, a store or a browser.
+    """
+    if markers is not None and marker not in markers:
+        pytest.fail(f"This test must be marked {marker!r} (see tests/conftest.py).", pytrace=False)
 
 
 def missing(service: str, why: str) -> NoReturn:
@@ -138,6 +151,10 @@ class RedisServer(Server):
 
     name = "redis-server"
 
+    def __init__(self, directory: Path) -> None:
+        need("cluster")
+        super().__init__(directory)
+
     @property
     def url(self) -> str:
         """In the form of ``REDIS_URL``."""
@@ -168,6 +185,10 @@ class MongoServer(Server):
     """A single mongod; ``w: majority, j: true`` is honoured."""
 
     name = "mongod"
+
+    def __init__(self, directory: Path) -> None:
+        need("cluster")
+        super().__init__(directory)
 
     @property
     def url(self) -> str:
@@ -207,8 +228,13 @@ def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServ
 
 
 @pytest.fixture(scope="session")
-def browser_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+def browser_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """The window that :func:`chromium` hands out."""
+    from selenium.webdriver import Chrome
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    need("browser")
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
         missing("chromium", "chromium or chromedriver is not on the path")
@@ -232,7 +258,7 @@ def browser_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdri
         options.add_argument(argument)
     # What the page logs, for tests that want an empty console.
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    window = webdriver.Chrome(options=options, service=Service(executable_path=driver))
+    window = Chrome(options=options, service=Service(executable_path=driver))
     try:
         window.set_page_load_timeout(PAGE_TIMEOUT)
         yield window
@@ -241,7 +267,7 @@ def browser_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdri
 
 
 @pytest.fixture
-def chromium(browser_session: webdriver.Chrome) -> webdriver.Chrome:
+def chromium(browser_session: Chrome) -> Chrome:
     """A headless Chromium on a blank page, without cookies of earlier tests."""
     browser_session.get("about:blank")
     browser_session.execute_cdp_cmd("Network.clearBrowserCookies", {})

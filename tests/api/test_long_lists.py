@@ -25,9 +25,6 @@ from tests.api.contract import Contract
 from tests.api.http_site import Site, StillServer
 from tests.fakes import MemoryExecutor
 
-# One worker makes the long lists, not each of them.
-pytestmark = pytest.mark.xdist_group("long lists")
-
 T = TypeVar("T")
 
 TASKS = 100_000

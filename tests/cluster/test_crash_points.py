@@ -33,8 +33,6 @@ from tests.contracts.test_storage import (
 from tests.contracts.test_storage_outbox import submit_telling, told
 from tests.services import MongoServer, RedisServer
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 
 class Killed(BaseException):
     """The process ends here."""

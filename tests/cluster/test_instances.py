@@ -21,8 +21,6 @@ from tests.cluster.instances import Cluster, DockerCluster, Instance, Load, data
 from tests.fastlane_server import wait_for
 from tests.services import MongoServer, RedisServer
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 
 @pytest.fixture
 def cluster(

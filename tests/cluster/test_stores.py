@@ -22,7 +22,7 @@ from tests.cluster.proxy import Proxy
 from tests.fastlane_server import wait_for
 from tests.services import MongoServer, RedisServer, missing
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from tests.cluster.instances import Cluster, database_url
 from tests.fastlane_server import FINAL, wait_for
 from tests.services import MongoServer, RedisServer
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 # How far the clocks of the first and the last instance are off the middle one's.
 SKEW_SECONDS = 5.0
 # Leaves three instances and the submissions time before the first tick of the fastest clock.

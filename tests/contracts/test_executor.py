@@ -33,6 +33,7 @@ from tests.engines import SwarmEngine
 
 # Bounds each test, and within it each wait for something that must come.
 pytestmark = pytest.mark.timeout(90)
+ENGINE = pytest.mark.engine
 PATIENCE_SECONDS = 30.0
 
 FOREVER = "while :; do sleep 0.05; done"
@@ -131,12 +132,6 @@ def swarm_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmEngi
         yield engine
 
 
-HARNESSES: dict[str, Callable[[Path], Harness]] = {
-    "process": ProcessHarness,
-    "docker": DockerHarness,
-}
-
-
 class Stage:
     """One test's executors and runs, cleared away at its end."""
 
@@ -224,11 +219,21 @@ class Stage:
             await executor.close()
 
 
-@pytest.fixture(params=[*HARNESSES, "swarm"])
+def swarm_harness(directory: Path, request: pytest.FixtureRequest) -> Harness:
+    return SwarmHarness(directory, request.getfixturevalue("swarm_engine"))
+
+
+HARNESSES = [
+    pytest.param(lambda directory, _: ProcessHarness(directory), id="process"),
+    pytest.param(lambda directory, _: DockerHarness(directory), id="docker", marks=ENGINE),
+    pytest.param(swarm_harness, id="swarm", marks=ENGINE),
+]
+
+
+@pytest.fixture(params=HARNESSES)
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
-    if request.param == "swarm":
-        return SwarmHarness(tmp_path, request.getfixturevalue("swarm_engine"))
-    return HARNESSES[request.param](tmp_path)
+    make: Callable[[Path, pytest.FixtureRequest], Harness] = request.param
+    return make(tmp_path, request)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pymongo import MongoClient
 
 from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailable
 from fastlane.model import (
@@ -47,7 +46,6 @@ from fastlane.storage.base import (
     Storage,
     dropped_note,
 )
-from fastlane.storage.cluster import ClusterStorage
 from fastlane.storage.sqlite import SqliteStorage
 from tests.services import MongoServer, RedisServer
 
@@ -81,6 +79,8 @@ class SqlitePlace(Place):
 
 class ClusterPlace(Place):
     def __init__(self, request: pytest.FixtureRequest) -> None:
+        from pymongo import MongoClient
+
         mongo: MongoServer = request.getfixturevalue("mongo_server")
         redis: RedisServer = request.getfixturevalue("redis_server")
         self._mongodb_url, self._redis_url = mongo.url, redis.url
@@ -91,19 +91,21 @@ class ClusterPlace(Place):
                 database[name].delete_many({})
 
     def storage(self) -> Storage:
+        from fastlane.storage.cluster import ClusterStorage
+
         return ClusterStorage(self._mongodb_url, self._redis_url)
 
 
-PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
-    "sqlite": SqlitePlace,
-    "cluster": ClusterPlace,
-}
+PLACES = [
+    pytest.param(SqlitePlace, id="sqlite"),
+    pytest.param(ClusterPlace, id="cluster", marks=pytest.mark.cluster),
+]
 
 
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest) -> Place:
-    name: str = request.param
-    return PLACES[name](request)
+    make: Callable[[pytest.FixtureRequest], Place] = request.param
+    return make(request)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.engines import SwarmEngine, TwoNodeSwarm
 from tests.executors.conftest import PATIENCE_SECONDS, Docker, output
 
 # In one process, so that there is one such swarm.
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("two nodes")]
+pytestmark = pytest.mark.timeout(120)
 
 # Says each number once, and goes on until it is told to end.
 COUNT = "trap 'echo last; exit 5' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import xml.etree.ElementTree
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
 import pytest
 
 from benchmarks.log import LINE, LongLog
@@ -23,14 +16,6 @@ from benchmarks.measure import Result, percentile, take_turns
 from benchmarks.report import Machine, plot, print_table, write_files
 from benchmarks.viewers import Viewer, Watching
 from fastlane.api.feed import frame_header
-from fastlane.executors.docker.container import INSTALLATION_LABEL
-from scripts import engine as setup
-from tests.engine import docker_host, docker_image
-
-__all__ = ["docker_host", "docker_image"]
-
-# Bounds each wait for something that must come.
-PATIENCE_SECONDS = 60.0
 
 MACHINE = Machine("2026-01-01T00:00:00+00:00", "abc", "3.11", "6", 2, "20.10", 0.5)
 RESULTS = [
@@ -126,43 +111,3 @@ def test_the_plot_is_well_formed() -> None:
     tree = xml.etree.ElementTree.fromstring(plot(RESULTS, MACHINE))
 
     assert any("a <b> & c" in (text.text or "") for text in tree.iter())
-
-
-def test_sigterm_leaves_nothing_behind(docker_host: str, docker_image: str, tmp_path: Path) -> None:
-    (tmp_path / "temporary").mkdir()
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--setup", "sqlite"]
-    benchmarks = subprocess.Popen(
-        [*command, "--only", "throughput", "--results", str(tmp_path / "results")],
-        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
-        stderr=subprocess.PIPE,
-    )
-    try:
-        measuring = psutil.Process(benchmarks.pid)
-        engine = setup.Engine(docker_host)
-
-        def containers() -> set[str]:
-            """Those of benchmarks that are there, by name of their installation."""
-            found = engine.get("/containers/json?all=1")
-            marks = {each["Labels"].get(INSTALLATION_LABEL, "") for each in found}
-            return {mark for mark in marks if mark.startswith("bench-")}
-
-        before = containers()
-        eventually(lambda: containers() - before and measuring.children())
-        ours = containers() - before
-        children = measuring.children(recursive=True)
-        benchmarks.terminate()
-        _, complaints = benchmarks.communicate(timeout=PATIENCE_SECONDS)
-    finally:
-        benchmarks.kill()
-        benchmarks.wait()
-    assert (benchmarks.returncode, complaints) == (128 + signal.SIGTERM, b"")
-    assert list((tmp_path / "temporary").iterdir()) == []
-    assert not [child for child in children if child.is_running()]
-    assert not containers() & ours
-
-
-def eventually(check: Callable[[], object]) -> None:
-    gives_up_at = time.monotonic() + PATIENCE_SECONDS
-    while not check():
-        assert time.monotonic() < gives_up_at
-        time.sleep(0.02)

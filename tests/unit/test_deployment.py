@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import honcho.environ
+import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -61,6 +62,7 @@ def test_the_compose_file_holds_together() -> None:
     assert len(ports) == len(set(ports)) == 2
 
 
+@pytest.mark.engine
 def test_compose_takes_the_file() -> None:
     """Compose itself: the engine's plugin where it is there, else Debian's command."""
     commands = (["docker", "compose"], ["docker-compose"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from scripts import engine
 from scripts.machine import SetupError
-from tests.services import free_port
+from tests import services
+from tests.services import free_port, missing, need
 
 
 @pytest.fixture
@@ -91,3 +93,37 @@ def test_a_skip_is_a_failure_in_ci(
     result.stdout.fnmatch_lines(["*was skipped, which CI does not allow: no engine"])
     monkeypatch.delenv("CI")
     pytester.runpytest("-p", "no:asyncio").assert_outcomes(skipped=1)
+
+
+def test_missing_service_skips_on_a_laptop_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="redis-server is not there: gone"):
+        missing("redis-server", "gone")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="redis-server is not there: gone"):
+        missing("redis-server", "gone")
+
+
+def test_a_service_without_its_marker_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(pytest.fail.Exception, match="must be marked 'cluster'"):
+        need("cluster")
+    monkeypatch.setattr(services, "markers", frozenset({"cluster"}))
+    need("cluster")
+    # Benchmarks start the same servers, without pytest.
+    monkeypatch.setattr(services, "markers", None)
+    need("cluster")
+
+
+def test_unit_tests_import_no_client_of_a_service() -> None:
+    """Collecting them must stay a matter of a second or two."""
+    script = """
+import sys, pytest
+code = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", sys.argv[1]])
+heavy = {"fiftyone", "pymongo", "redis", "selenium"} & set(sys.modules)
+sys.exit(code or (f"imported: {sorted(heavy)}" if heavy else 0))
+"""
+    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr or done.stdout[-2000:]
