@@ -12,16 +12,14 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from fastlane.config import Config
-from fastlane.redact import HIDDEN, is_secret
+from fastlane.redact import HIDDEN, redactor
 
-# Bounds how deep values are looked into for secrets.
-_DEPTH = 5
 # Libraries whose debug lines tell of each packet; they start at info.
 _CHATTY = ("aiohttp", "aiosqlite", "asyncio", "pymongo")
 
@@ -30,7 +28,7 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     """Set up logging for the whole process, as ``LOG_FORMAT`` and ``LOG_LEVEL`` say; a second call
     replaces the first.
 
-    Values whose name holds one of ``ENV_BLACKLISTED_WORDS`` are hidden.
+    Secrets are hidden, as :mod:`fastlane.redact` recognises them.
 
     :param stream: where to, standard error unless given.
     """
@@ -81,26 +79,16 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
 
 
 def _hide(words: tuple[str, ...]) -> Processor:
-    def look(value: Any, depth: int) -> Any:
-        if depth == 0:
-            return value
-        if isinstance(value, Mapping):
-            return {
-                key: HIDDEN if is_secret(str(key), words) else look(held, depth - 1)
-                for key, held in value.items()
-            }
-        if isinstance(value, (list, tuple)):
-            return [look(held, depth - 1) for held in value]
-        return value
+    redact = redactor(words)
 
     def hide(_: WrappedLogger, __: str, event_dict: EventDict) -> EventDict:
         for key, value in event_dict.items():
-            if is_secret(key, words):
+            if redact.is_secret(key):
                 event_dict[key] = HIDDEN
-            elif isinstance(value, (Mapping, list)) or (
+            elif isinstance(value, (str, Mapping, list)) or (
                 isinstance(value, tuple) and key != "exc_info"
             ):
-                event_dict[key] = look(value, _DEPTH)
+                event_dict[key] = redact.value(value)
         return event_dict
 
     return hide

@@ -1,24 +1,163 @@
-"""What must not be seen is replaced before it leaves: in answers, pages, log lines and messages."""
+"""Secrets are replaced before they leave: in answers, pages, log lines, reports and mails.
+
+A value is a secret when its name says so, or when a text that may be shown holds one where people
+write them: in the user part of a URL, or after ``--password`` and ``PASSWORD=`` in a command. A
+secret that is none of these cannot be recognised; the documentation says so.
+
+All patterns are RE2's, which are linear in the text, because the texts come from strangers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import re2
 
 HIDDEN = "***"
 """Stands where a secret was."""
 
+Command = TypeVar("Command", str, tuple[str, ...])
+
+WHOLE_WORDS = frozenset(
+    {
+        "auth",
+        "authorization",
+        "cookie",
+        "credential",
+        "credentials",
+        "dsn",
+        "passphrase",
+        "passwd",
+        "private",
+        "pwd",
+    }
+)
+"""Secret only as a whole part of a name (``AUTH_TOKEN``, not ``AUTHOR``), whatever
+``ENV_BLACKLISTED_WORDS`` says, whose words are secret anywhere in a name."""
+
+# Bounds how deep a value is looked into; what lies deeper is hidden.
+DEPTH = 20
+# Bounds the names whose verdict is remembered.
+_NAMES_REMEMBERED = 10_000
+# Names longer than this have no verdict of their own: they are secret.
+_NAME_MAX_CHARS = 1000
+
+# A part of a name: between _ - . and blanks, and where capitals begin a word (``dbAuthToken``).
+_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+|\d+")
+_USER_IN_URL = re2.compile(r"""(://[^/\s@'":]*):[^/\s@'"]*@""")
+_ONLY_USER_IN_URL = re2.compile(r"""://[^/\s@'"]+@""")
+_NAME_BEFORE_VALUE = re2.compile(r"""(?P<name>[\pL\pN_.-]+)["']?(?:\s*[:=]\s*|\s+)""")
+_VALUE = re2.compile(r"""(?:(?i:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;)}\]&"']+)""")
+
+
+class Redactor:
+    """Knows by a list of words what is secret.
+
+    :param words: ``ENV_BLACKLISTED_WORDS``: a name that contains one of them, in any case, is
+        secret. Empty words are ignored.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words = tuple(word.casefold() for word in words if word)
+        self.is_secret = lru_cache(maxsize=_NAMES_REMEMBERED)(self._is_secret)
+
+    def _is_secret(self, name: str) -> bool:
+        if len(name) > _NAME_MAX_CHARS:
+            return True
+        lowered = name.casefold()
+        if any(word in lowered for word in self._words):
+            return True
+        return any(part.casefold() in WHOLE_WORDS for part in _PART.findall(name))
+
+    def mapping(self, values: Mapping[str, str]) -> dict[str, str]:
+        """*values* of an environment: secret names hidden, URLs without their passwords."""
+        return {
+            name: HIDDEN if self.is_secret(name) else self.url(value)
+            for name, value in values.items()
+        }
+
+    def value(self, value: Any, depth: int = DEPTH) -> Any:
+        """*value*, of JSON's types, with every secret in it hidden at any depth."""
+        if isinstance(value, str):
+            return self.url(value)
+        if isinstance(value, Mapping | list | tuple) and depth == 0:
+            return HIDDEN
+        if isinstance(value, Mapping):
+            return {
+                key: HIDDEN if self.is_secret(str(key)) else self.value(held, depth - 1)
+                for key, held in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.value(held, depth - 1) for held in value]
+        return value
+
+    def url(self, text: str) -> str:
+        """*text* without the passwords of the URLs in it."""
+        if "://" not in text or "@" not in text:
+            return text
+        text = _USER_IN_URL.sub(rf"\1:{HIDDEN}@", text)
+        # A user without a password is a token more often than a name.
+        return str(_ONLY_USER_IN_URL.sub(_hide_lone_user, text))
+
+    def text(self, text: str) -> str:
+        """*text* without passwords in URLs and without values after secret names.
+
+        Values are recognised after ``NAME=``, ``NAME:`` and ``--name`` with a blank.
+        """
+        text = self.url(text)
+        parts: list[str] = []
+        done = 0
+        for found in _NAME_BEFORE_VALUE.finditer(text):
+            start, end = found.span()
+            if start < done or not self._precedes_secret(found["name"], text[start:end]):
+                continue
+            value = _VALUE.match(text, end)
+            if value is None:
+                continue
+            parts += (text[done:end], HIDDEN)
+            done = value.end()
+        return "".join((*parts, text[done:])) if done else text
+
+    def _precedes_secret(self, name: str, written: str) -> bool:
+        separated = written[len(name) :].strip("\"' \t\n") in {":", "="}
+        return (separated or name.startswith("-")) and self.is_secret(name)
+
+    def command(self, command: Command) -> Command:
+        """*command*, a text or its words, without the values of secret options."""
+        if isinstance(command, str):
+            return self.text(command)
+        return self._words_of(command)
+
+    def _words_of(self, words: Sequence[str]) -> tuple[str, ...]:
+        shown: list[str] = []
+        hide_next = False
+        for word in words:
+            hidden = hide_next and not word.startswith("-")
+            shown.append(HIDDEN if hidden else self.text(word))
+            hide_next = word.startswith("-") and "=" not in word and self.is_secret(word)
+        return tuple(shown)
+
+
+def _hide_lone_user(found: Any) -> str:
+    # What the first pattern has hidden already stays as it is.
+    whole: str = found.group(0)
+    return whole if whole.endswith(f":{HIDDEN}@") else f"://{HIDDEN}@"
+
+
+@lru_cache(maxsize=16)
+def redactor(words: tuple[str, ...]) -> Redactor:
+    """The one :class:`Redactor` for *words*."""
+    return Redactor(words)
+
 
 def is_secret(name: str, words: Iterable[str]) -> bool:
-    """Whether *name* holds one of *words*, case aside (``ENV_BLACKLISTED_WORDS`` of ``API.md``)."""
-    lowered = name.casefold()
-    return any(word and word.casefold() in lowered for word in words)
+    """Whether *name* names a secret; see :class:`Redactor`."""
+    return redactor(tuple(words)).is_secret(name)
 
 
-def redact(mapping: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
-    """A copy of *mapping* in which the value of every name that :func:`is_secret` is hidden.
-
-    Values of other names are handed on as they are.
-    """
-    listed = tuple(words)
-    return {name: HIDDEN if is_secret(name, listed) else value for name, value in mapping.items()}
+def redact(mapping: Mapping[str, str], words: Iterable[str]) -> dict[str, str]:
+    """:meth:`Redactor.mapping` for *words*."""
+    return redactor(tuple(words)).mapping(mapping)

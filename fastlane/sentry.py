@@ -8,7 +8,6 @@ sent: no local variables, no request bodies, no breadcrumbs, no environment.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,17 +21,14 @@ from sentry_sdk.utils import event_from_exception
 
 from fastlane import __version__
 from fastlane.config import Config
-from fastlane.redact import HIDDEN, is_secret
+from fastlane.redact import DEPTH, HIDDEN, Redactor
 
 # Bounds how long the end of the process waits for reports that are under way.
 SHUTDOWN_SECONDS = 2
-# Bounds how deep an event is looked into for secrets; what lies deeper is not sent.
-DEPTH = 20
-# Names that hold credentials beside those of ENV_BLACKLISTED_WORDS.
-ALWAYS_SECRET = ("authorization", "cookie", "dsn")
+# Bounds each text of an event; the rest is not sent.
+TEXT_MAX_CHARS = 10_000
 # Our own loggers' keys that are no facts about the error.
 _NOT_FACTS = frozenset({"event", "exc_info", "level", "logger", "timestamp", "stack_info"})
-_CREDENTIALS_IN_URL = re.compile(r"//[^/\s@'\"]*@")
 
 
 def configure(config: Config) -> None:
@@ -46,7 +42,7 @@ def configure(config: Config) -> None:
     if not dsn:
         return
     scrub = Scrubber(
-        (*config.env_blacklisted_words, *ALWAYS_SECRET),
+        config.env_blacklisted_words,
         [
             value.get_secret_value()
             for name in Config.model_fields
@@ -79,18 +75,13 @@ def configure(config: Config) -> None:
 
 
 class Scrubber:
-    """Takes secrets out of an event: by the names of keys, by assignments in texts, by value."""
+    """Removes secrets from an event: by the names of keys, by what texts hold, by value."""
 
     def __init__(self, words: Iterable[str], values: Iterable[str]) -> None:
         """:param values: texts that are secrets themselves."""
-        self._words = tuple(word for word in words if word)
-        # The longest first: one may hold another. A short one would hide half of all words.
+        self._redactor = Redactor(words)
+        # The longest first: one may contain another. A short one would hide half of all words.
         self._values = sorted({v for v in values if len(v) >= 4}, key=len, reverse=True)
-        named = "|".join(re.escape(word) for word in self._words)
-        self._assigned = re.compile(
-            rf"""([\w.-]*(?:{named})[\w.-]*["']?\s*[:=]\s*)("[^"]*"|'[^']*'|[^\s,;)}}\]]+)""",
-            re.IGNORECASE,
-        )
 
     def __call__(self, value: Any) -> Any:
         return self._clean(value, DEPTH)
@@ -100,7 +91,7 @@ class Scrubber:
             return HIDDEN
         if isinstance(value, Mapping):
             return {
-                key: HIDDEN if is_secret(str(key), self._words) else self._clean(held, depth - 1)
+                key: HIDDEN if self._redactor.is_secret(str(key)) else self._clean(held, depth - 1)
                 for key, held in value.items()
             }
         if isinstance(value, list | tuple):
@@ -112,8 +103,9 @@ class Scrubber:
     def _text(self, text: str) -> str:
         for secret in self._values:
             text = text.replace(secret, HIDDEN)
-        text = _CREDENTIALS_IN_URL.sub(f"//{HIDDEN}@", text)
-        return self._assigned.sub(rf"\g<1>{HIDDEN}", text)
+        if len(text) > TEXT_MAX_CHARS:
+            text = f"{text[:TEXT_MAX_CHARS]}… ({len(text) - TEXT_MAX_CHARS} more characters)"
+        return self._redactor.text(text)
 
 
 class _Handler(logging.Handler):
