@@ -2,6 +2,8 @@ FROM python:3.13-slim AS build
 WORKDIR /source
 COPY setup.cfg setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY fastlane fastlane
+COPY static static
+COPY templates templates
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
 
 FROM python:3.13-slim

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
-from tornado.template import Loader
+from tornado.template import DictLoader
 
-import fastlane
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import find_log
 from fastlane.errors import NotFound
 
-_PACKAGE = Path(fastlane.__file__).parent
-_TEMPLATES = Loader(str(_PACKAGE / "templates"), autoescape="xhtml_escape")
+# Both are at the top of the repository; setup.py makes packages of them.
+_TEMPLATES = DictLoader(
+    {
+        file.name: file.read_text(encoding="utf-8")
+        for file in files("fastlane.templates").iterdir()
+        if file.name.endswith(".html")
+    },
+    autoescape="xhtml_escape",
+)
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -23,9 +30,9 @@ _TYPES = {
 }
 # Read once: they are part of the release, and a few kilobytes.
 _ASSETS = {
-    path.name: path.read_bytes()
-    for path in sorted((_PACKAGE / "static").iterdir())
-    if path.suffix in _TYPES
+    file.name: file.read_bytes()
+    for file in files("fastlane.static").iterdir()
+    if Path(file.name).suffix in _TYPES
 }
 _VERSIONS = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in _ASSETS.items()}
 ASSET_URLS = {name: f"/static/{name}?v={version}" for name, version in _VERSIONS.items()}

@@ -1,0 +1,1 @@
+"""Browser assets, served below ``/static/``; `fastlane.static` in an installed package."""

@@ -1,0 +1,1 @@
+"""Tornado templates; `fastlane.templates` in an installed package."""
