@@ -14,6 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import structlog
@@ -23,6 +24,7 @@ from tornado.httpserver import HTTPServer
 
 from fastlane import __version__, policy
 from fastlane.api.bounds import MAX_HEADER_BYTES
+from fastlane.api.connections import Connections, Listener, limits_for, raise_file_limit
 from fastlane.api.feed import Feed
 from fastlane.api.notices import Notices
 from fastlane.api.services import Services
@@ -174,6 +176,8 @@ class Server:
         )
         self._loops: list[asyncio.Task[None]] = []
         self._http: HTTPServer | None = None
+        self._listener: Listener | None = None
+        self.connections: Connections | None = None
         self.port = config.port
 
     async def start(self) -> None:
@@ -224,8 +228,15 @@ class Server:
             idle_connection_timeout=IDLE_CONNECTION_SECONDS,
             body_timeout=BODY_SECONDS,
         )
-        self._http.add_sockets(sockets)
+        limits = limits_for(raise_file_limit())
+        self.connections = Connections(limits, is_proxy=self._is_trusted_proxy)
+        self._listener = Listener(self._http, self.connections)
+        self._listener.listen(sockets)
         self.port = sockets[0].getsockname()[1]
+
+    def _is_trusted_proxy(self, address: str) -> bool:
+        networks = self.config.trusted_proxies
+        return bool(networks) and any(ip_address(address) in network for network in networks)
 
     @property
     def url(self) -> str:
@@ -245,8 +256,8 @@ class Server:
         Containers run on; the next owner finds them.
         """
         log.info("fastlane stops")
-        if self._http is not None:
-            self._http.stop()
+        if self._listener is not None:
+            self._listener.stop()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)

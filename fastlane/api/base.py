@@ -6,7 +6,6 @@ problem answers on the way out.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hmac
@@ -39,8 +38,6 @@ _PORT = re.compile(r":[0-9]+$")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Seconds after which a client may try again when the storage is away.
 RETRY_AFTER_SECONDS = 5
-# Bounds how long a client may take for what is left of an answer once that is made.
-ANSWER_SECONDS = 60.0
 
 
 class BaseHandler(RequestHandler):
@@ -261,12 +258,9 @@ class BaseHandler(RequestHandler):
             raise Problem(400, f"{what} is not UTF-8 text once its %XX are decoded.") from error
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
-        """End the answer; a client that does not take it within a bound is hung up on."""
+        """End the answer; :mod:`fastlane.api.connections` bounds how long it may wait."""
         written = super().finish(chunk)
         written.add_done_callback(lambda _: self.services.requests.end(self))
-        if not written.done():
-            handle = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self.hang_up)
-            written.add_done_callback(lambda _: handle.cancel())
         return written
 
     def on_connection_close(self) -> None:

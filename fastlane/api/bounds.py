@@ -21,7 +21,8 @@ from tornado.httputil import (
 )
 from tornado.web import Application
 
-from fastlane.api.base import BaseHandler
+from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
+from fastlane.api.connections import Connection
 from fastlane.api.problems import Problem
 
 # Bounds the headers of a request, all of them together.
@@ -39,6 +40,9 @@ class BoundedApplication(Application):
     def start_request(
         self, server_conn: object, request_conn: HTTPConnection
     ) -> HTTPMessageDelegate:
+        connection = _connection_of(request_conn)
+        if connection is not None:
+            connection.connections.idle(connection)
         inner = super().start_request(server_conn, request_conn)
         return _BoundedRequest(self, inner, server_conn, request_conn)
 
@@ -58,6 +62,7 @@ class _BoundedRequest(HTTPMessageDelegate):
         self._server_conn = server_conn
         self._request_conn = request_conn
         self._max_body_bytes: int = application.settings["services"].config.max_body_bytes
+        self._connection = _connection_of(request_conn)
         self._received = 0
         self._refused = False
         self._answered = asyncio.Event()
@@ -66,6 +71,8 @@ class _BoundedRequest(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
+        if self._connection is not None:
+            self._connection.connections.busy(self._connection)
         if not start_line.path.isascii():
             # curl sends a name as it was typed: bytes, which Tornado has read as Latin-1.
             path = quote(start_line.path.encode("latin-1"), safe=string.punctuation)
@@ -95,7 +102,18 @@ class _BoundedRequest(HTTPMessageDelegate):
     def data_received(self, data: bytes) -> Awaitable[None] | None:
         self._received += len(data)
         if not self._refused and not self._exceeds(self._received):
-            return self._inner.data_received(data)
+            if self._connection is None or self._connection.connections.receive(
+                self._connection, len(data)
+            ):
+                return self._inner.data_received(data)
+            self._inner.on_connection_close()
+            return self._refuse(
+                Problem(
+                    503,
+                    "Too many request bodies are being received; try again.",
+                    headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+                )
+            )
         if not self._refused:
             self._refused = True
             # What it has kept is not needed any more.
@@ -105,6 +123,8 @@ class _BoundedRequest(HTTPMessageDelegate):
         return None
 
     def finish(self) -> None:
+        if self._connection is not None:
+            self._connection.connections.body_done(self._connection)
         if not self._refused:
             self._inner.finish()
         elif not self._answered.is_set():
@@ -138,6 +158,12 @@ class _BoundedRequest(HTTPMessageDelegate):
         self._application.get_handler_delegate(
             request, _Refusal, {"problem": problem, "answered": self._answered}
         ).finish()
+
+
+def _connection_of(request_conn: HTTPConnection) -> Connection | None:
+    """The client's connection; None where another server than ours accepted it (tests)."""
+    stream = getattr(request_conn, "stream", None)
+    return stream if isinstance(stream, Connection) else None
 
 
 class _Refusal(BaseHandler):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
-from fastlane.api.base import ANSWER_SECONDS, BaseHandler
+from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import find_log
 from fastlane.api.problems import Problem
 from fastlane.model import LogState, Stream
@@ -52,18 +51,7 @@ class OutputHandler(BaseHandler):
                 self.write(SEPARATOR)
             async for data in _read(storage, execution.id, stream, state):
                 self.write(data)
-                await self._pass_on()
-
-    async def _pass_on(self) -> None:
-        """Write what there is and return once the kernel has taken it.
-
-        :raises StreamClosedError: the client is gone, or does not read.
-        """
-        written = self.flush()
-        await asyncio.wait([written], timeout=ANSWER_SECONDS)
-        if not written.done():
-            self.hang_up()
-        await written
+                await self.flush()
 
     def compute_etag(self) -> None:
         """No tag: what must not be stored is never asked for again under a condition."""

@@ -15,6 +15,7 @@ import structlog
 
 import fastlane.server
 from fastlane.api.bounds import DISCARDED_BYTES, MAX_HEADER_BYTES
+from fastlane.api.connections import Limits
 from fastlane.model import Stream
 from fastlane.routes import ROUTES
 from tests.api.conftest import MakeSite
@@ -482,6 +483,8 @@ async def test_slow_requests_are_cut_off(
     """Regression 40: headers that dribble, bodies that never end, connections that say nothing."""
     monkeypatch.setattr(fastlane.server, "IDLE_CONNECTION_SECONDS", 0.3)
     monkeypatch.setattr(fastlane.server, "BODY_SECONDS", 0.3)
+    limits = Limits(first_byte_seconds=0.3)
+    monkeypatch.setattr(fastlane.server, "limits_for", lambda files: limits)
     site = await make_site(still=True)
 
     async def dribble(head: bytes, piece: bytes) -> None:
@@ -516,8 +519,8 @@ async def test_client_that_does_not_read(
     make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression 40: it is hung up on after a while, however much there is to send."""
-    monkeypatch.setattr("fastlane.api.base.ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr("fastlane.api.output.ANSWER_SECONDS", 0.3)
+    limits = Limits(abandoned_seconds=0.3)
+    monkeypatch.setattr(fastlane.server, "limits_for", lambda files: limits)
     site = await make_site(still=True)
     owner = site.owner()
     await owner.start()

@@ -1,0 +1,430 @@
+"""Client connections: how many there may be, and what they may hold before and after a request.
+
+Everything here bounds what somebody can take who is not known yet, so nothing here needs
+credentials. The rules:
+
+* A connection is nobody's until its first byte: it costs a descriptor and no stream, and is closed
+  after :attr:`Limits.first_byte_seconds`.
+* There are at most :attr:`Limits.total` connections, below the limit on open files, so that the
+  storage, the engines and the log keep theirs, and at most :attr:`Limits.per_peer` of one peer.
+  When either is reached, a silent or idle connection makes room for the new one, the oldest first;
+  when all of them are busy, the new one is closed.
+* Bytes of answers that clients have not read are counted. Beyond the budget, the answers that have
+  made no progress for longest (at least :attr:`Limits.stalled_seconds`) are dropped; within it, one
+  is dropped after :attr:`Limits.abandoned_seconds`.
+* Bytes of request bodies that are not complete are counted, and a body that makes no progress ends.
+
+A peer is an address. A trusted proxy has no share of its own: behind it are many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import resource
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+
+log = structlog.get_logger(__name__)
+
+# Descriptors that are kept for the storage, the engines, the log and the answers to those who are
+# refused.
+RESERVED_FILES = 256
+# Bounds the connections where the limit on open files does not, and is the least there may be.
+MAX_CONNECTIONS = 10_000
+MIN_CONNECTIONS = 64
+# Bounds the connections accepted in one go, so that others get their turn on the loop.
+ACCEPT_BATCH = 64
+# Bounds the pause in accepting while the process or the machine has no descriptors left.
+NO_FILES_SECONDS = 1.0
+# How often timeouts are looked for, and how often the log says that somebody was refused.
+SWEEP_SECONDS = 1.0
+LOG_SECONDS = 60.0
+
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the connections of one server may take; bytes and seconds."""
+
+    total: int = MAX_CONNECTIONS
+    per_peer: int = MAX_CONNECTIONS // 2
+    first_byte_seconds: float = 10.0
+    unsent_bytes: int = 64 * 1024**2
+    unsent_bytes_per_peer: int = 32 * 1024**2
+    stalled_seconds: float = 10.0
+    abandoned_seconds: float = 300.0
+    body_bytes: int = 64 * 1024**2
+    body_stalled_seconds: float = 10.0
+
+
+def limits_for(open_files: int) -> Limits:
+    """Limits for a process that may have *open_files* open."""
+    total = max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, open_files - RESERVED_FILES))
+    return Limits(total=total, per_peer=max(1, total // 2))
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit on open files to the hard one, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            log.warning("The limit on open files could not be raised.", soft=soft, error=str(error))
+        else:
+            soft = hard
+    return soft
+
+
+@dataclass(eq=False, slots=True)
+class _Share:
+    """What one peer has."""
+
+    peer: str
+    count: int = 0
+    unsent: int = 0
+    silent: dict[socket.socket, float] = field(default_factory=dict)
+    """Connections without a first byte, the oldest first, and when they were accepted."""
+    idle: dict[Connection, None] = field(default_factory=dict)
+    """Connections between two requests, the one that has been so for longest first."""
+
+
+class Connection(IOStream):
+    """A client's connection, which counts what it holds."""
+
+    def __init__(self, sock: socket.socket, connections: Connections, share: _Share) -> None:
+        super().__init__(sock)
+        self.connections = connections
+        self.share = share
+        self.unsent = 0
+        self.body_bytes = 0
+        self.progressed_at = connections.now()
+        """When a byte of an answer was sent last, or the first one began to wait."""
+        self.body_progressed_at = self.progressed_at
+
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        self.connections.add_unsent(self, len(data))
+        return super().write(data)
+
+    def write_to_fd(self, data: memoryview) -> int:
+        sent = super().write_to_fd(data)
+        self.connections.sent(self, sent)
+        return sent
+
+    def close_fd(self) -> None:
+        self.connections.closed(self)
+        super().close_fd()
+
+
+class Connections:
+    """Every client connection of one server."""
+
+    def __init__(
+        self, limits: Limits, *, is_proxy: Callable[[str], bool] = lambda peer: False
+    ) -> None:
+        """:param is_proxy: whether an address is a proxy's that is trusted."""
+        self.limits = limits
+        self._is_proxy = is_proxy
+        self._loop = asyncio.get_running_loop()
+        self._shares: dict[str, _Share] = {}
+        self._count = 0
+        self.unsent = 0
+        self.body_bytes = 0
+        self._sending: dict[Connection, None] = {}
+        self._receiving: dict[Connection, None] = {}
+        self._waiting_for_room: deque[tuple[str, asyncio.Future[None]]] = deque()
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._logged_at: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def now(self) -> float:
+        """Seconds that never step."""
+        return self._loop.time()
+
+    # -- accepting ----------------------------------------------------------------------------
+
+    def admit(self, sock: socket.socket, peer: str, begin: Callable[[Connection], None]) -> None:
+        """Wait for the first byte on *sock* and then *begin*; or refuse it, which closes it."""
+        share = self._shares.setdefault(peer, _Share(peer))
+        if not self._has_room(share):
+            self._drop_share(share)
+            sock.close()
+            self.say("refused", "Connections are refused: all others are busy.", peer=peer)
+            return
+        self._count += 1
+        share.count += 1
+        share.silent[sock] = self.now()
+
+        def first_byte() -> None:
+            self._loop.remove_reader(sock)
+            del share.silent[sock]
+            begin(Connection(sock, self, share))
+
+        self._loop.add_reader(sock, first_byte)
+        self._sweep_soon()
+
+    def _has_room(self, share: _Share) -> bool:
+        if not self._is_proxy(share.peer) and share.count >= self.limits.per_peer:
+            return self._evict(share)
+        if self._count >= self.limits.total:
+            largest = max(self._shares.values(), key=lambda each: each.count)
+            return self._evict(largest) or any(map(self._evict, self._shares.values()))
+        return True
+
+    def _evict(self, share: _Share) -> bool:
+        """Close the connection of *share* that needs its place least, if one does not need it."""
+        if share.silent:
+            self._close_silent(share, next(iter(share.silent)))
+        elif share.idle:
+            next(iter(share.idle)).close()
+        else:
+            return False
+        self.say("evicted", "Idle connections are closed to make room.", peer=share.peer)
+        return True
+
+    def _close_silent(self, share: _Share, sock: socket.socket) -> None:
+        self._loop.remove_reader(sock)
+        del share.silent[sock]
+        sock.close()
+        self._leave(share)
+
+    def _leave(self, share: _Share) -> None:
+        self._count -= 1
+        share.count -= 1
+        self._drop_share(share)
+
+    def _drop_share(self, share: _Share) -> None:
+        if share.count == 0:
+            self._shares.pop(share.peer, None)
+
+    # -- between and during requests ----------------------------------------------------------
+
+    def idle(self, connection: Connection) -> None:
+        """*connection* has no request: it may be closed when others need its place."""
+        connection.share.idle[connection] = None
+
+    def busy(self, connection: Connection) -> None:
+        """*connection* has a request."""
+        connection.share.idle.pop(connection, None)
+
+    def belongs_to(self, connection: Connection, peer: str) -> None:
+        """*connection* is *peer*'s, as a trusted proxy says of this request."""
+        share = connection.share
+        if share.peer == peer:
+            return
+        unsent = connection.unsent
+        share.unsent -= unsent
+        share.count -= 1
+        share.idle.pop(connection, None)
+        self._drop_share(share)
+        connection.share = share = self._shares.setdefault(peer, _Share(peer))
+        share.count += 1
+        share.unsent += unsent
+
+    def closed(self, connection: Connection) -> None:
+        """*connection* is gone."""
+        share = connection.share
+        self.unsent -= connection.unsent
+        share.unsent -= connection.unsent
+        connection.unsent = 0
+        share.idle.pop(connection, None)
+        self._sending.pop(connection, None)
+        self.body_done(connection)
+        self._leave(share)
+        self._give_room()
+
+    # -- bodies -------------------------------------------------------------------------------
+
+    def receive(self, connection: Connection, size: int) -> bool:
+        """Count *size* more bytes of a body; False when the budget does not allow them."""
+        if self.body_bytes + size > self.limits.body_bytes:
+            self.say("bodies", "Request bodies are refused: too many are under way.")
+            return False
+        self.body_bytes += size
+        connection.body_bytes += size
+        connection.body_progressed_at = self.now()
+        self._receiving[connection] = None
+        self._sweep_soon()
+        return True
+
+    def body_done(self, connection: Connection) -> None:
+        """The body of *connection* is complete, or is not wanted any more. Safe to repeat."""
+        self.body_bytes -= connection.body_bytes
+        connection.body_bytes = 0
+        self._receiving.pop(connection, None)
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def add_unsent(self, connection: Connection, size: int) -> None:
+        """*size* bytes of an answer are about to wait for *connection*'s client."""
+        if connection.unsent == 0:
+            connection.progressed_at = self.now()
+            self._sending[connection] = None
+            self._sweep_soon()
+        connection.unsent += size
+        connection.share.unsent += size
+        self.unsent += size
+
+    def sent(self, connection: Connection, size: int) -> None:
+        """*connection*'s client has accepted *size* bytes."""
+        if size <= 0:
+            return
+        connection.progressed_at = self.now()
+        connection.unsent -= size
+        connection.share.unsent -= size
+        self.unsent -= size
+        if connection.unsent <= 0:
+            self._sending.pop(connection, None)
+        self._give_room()
+
+    async def room(self, connection: Connection) -> None:
+        """Wait until a large answer may be made for *connection*'s peer, in order of asking."""
+        while not self._fits(connection.share.peer):
+            turn: asyncio.Future[None] = self._loop.create_future()
+            self._waiting_for_room.append((connection.share.peer, turn))
+            await turn
+
+    def _fits(self, peer: str) -> bool:
+        if self.unsent >= self.limits.unsent_bytes:
+            return False
+        share = self._shares.get(peer)
+        return (
+            share is None
+            or self._is_proxy(peer)
+            or share.unsent < self.limits.unsent_bytes_per_peer
+        )
+
+    def _give_room(self) -> None:
+        for _ in range(len(self._waiting_for_room)):
+            peer, turn = self._waiting_for_room.popleft()
+            if turn.done():
+                continue
+            if self._fits(peer):
+                turn.set_result(None)
+                # One at a time: what it makes counts before the next is let in.
+                return
+            self._waiting_for_room.append((peer, turn))
+
+    # -- timeouts -----------------------------------------------------------------------------
+
+    def _sweep_soon(self) -> None:
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        now = self.now()
+        for share in list(self._shares.values()):
+            for sock, since in list(share.silent.items()):
+                if now - since < self.limits.first_byte_seconds:
+                    break
+                self._close_silent(share, sock)
+        for connection in list(self._receiving):
+            if now - connection.body_progressed_at >= self.limits.body_stalled_seconds:
+                connection.close()
+        self._drop_stalled(now)
+        self._give_room()
+        if self._sending or self._receiving or any(each.silent for each in self._shares.values()):
+            self._sweep_soon()
+
+    def _drop_stalled(self, now: float) -> None:
+        """Drop abandoned answers, and stalled ones as long as a budget is exceeded."""
+        for connection in sorted(self._sending, key=lambda each: each.progressed_at):
+            stalled = now - connection.progressed_at
+            if stalled < self.limits.stalled_seconds:
+                return
+            if stalled >= self.limits.abandoned_seconds or not self._fits(connection.share.peer):
+                self.say(
+                    "stalled",
+                    "Answers that are not read are dropped.",
+                    peer=connection.share.peer,
+                    unsent_bytes=self.unsent,
+                )
+                connection.close()
+
+    def say(self, kind: str, sentence: str, **context: Any) -> None:
+        """Log *sentence*, at most once in :data:`LOG_SECONDS` for each kind."""
+        now = self.now()
+        if now - self._logged_at.get(kind, -LOG_SECONDS) >= LOG_SECONDS:
+            self._logged_at[kind] = now
+            log.warning(sentence, connections=self._count, **context)
+
+    def close(self) -> None:
+        """Close the connections that never said a word, and stop looking for timeouts."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+        for share in list(self._shares.values()):
+            for sock in list(share.silent):
+                self._close_silent(share, sock)
+
+
+class Listener:
+    """Accepts connections for an HTTP server and has :class:`Connections` count them."""
+
+    def __init__(self, http: HTTPServer, connections: Connections) -> None:
+        self._http = http
+        self._connections = connections
+        self._sockets: list[socket.socket] = []
+        self._paused: asyncio.TimerHandle | None = None
+
+    def listen(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept on *sockets*, which are bound and listening."""
+        self._sockets = list(sockets)
+        for sock in self._sockets:
+            sock.setblocking(False)
+        self._resume()
+
+    def stop(self) -> None:
+        """Accept no more connections; requests under way continue. Safe to repeat."""
+        if self._paused is not None:
+            self._paused.cancel()
+        self._pause()
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = []
+        self._connections.close()
+
+    def _resume(self) -> None:
+        self._paused = None
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            loop.add_reader(sock, self._accept, sock)
+
+    def _pause(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            loop.remove_reader(sock)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, address = listening.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno not in _NO_FILES:
+                    raise
+                # The connection stays in the kernel's queue: asking again at once would spin.
+                self._connections.say(
+                    "files", "No descriptor is left for a new connection.", error=error.strerror
+                )
+                self._pause()
+                loop = asyncio.get_running_loop()
+                self._paused = loop.call_later(NO_FILES_SECONDS, self._resume)
+                return
+            sock.setblocking(False)
+            begin = partial(self._http.handle_stream, address=address)
+            self._connections.admit(sock, str(address[0]), begin)
