@@ -5,11 +5,12 @@ ARGS ?=
 PORT ?= 10000
 export PORT
 # Of `make check`: what needs no engine, database or browser, and seconds at most.
-QUICK := not (engine or cluster or browser or slow or faults)
+CHECKED := -q -n 2 -m 'not (engine or cluster or browser or slow or faults)' \
+	tests/unit $(wildcard tests/contracts/test_storage*.py)
 # A file's tests share their servers, so a worker gets whole files, in the order of tests/conftest.py.
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo run check test faults bench lint wheel engine-stop clean
+.PHONY: help demo run check test test-newest faults bench lint wheel constraints engine-stop clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -26,11 +27,14 @@ endif
 	@exec $(PY) -m fastlane server --port $(PORT) $(ARGS)
 
 check: lint  ## lint, types, unit tests and the storage contract on SQLite: a minute, nothing needed
-	@$(PY) -m pytest -q -n 2 -m '$(QUICK)' tests/unit tests/contracts/test_storage*.py $(ARGS)
+	@$(PY) -m pytest $(CHECKED) $(ARGS)
 
 test: .venv/dev.stamp  ## every test, with a real engine, Redis, MongoDB and browser
 	@$(PY) -m scripts.services
 	@$(PY) -m pytest $(WORKERS) --durations 10 -m 'not faults' $(ARGS)
+
+test-newest: .venv/dev.stamp  ## what make check tests, on the newest Python that Debian has
+	@$(PY) -m scripts.newest $(CHECKED) $(ARGS)
 
 faults: .venv/dev.stamp  ## the long fault runs (kill -9 under load and the like)
 	@$(PY) -m scripts.services
@@ -49,14 +53,17 @@ lint: .venv/dev.stamp  ## ruff, mypy strict, import-linter
 wheel: .venv/dev.stamp  ## build the wheel, install it elsewhere and try it
 	@$(PY) -m scripts.check_wheel
 
+constraints: .venv/dev.stamp  ## pin the newest versions of all packages in constraints.txt
+	@sh scripts/constraints.sh
+
 engine-stop:  ## end the Docker engine that demo or test started
 	@$(PY) -m scripts.engine stop
 
 clean:  ## remove what the targets made, .venv too
 	rm -rf .venv .run build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.venv/run.stamp: setup.cfg pyproject.toml scripts/venv.sh
+.venv/run.stamp: setup.cfg pyproject.toml constraints.txt scripts/venv.sh
 	@sh scripts/venv.sh run
 
-.venv/dev.stamp: setup.cfg pyproject.toml scripts/venv.sh
+.venv/dev.stamp: setup.cfg pyproject.toml constraints.txt scripts/venv.sh
 	@sh scripts/venv.sh dev

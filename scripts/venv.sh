@@ -1,12 +1,15 @@
 #!/bin/sh
-# Makes .venv where it is missing and installs fastlane into it, editable.
+# Makes .venv where it is missing and installs fastlane into it, editable, with the versions in
+# constraints.txt.
 # usage: scripts/venv.sh run|dev      (dev: with what tests, lint and benchmarks need)
+# VENV=dir PYTHON=python3.14: another directory, another Python.
 set -eu
 cd "$(dirname "$0")/.."
 what=${1:-run}
+venv=${VENV:-.venv}
 
 find_python() {
-    for python in python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
+    for python in ${PYTHON:-} python3.13 python3.12 python3.11 python3 /usr/bin/python3; do
         # Run it: a version manager's shim may exist for a version that is not installed.
         if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$python"
@@ -15,7 +18,7 @@ find_python() {
     done
 }
 
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     if [ -z "$python" ]; then
         echo "fastlane needs Python 3.11 or newer, and found none." >&2
@@ -37,8 +40,8 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
             exit 1
         fi
     fi
-    echo "setup     making .venv with $("$python" --version)"
-    "$python" -m venv .venv
+    echo "setup     making $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
 fi
 
 case $what in
@@ -47,13 +50,13 @@ dev) target='.[dev]' ;;
 *) echo "usage: scripts/venv.sh run|dev" >&2; exit 2 ;;
 esac
 
-echo "setup     installing fastlane into .venv ($what)"
-if ! .venv/bin/python -m pip install --disable-pip-version-check --quiet --editable "$target" \
-    >.venv/pip.log 2>&1; then
-    cat .venv/pip.log >&2
-    echo "setup     pip could not install fastlane: the reason stands above" >&2
+echo "setup     installing fastlane into $venv ($what)"
+if ! "$venv/bin/python" -m pip install --disable-pip-version-check --quiet \
+    --constraint constraints.txt --editable "$target" >"$venv/pip.log" 2>&1; then
+    cat "$venv/pip.log" >&2
+    echo "setup     pip could not install fastlane; see above" >&2
     exit 1
 fi
-touch ".venv/$what.stamp"
+touch "$venv/$what.stamp"
 # dev holds everything that run holds.
-if [ "$what" = dev ]; then touch .venv/run.stamp; fi
+if [ "$what" = dev ]; then touch "$venv/run.stamp"; fi
