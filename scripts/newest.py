@@ -1,4 +1,4 @@
-"""Runs the tests of ``make check`` on the newest Python that Debian has, in a Debian sid of its own.
+"""Runs the tests of ``make check`` on the newest Python that Debian has, in a Debian sid.
 
 ::
 

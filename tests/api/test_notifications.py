@@ -417,10 +417,11 @@ async def test_listed_and_requeued_on_the_command_line(
 
         receiver.behave = accepts
         assert await command(monkeypatch, "requeue", failed[1]["id"]) == 0
-        assert capsys.readouterr().out.splitlines()[-1] == "1 requeued"
+        # The server of the test logs to the same place, before or after.
+        assert "1 requeued" in capsys.readouterr().out.splitlines()
         await telling.failed_notifications(2)
         assert await command(monkeypatch, "requeue", "--all") == 0
-        assert capsys.readouterr().out.splitlines()[-1] == "2 requeued"
+        assert "2 requeued" in capsys.readouterr().out.splitlines()
         await receiver.got(6)
         assert await command(monkeypatch, "requeue") == 2
         assert "give one of them" in capsys.readouterr().err

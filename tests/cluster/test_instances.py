@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from pymongo import MongoClient
 
 from tests.cluster.instances import Cluster, DockerCluster, Instance, Load, database_url
-from tests.fastlane_server import wait_for
+from tests.fastlane_server import FastlaneServer, wait_for
 from tests.services import MongoServer, RedisServer
 
 
@@ -143,6 +144,10 @@ def test_one_key_at_the_same_moment_is_one_job(cluster: Cluster) -> None:
         assert cluster.starts().count(f"key-{number}") == 1
 
 
+def hosts_blocked(instance: FastlaneServer) -> bool:
+    return bool(instance.get("/status/")["farms"][0]["blocked"])
+
+
 def test_a_host_is_drained_by_any_instance(
     tmp_path: Path, mongo_server: MongoServer, redis_server: RedisServer
 ) -> None:
@@ -152,6 +157,9 @@ def test_a_host_is_drained_by_any_instance(
         first, second, third = cluster.instances
         path = "/docker-executor/blacklist"
         assert cluster.request("POST", path, {"host": cluster.host}, instance=first)[0] == 200
+        # The others learn it a moment later: a claim that is under way may still take the host.
+        for instance in cluster.instances:
+            wait_for(partial(hosts_blocked, instance), "the news of the black-listed host", 5)
         jobs = [
             instance.submit(f"drained-{number}", **cluster.body(f"drained-{number}", pause=0))
             for number, instance in enumerate(cluster.instances)

@@ -546,7 +546,7 @@ async def test_a_character_is_never_cut(stage: Stage) -> None:
         piece.data.decode()
 
 
-@pytest.mark.parametrize("harness", ["process"], indirect=True)
+@pytest.mark.parametrize("harness", HARNESSES[:1], indirect=True)
 async def test_a_character_whose_halves_come_apart(stage: Stage) -> None:
     """Over two reads, with the other stream in between, and over a restart of the reader."""
     executor = await stage.executor()

@@ -214,17 +214,34 @@ async def test_a_refused_login_reads_as_such() -> None:
             await executor.pull(engine.url, SPEC, lambda _: None)
 
 
-@pytest.mark.parametrize("event", [{"errorDetail": "text"}, {"errorDetail": [1]}, [1], None, 17])
-async def test_odd_news_of_a_pull_raise_nothing_else(event: object) -> None:
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        ({"errorDetail": "text"}, "cannot be pulled: text$"),
+        ({"errorDetail": [1]}, r"cannot be pulled: \[1\]$"),
+        ({"error": {"a": 1}}, r"cannot be pulled: \{'a': 1\}$"),
+        ([1], None),
+        (None, None),
+        (17, None),
+    ],
+)
+async def test_odd_events_of_a_pull(event: object, error: str | None) -> None:
+    """An error in any form fails the pull; what nobody understands is left out."""
+
     class Odd(FakeEngine):
         """Says something that nobody understands in the stream of a pull."""
 
         async def on_pull(self, request: web.Request) -> web.StreamResponse:
-            return await self.events(request, event)
+            return await self.events(request, event, {"status": "Downloaded"})
 
+    told: list[str] = []
     async with Odd() as engine, opened() as executor:
-        with contextlib.suppress(HostUnavailable, PullFailed):
-            await executor.pull(engine.url, SPEC, lambda _: None)
+        if error is None:
+            await executor.pull(engine.url, SPEC, told.append)
+        else:
+            with pytest.raises(PullFailed, match=error):
+                await executor.pull(engine.url, SPEC, told.append)
+    assert told == ([] if error else ["Downloaded"])
 
 
 class EndlessPull(FakeEngine):

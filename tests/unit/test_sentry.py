@@ -27,6 +27,10 @@ from tests.fakes import MemoryExecutor
 
 CANARY = "canary-5e1f1e55"
 KEY = "0123456789abcdef0123456789abcdef"
+# More than the queue of reports holds.
+REPORTS = 500
+# Bounds each wait for something that must come.
+PATIENCE_SECONDS = 20.0
 
 
 class FakeSentry:
@@ -35,12 +39,19 @@ class FakeSentry:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
         self.raw = ""
+        self.asked = threading.Event()
+        """A report has arrived."""
+        self.answers = threading.Event()
+        """Cleared, it keeps all reports waiting."""
+        self.answers.set()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(handler) -> None:  # noqa: N805
                 body = handler.rfile.read(int(handler.headers["Content-Length"]))
                 if handler.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
+                self.asked.set()
+                self.answers.wait()
                 self.raw += body.decode()
                 parts = [json.loads(line) for line in body.splitlines() if line.startswith(b"{")]
                 for header, payload in pairwise(parts[1:]):
@@ -63,6 +74,7 @@ class FakeSentry:
         return self.events
 
     def close(self) -> None:
+        self.answers.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -159,11 +171,25 @@ def test_a_second_call_replaces_the_first(endpoint: FakeSentry) -> None:
     assert len(endpoint.received()) == 1
 
 
-def test_nobody_waits_for_a_sentry_that_is_away() -> None:
-    set_up(f"http://{KEY}@127.0.0.1:9/1")
+def test_nobody_waits_for_a_sentry_that_hangs(endpoint: FakeSentry) -> None:
+    endpoint.answers.clear()
+    set_up(endpoint.dsn)
     log = structlog.get_logger("fastlane.test")
-    for _ in range(500):
-        log.error("a bug")
+
+    def report() -> None:
+        for _ in range(REPORTS):
+            log.error("a bug")
+
+    reporting = threading.Thread(target=report, daemon=True)
+    reporting.start()
+    assert endpoint.asked.wait(PATIENCE_SECONDS)
+    reporting.join(PATIENCE_SECONDS)
+    # All was logged while not one report had been answered.
+    assert not reporting.is_alive()
+    assert endpoint.events == []
+    endpoint.answers.set()
+    # What did not fit into the queue was dropped.
+    assert 0 < len(endpoint.received()) < REPORTS
 
 
 def test_the_scrubber_keeps_what_is_no_secret() -> None:
