@@ -21,7 +21,7 @@ from rich.text import Text
 
 from fastlane import __version__, logs
 from fastlane.client import Client, End, connected
-from fastlane.config import Config, Option, doubts, load, misspellings, options
+from fastlane.config import Config, Option, load, misspellings, options, warnings
 from fastlane.errors import ConfigError, FastlaneError
 
 # Lines of help are no longer than this, on however wide a terminal.
@@ -320,7 +320,7 @@ def _load(file: Path | None, **overrides: str | None) -> Config:
     for sentence in misspellings():
         _say(f"warning: {sentence}")
     config = load(file, overrides=overrides)
-    for sentence in doubts(config):
+    for sentence in warnings(config):
         _say(f"warning: {sentence}")
     return config
 

@@ -155,7 +155,7 @@ def test_proxies_are_networks() -> None:
         ("HARD_EXECUTION_TIMEOUT_SECONDS", "inf", "a number of seconds"),
         ("LEASE_SECONDS", "0.5", "a number of seconds from 1"),
         ("EXPONENTIAL_BACKOFF_FACTOR", "0.5", "a number from 1 to 100"),
-        ("EXPONENTIAL_BACKOFF_MAX_MS", "10", "not below EXPONENTIAL_BACKOFF_MIN_MS"),
+        ("EXPONENTIAL_BACKOFF_MAX_MS", "10", "at least EXPONENTIAL_BACKOFF_MIN_MS"),
         ("TRUSTED_PROXIES", "10.0.0.0/8,proxy", "networks like 10.0.0.0/8"),
         ("CORS_ORIGINS", "example.org", "origins like https://example.org"),
         ("ALLOWED_HOSTS", "a/b", "host names"),
@@ -168,7 +168,7 @@ def test_proxies_are_networks() -> None:
         ("WEBHOOKS_EXPONENTIAL_BACKOFF_FACTOR", "0", "a number from 1 to 100"),
         ("WEBHOOKS_TIMEOUT_SECONDS", "0", "a number of seconds"),
         ("SMTP_PORT", "65536", "a whole number from 0 to 65535"),
-        ("SMTP_FROM", "nobody", "an e-mail address"),
+        ("SMTP_FROM", "nobody", "an email address"),
         ("SMTP_USE_SSL", "perhaps", "true or false"),
     ],
 )
@@ -183,8 +183,8 @@ def test_a_malformed_value_is_named_with_its_remedy(name: str, text: str, remedy
     ("name", "text", "remedy"),
     [
         ("WEBHOOKS_SECRET", "whsec_hunter2!", "it is not base64; give whsec_"),
-        ("WEBHOOKS_SECRET", "whsec_aHVudGVyMg==", "it holds 7 bytes; give whsec_"),
-        ("SENTRY_DSN", "hunter2", "give a DSN of Sentry"),
+        ("WEBHOOKS_SECRET", "whsec_aHVudGVyMg==", "it has 7 bytes; give whsec_"),
+        ("SENTRY_DSN", "hunter2", "give a Sentry DSN"),
     ],
 )
 def test_a_malformed_secret_is_not_repeated(name: str, text: str, remedy: str) -> None:
@@ -436,9 +436,9 @@ def test_roles() -> None:
     assert cluster().roles == ROLES
     assert cluster(ROLES="api", **stores).roles == ("api",)
     assert cluster(ROLES="scheduler, monitor", **stores).roles == ("scheduler", "monitor")
-    with pytest.raises(ConfigError, match="'web' is no role"):
+    with pytest.raises(ConfigError, match="'web' is not a role"):
         cluster(ROLES="web", **stores)
     with pytest.raises(ConfigError, match="does nothing"):
         cluster(ROLES=",", **stores)
-    with pytest.raises(ConfigError, match="embedded store for itself"):
+    with pytest.raises(ConfigError, match="embedded store belongs to one server"):
         cluster(ROLES="api")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastlane.config import doubts, load, options
+from fastlane.config import load, options, warnings
 from fastlane.model import RegistryCredentials, Resources, TlsFiles
 from tests.unit.test_config import faults
 
@@ -112,13 +112,13 @@ def test_what_was_hardly_meant_is_told() -> None:
         {"name": "c", "match": "^c", "hosts": ["127.0.0.1:2375"]},
     ]
     environ = {"DOCKER_HOSTS": json.dumps(farms)}
-    assert doubts(load(environ=environ)) == [
+    assert warnings(load(environ=environ)) == [
         "Host 10.0.0.1:2375 of farm a is reached without TLS: whoever is on the way can run "
         "anything on it; give the farm tls.",
         "Farm c gets no task: farm b before it has an empty match and takes them all.",
     ]
-    assert len(doubts(load(environ={**environ, "DOCKER_TLS_VERIFY": "1"}))) == 1
-    assert doubts(load(environ={})) == []
+    assert len(warnings(load(environ={**environ, "DOCKER_TLS_VERIFY": "1"}))) == 1
+    assert warnings(load(environ={})) == []
 
 
 def test_a_record_outlives_its_container() -> None:

@@ -1,0 +1,452 @@
+"""Every option in one place: name, type, default, help.
+
+An option is read from the first of these that sets it:
+
+1. the command line (``--host``, ``--port``),
+2. the environment, under its upper-case name without a prefix (``PORT=8080``),
+3. the file given with ``--config``: lines ``NAME=value`` as in a ``.env`` file, where ``#``
+   begins a comment, values may be quoted, and nothing is interpolated,
+4. its default.
+
+An empty value counts as not set. Lists are separated by commas. Sizes are bytes, or a number with
+the suffix ``k``, ``m`` or ``g`` (powers of 1024). Booleans are ``true`` or ``false``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from fastlane.config import types
+from fastlane.config.farms import check_docker_host, parse_farms
+from fastlane.config.types import Lower, Size, Words, count, is_loopback, option, seconds
+from fastlane.model import Backoff, Farm, Resources
+
+DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
+PROCESS_HOST = "localhost"
+"""The name of the one host of the process executor's default farm."""
+
+# The executors whose hosts are Docker engines.
+ENGINES = ("docker", "swarm")
+
+_REDIS_SCHEMES = (
+    "redis://",
+    "rediss://",
+    "unix://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+)
+
+
+class OtherOption(ValueError):
+    """A fault that is found while one option is read, but is another's."""
+
+    def __init__(self, option: str, value: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+        self.value = value
+
+
+ROLES = ("api", "scheduler", "dispatcher", "monitor", "notifier")
+"""The parts of the work, which instances can divide among themselves."""
+
+
+class Config(BaseSettings):
+    """The options of one server. :func:`load` makes it from the environment and a file.
+
+    Made directly, it reads neither and uses what it is given: ``Config(port=0, data_dir=path)``.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    # Where it listens, and who may call it.
+    host: types.Address = option(
+        "127.0.0.1", "an IP address or a host name", "Address that the server listens on."
+    )
+    port: int = count(10000, 0, 65535, "Port that the server listens on; 0: any free port.")
+    basic_auth_user: types.UserName = option(
+        "", "a name without a colon", "User for HTTP Basic auth on every route; empty: no auth."
+    )
+    basic_auth_password: SecretStr = option(
+        "", "a text", "Password for HTTP Basic auth; requires BASIC_AUTH_USER."
+    )
+    healthcheck_open: bool = option(
+        False, "true or false", "Answer /healthcheck/ without auth, for load balancers."
+    )
+    trusted_proxies: types.Networks = option(
+        (),
+        "networks like 10.0.0.0/8,::1 separated by commas",
+        "Networks of the proxies whose X-Forwarded-* and X-Real-Ip headers are trusted.",
+    )
+    cors_origins: types.Origins = option(
+        (),
+        "origins like https://example.org separated by commas, or *",
+        "Origins whose pages may call the API from a browser; empty: none.",
+    )
+    allowed_hosts: types.HostNames = option(
+        (),
+        "host names separated by commas",
+        "Host names that requests which change something may use; empty: any.",
+    )
+    max_body_bytes: Size = count(
+        1024 * 1024,
+        1024,
+        1024**3,
+        "Largest request body in bytes; larger ones are answered with 413.",
+        form="a size from 1k to 1g, like 1m",
+    )
+
+    # Where data is kept.
+    data_dir: types.Directory = Field(
+        default_factory=types.default_data_dir,
+        description="Directory of the embedded store; used by one server at a time.",
+        json_schema_extra={"form": "the path of a directory"},
+    )
+    mongodb_url: SecretStr = option(
+        "",
+        "a URL like mongodb://host:27017/fastlane",
+        "MongoDB of the cluster store, which any number of servers share; requires REDIS_URL. "
+        "Empty: the embedded store.",
+    )
+    mongodb_uri: SecretStr = option(
+        "", "a URL like mongodb://host:27017/fastlane", "Another name for MONGODB_URL."
+    )
+    redis_url: SecretStr = option(
+        "",
+        "a URL like redis://host:6379/0, rediss://..., unix:///path or "
+        "redis+sentinel://host:port,host:port/service/0",
+        "Redis of the cluster store; requires MONGODB_URL.",
+    )
+    roles: Words = option(
+        ROLES,
+        f"some of {', '.join(ROLES)}, separated by commas",
+        "What this server does; without api it does not listen. More than one server needs the "
+        "cluster store.",
+    )
+
+    # Where jobs run.
+    force_process_executor: bool = option(
+        False,
+        "true or false",
+        "Allow the process executor on a server that other machines can reach.",
+    )
+    executor: Lower[Literal["docker", "process", "swarm"]] = option(
+        "docker",
+        "docker, swarm or process",
+        "What runs jobs: containers, services of a Docker swarm (hosts are its managers), or plain "
+        "processes without any isolation.",
+    )
+    docker_host: str = option(
+        DEFAULT_DOCKER_HOST,
+        "unix:///path, tcp://name:port or https://name:port",
+        "Docker engine to use when DOCKER_HOSTS is not set.",
+    )
+    docker_tls_verify: bool = option(
+        False,
+        "true or false",
+        "Use TLS with engines written as tcp://name:port or name:port, and verify their "
+        "certificate.",
+    )
+    docker_cert_path: str = option(
+        "",
+        "the path of a directory that contains ca.pem, cert.pem and key.pem",
+        "Directory with ca.pem, cert.pem and key.pem for engines that use TLS.",
+    )
+    max_running: int = count(
+        8,
+        1,
+        10_000,
+        "Most executions at a time on the default farm, and on farms without maxRunning.",
+    )
+    docker_hosts: Annotated[tuple[Farm, ...], NoDecode] = option(
+        (),
+        'a JSON list like [{"name": "builds", "match": "^build-", "hosts": ["localhost:1234"], '
+        '"maxRunning": 8}, {"match": "", "hosts": ["unix:///var/run/docker.sock"]}]',
+        "Farms as a JSON list of {name?, match?, hosts, maxRunning?, tls?, limits?, images?, "
+        "registryAuth?}; a task runs on the first farm whose pattern is found in its id. tls: a "
+        "directory with ca.pem, cert.pem and key.pem, or an object with the paths ca, cert and "
+        "key; limits: the most cpus, memory and pids of one run; images: patterns, one of which "
+        "must match the whole image reference; registryAuth: an object of registry to {username, "
+        "password}, or the path of a Docker config file.",
+    )
+    default_memory: types.Limit[Size] = option(
+        None,
+        "a size from 6m, like 512m, or 0 for no limit",
+        "Most memory of one run; empty or 0: no limit.",
+        ge=6 * 1024**2,
+    )
+    default_cpus: types.Limit[float] = option(
+        None,
+        "a number from 0.01 to 4096, or 0 for no limit",
+        "Most processors of one run; empty or 0: no limit.",
+        ge=0.01,
+        le=4096,
+        allow_inf_nan=False,
+    )
+    default_pids: types.Limit[int] = count(
+        1024,
+        1,
+        4_194_304,
+        "Most processes and threads of one run; 0: no limit.",
+        form="a whole number from 1 to 4194304, or 0 for no limit",
+    )
+    installation: types.Label = option(
+        "",
+        "up to 63 letters, digits, dots, dashes and underscores",
+        "Label of this installation's containers; empty: generated once and kept in the store.",
+    )
+
+    # How long, how often, how much.
+    hard_execution_timeout_seconds: float = seconds(
+        1800, "Longest run of an execution in seconds; the upper limit of a job's timeout."
+    )
+    stop_grace_seconds: float = seconds(
+        10, "Seconds between asking a run to stop and killing it.", least=0
+    )
+    exponential_backoff_min_ms: float = types.milliseconds(
+        1000, 86_400_000, "Delay in milliseconds before the first retry."
+    )
+    exponential_backoff_factor: float = types.factor(
+        "Factor by which the delay grows with each further retry."
+    )
+    exponential_backoff_max_ms: float = types.milliseconds(
+        300_000,
+        604_800_000,
+        "Longest delay in milliseconds before a retry.",
+        form="a number of milliseconds up to 604800000, at least EXPONENTIAL_BACKOFF_MIN_MS",
+    )
+    log_max_bytes: Size = option(
+        100 * 1024 * 1024,
+        "a size like 100m, or 0 for no limit",
+        "How many bytes of one execution's log are kept, half of its start and half of its end; "
+        "0: all of it.",
+        ge=0,
+    )
+    host_lost_after_seconds: float = seconds(
+        300, "Seconds that a host may be unreachable before its executions are lost."
+    )
+    docker_circuit_breaker_max_fails: int = count(
+        5, 1, 1000, "Consecutive failures after which a host gets no new executions for a while."
+    )
+    docker_circuit_breaker_reset_timeout_seconds: float = seconds(
+        60, "Seconds until a host that failed gets one execution to try."
+    )
+    container_retention: float = seconds(
+        0, "Seconds that a finished container is kept on its host; 0: removed at once.", least=0
+    )
+    execution_retention: float = seconds(
+        0,
+        "Seconds that executions and their logs are kept after they end; 0: forever.",
+        least=0,
+    )
+    lease_seconds: float = seconds(
+        10, "Seconds without a heartbeat after which a server is considered dead.", least=1
+    )
+
+    # Notifications.
+    public_url: types.BaseUrl = option(
+        "",
+        "a URL like https://fastlane.example.org",
+        "URL of this server as people reach it, for links in webhooks and emails; empty: the "
+        "address that it listens on.",
+    )
+    webhooks_secret: types.SigningSecrets = option(
+        "",
+        "whsec_ and at least 24 bytes in base64; several, separated by spaces, while you rotate "
+        "them",
+        "Secret that signs webhooks according to Standard Webhooks; empty: not signed.",
+    )
+    webhooks_allowed_networks: types.Networks = option(
+        (),
+        "networks like 10.1.0.0/16,fd00::/8 separated by commas",
+        "Networks that webhooks may reach in addition to public addresses.",
+    )
+    webhooks_timeout_seconds: float = seconds(
+        10, "Seconds that one attempt to deliver a webhook may take."
+    )
+    webhooks_exponential_backoff_min_ms: float = types.milliseconds(
+        1000, 3_600_000, "Delay in milliseconds before the second attempt of a webhook or an email."
+    )
+    webhooks_exponential_backoff_factor: float = types.factor(
+        "Factor by which that delay grows with each further attempt, up to an hour."
+    )
+    smtp_host: str = option(
+        "", "a host name or an address", "Mail server for notify; empty: no email is sent."
+    )
+    smtp_port: int = count(
+        0, 0, 65535, "Port of the mail server; 0: 465 with SMTP_USE_SSL, 25 without."
+    )
+    smtp_user: str = option("", "a text", "User at the mail server; empty: no login.")
+    smtp_password: SecretStr = option("", "a text", "Password of SMTP_USER.")
+    smtp_from: types.MailAddress = option(
+        "fastlane@localhost",
+        "an email address, also like fastlane <fastlane@example.org>",
+        "Sender of emails.",
+    )
+    smtp_use_ssl: bool = option(
+        False,
+        "true or false",
+        "Use TLS with the mail server: from the start on port 465, with STARTTLS on others.",
+    )
+    smtp_timeout_seconds: float = seconds(30, "Seconds that one attempt to send an email may take.")
+    smtp_retries: int = count(10, 0, 100, "How often a failed email is sent again.")
+    sentry_dsn: types.Dsn = option(
+        "", "a Sentry DSN", "Where errors of fastlane itself are reported; empty: nowhere."
+    )
+
+    # What is shown and logged.
+    env_blacklisted_words: types.LowerWords = option(
+        ("password", "key", "secret", "client_id", "token"),
+        "words separated by commas",
+        "An environment variable whose name contains one of these words is shown as ***.",
+    )
+    log_format: Lower[Literal["auto", "console", "json"]] = option(
+        "auto",
+        "auto, console or json",
+        "Readable lines or JSON; auto: readable lines on a terminal, JSON otherwise.",
+    )
+    log_level: Lower[Literal["debug", "info", "warning", "error"]] = option(
+        "info", "debug, info, warning or error", "Lowest level that is logged."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # load() reads the sources itself: it must report where each value came from.
+        return (init_settings,)
+
+    @property
+    def backoff(self) -> Backoff:
+        """The delays between retries of a job that sets none of its own."""
+        return Backoff(
+            self.exponential_backoff_min_ms,
+            self.exponential_backoff_factor,
+            self.exponential_backoff_max_ms,
+        )
+
+    @property
+    def resources(self) -> Resources:
+        """The limits of one run."""
+        return Resources(self.default_cpus, self.default_memory, self.default_pids)
+
+    @property
+    def cluster_urls(self) -> tuple[str, str] | None:
+        """The URLs of MongoDB and Redis for the cluster store; None for the embedded one."""
+        mongodb = self.mongodb_url.get_secret_value() or self.mongodb_uri.get_secret_value()
+        return (mongodb, self.redis_url.get_secret_value()) if mongodb else None
+
+    # -- what depends on more than one option -------------------------------------------------
+
+    @field_validator("basic_auth_password")
+    @classmethod
+    def _both_or_neither(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        user = info.data.get("basic_auth_user")
+        if user is not None and bool(user) != bool(password.get_secret_value()):
+            raise ValueError("set BASIC_AUTH_USER and BASIC_AUTH_PASSWORD together, or neither")
+        return password
+
+    @field_validator("mongodb_url", "mongodb_uri")
+    @classmethod
+    def _mongodb(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        text = url.get_secret_value()
+        if text and not text.startswith(("mongodb://", "mongodb+srv://")):
+            raise ValueError("it must begin with mongodb:// or mongodb+srv://")
+        other = info.data.get("mongodb_url") if info.field_name == "mongodb_uri" else None
+        if text and other is not None and other.get_secret_value() not in {"", text}:
+            raise ValueError("MONGODB_URL has another value; set one of the two")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _both_stores(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        text = url.get_secret_value()
+        if text and not text.startswith(_REDIS_SCHEMES):
+            raise ValueError(f"it must begin with one of {', '.join(_REDIS_SCHEMES)}")
+        names = ("mongodb_url", "mongodb_uri")
+        if any(name not in info.data for name in names):
+            return url
+        if any(info.data[name].get_secret_value() for name in names) != bool(text):
+            raise ValueError(
+                "set MONGODB_URL and REDIS_URL together for the cluster store, or neither for the "
+                "embedded one"
+            )
+        return url
+
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, roles: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for role in roles:
+            if role not in ROLES:
+                raise ValueError(f"{role[: types.SHOWN_CHARS]!r} is not a role")
+        if not roles:
+            raise ValueError("a server without a role does nothing")
+        redis = info.data.get("redis_url")
+        if redis is not None and not redis.get_secret_value() and set(roles) != set(ROLES):
+            raise ValueError(
+                "the embedded store belongs to one server, which must have every role; "
+                "set MONGODB_URL and REDIS_URL to divide the work"
+            )
+        return roles
+
+    @field_validator("executor")
+    @classmethod
+    def _isolated(cls, executor: str, info: ValidationInfo) -> str:
+        host = info.data.get("host")
+        forced = info.data.get("force_process_executor", True)
+        if executor == "process" and host is not None and not forced and not is_loopback(host):
+            raise ValueError(
+                f"it has no isolation, and HOST={host} lets other machines run commands here; "
+                "listen on 127.0.0.1, use EXECUTOR=docker, or set FORCE_PROCESS_EXECUTOR=true"
+            )
+        return executor
+
+    @field_validator("docker_hosts", mode="before")
+    @classmethod
+    def _farms(cls, value: object, info: ValidationInfo) -> object:
+        # A faulty executor is missing here; hosts are then not checked.
+        executor = info.data.get("executor")
+        # If MAX_RUNNING itself is faulty, any number will do: its own fault is reported.
+        max_running = info.data.get("max_running", 1)
+        if value in ("", ()):
+            host = PROCESS_HOST if executor == "process" else info.data["docker_host"]
+            if executor in ENGINES:
+                try:
+                    check_docker_host(host)
+                except ValueError as error:
+                    raise OtherOption("docker_host", host, str(error)) from error
+            return (Farm("default", (host,), max_running),)
+        if isinstance(value, str):
+            return tuple(parse_farms(value, max_running, docker=executor in ENGINES))
+        return value
+
+    @field_validator("exponential_backoff_max_ms")
+    @classmethod
+    def _not_below_min(cls, max_ms: float, info: ValidationInfo) -> float:
+        min_ms = info.data.get("exponential_backoff_min_ms", max_ms)
+        if max_ms < min_ms:
+            raise ValueError(f"EXPONENTIAL_BACKOFF_MIN_MS is {min_ms:g}")
+        return max_ms
+
+    @field_validator("execution_retention")
+    @classmethod
+    def _not_below_containers(cls, kept_seconds: float, info: ValidationInfo) -> float:
+        containers = info.data.get("container_retention", 0)
+        if kept_seconds and kept_seconds < containers:
+            # The record says when a container may be removed.
+            raise ValueError(
+                f"CONTAINER_RETENTION is {containers:g}, and a record outlives its container"
+            )
+        return kept_seconds

@@ -1,0 +1,213 @@
+"""The types of the options: how a text becomes a value, and what it must look like."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from email.utils import parseaddr
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
+
+SHOWN_CHARS = 100
+"""Bounds how much of a malformed value an error message repeats."""
+
+# A year bounds every duration, so that no arithmetic on it can overflow.
+_MAX_SECONDS = 366 * 24 * 3600
+_SIZE = re.compile(r"(?P<number>\d{1,15})\s*(?P<unit>[kmgt]?)(?:i?b)?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+
+T = TypeVar("T")
+
+
+def option(default: Any, form: str, help: str, **constraints: Any) -> Any:
+    """An option: *form* says what a value must be, in words that can follow "give …"."""
+    return Field(default=default, description=help, json_schema_extra={"form": form}, **constraints)
+
+
+def seconds(default: float, help: str, *, least: float = 0.001) -> Any:
+    """An option that is a duration in seconds."""
+    form = f"a number of seconds from {least:g} to {_MAX_SECONDS}"
+    return option(default, form, help, ge=least, le=_MAX_SECONDS, allow_inf_nan=False)
+
+
+def milliseconds(default: float, most: int, help: str, *, form: str = "") -> Any:
+    """An option that is a duration in milliseconds of at most *most*."""
+    form = form or f"a number of milliseconds from 0 to {most}"
+    return option(default, form, help, ge=0, le=most, allow_inf_nan=False)
+
+
+def factor(help: str) -> Any:
+    """An option that multiplies a delay."""
+    form = "a number from 1 to 100"
+    return option(2, form, help, ge=1, le=100, allow_inf_nan=False)
+
+
+def count(default: int, least: int, most: int, help: str, *, form: str = "") -> Any:
+    """An option that is a whole number."""
+    form = form or f"a whole number from {least} to {most}"
+    return option(default, form, help, ge=least, le=most)
+
+
+def parse_size(value: object) -> object:
+    """Bytes for a text like ``64m``; anything but a text is left to pydantic."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("it is not a size")
+    return int(match["number"]) * _UNITS[match["unit"].lower()]
+
+
+def _zero_is_none(value: object) -> object:
+    if isinstance(value, str) and value.strip() == "0":
+        return None
+    return None if value == 0 else value
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _each(check: Callable[[str], None]) -> AfterValidator:
+    """Checks every word of a list, and makes the words lower case."""
+
+    def validate(words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            check(word)
+        return tuple(word.lower() for word in words)
+
+    return AfterValidator(validate)
+
+
+def _check_origin(origin: str) -> None:
+    if origin != "*" and not re.fullmatch(r"https?://[^/\s@?#]+", origin):
+        raise ValueError(f"{origin[:SHOWN_CHARS]!r} is not an origin")
+
+
+def _check_host_name(host: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", host):
+        raise ValueError(f"{host[:SHOWN_CHARS]!r} is not a host name")
+
+
+def _address(host: str) -> str:
+    if not host or not re.fullmatch(r"[A-Za-z0-9._:\[\]%-]+", host):
+        raise ValueError("it is not an address")
+    return host.strip("[]")
+
+
+def _user_name(user: str) -> str:
+    # RFC 7617, section 2: the first colon ends the user-id.
+    if ":" in user:
+        raise ValueError("a user name cannot contain a colon")
+    return user
+
+
+def _label(installation: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,63}", installation):
+        raise ValueError("it cannot be used as a label")
+    return installation
+
+
+def _base_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname)
+        good = good and not (parts.query or parts.fragment or "@" in parts.netloc)
+    except ValueError:
+        good = False
+    if url and not good:
+        raise ValueError("it is not the URL of a server")
+    return url.rstrip("/")
+
+
+def _mail_address(text: str) -> str:
+    _, address = parseaddr(text)
+    if not re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", address) or not text.isprintable():
+        raise ValueError("it is not an email address")
+    return text
+
+
+def _signing_secrets(secret: SecretStr) -> SecretStr:
+    for one in secret.get_secret_value().split():
+        try:
+            key = base64.b64decode(one.removeprefix("whsec_"), validate=True)
+        except ValueError as error:
+            raise ValueError("it is not base64") from error
+        # Standard Webhooks asks for 24 to 64 bytes.
+        if not 24 <= len(key) <= 64:
+            raise ValueError(f"it has {len(key)} bytes")
+    return secret
+
+
+def _dsn(dsn: SecretStr) -> SecretStr:
+    text = dsn.get_secret_value()
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and bool(parts.username and parts.hostname)
+    except ValueError:
+        good = False
+    if text and not good:
+        raise ValueError("it does not have the form https://key@host/project")
+    return dsn
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+LowerWords = Annotated[Words, _each(lambda word: None)]
+Origins = Annotated[Words, _each(_check_origin)]
+HostNames = Annotated[Words, _each(_check_host_name)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Limit = Annotated[T | None, BeforeValidator(_zero_is_none)]
+"""A limit, where 0 stands for no limit."""
+Lower = Annotated[T, BeforeValidator(_lower)]
+"""One of a few words, in any case."""
+Address = Annotated[str, AfterValidator(_address)]
+UserName = Annotated[str, AfterValidator(_user_name)]
+Label = Annotated[str, AfterValidator(_label)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+MailAddress = Annotated[str, AfterValidator(_mail_address)]
+SigningSecrets = Annotated[SecretStr, AfterValidator(_signing_secrets)]
+Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
+Directory = Annotated[Path, AfterValidator(_absolute)]
+
+
+def default_data_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """``$XDG_DATA_HOME/fastlane``, or ``~/.local/share/fastlane``.
+
+    Source: XDG Base Directory Specification 0.8 (a relative ``XDG_DATA_HOME`` is ignored).
+    """
+    home = Path((os.environ if environ is None else environ).get("XDG_DATA_HOME", ""))
+    if not home.is_absolute():
+        home = Path.home() / ".local" / "share"
+    return home / "fastlane"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens on *host* can be reached from this machine only."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
