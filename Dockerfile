@@ -11,6 +11,8 @@ RUN --mount=from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links=/wheels fastlane \
     && useradd --system --uid 10000 --home-dir /data --create-home fastlane
 USER fastlane
+# It does not start without BASIC_AUTH_USER and BASIC_AUTH_PASSWORD, or AUTH=none where only those who
+# may run anything can reach its port, as with -p 127.0.0.1:10000:10000.
 ENV HOST=0.0.0.0 PORT=10000 DATA_DIR=/data LOG_FORMAT=json
 VOLUME /data
 EXPOSE 10000

@@ -36,7 +36,7 @@ from fastlane.background.loop import Loop
 from fastlane.background.notifier import Notifier, NotifierOptions
 from fastlane.background.runner import Runner, RunnerOptions
 from fastlane.background.scheduler import Scheduler
-from fastlane.config import ROLES, Config
+from fastlane.config import ROLES, Config, is_loopback
 from fastlane.errors import ConfigError, StorageUnavailable
 from fastlane.events import HOSTS, OUTBOX, QUEUE, SCHEDULE, Bus
 from fastlane.executors.base import Executor
@@ -183,10 +183,12 @@ class Server:
     async def start(self) -> None:
         """Open everything and begin to serve.
 
-        :raises ConfigError: the address is taken.
+        :raises ConfigError: the address is in use, or must not be open to everyone.
         :raises StorageInUse: another server owns the data directory.
         """
         roles = set(self.config.roles)
+        if "api" in roles:
+            check_access(self.config)
         sockets = bind(self.config.host, self.config.port) if "api" in roles else []
         try:
             await self.storage.open()
@@ -392,6 +394,22 @@ def installation_id(data_dir: Path) -> str:
     except FileExistsError:
         pass
     return path.read_text().strip()
+
+
+def check_access(config: Config) -> None:
+    """Refuse to open the API to strangers unless the configuration says so, and warn then.
+
+    :raises ConfigError: it would be open without anybody having asked for that.
+    """
+    if config.basic_auth_user:
+        return
+    if config.auth == "none":
+        log.warning("AUTH=none: everyone who can reach this server can run anything on its hosts.")
+    elif not is_loopback(config.host):
+        raise ConfigError(
+            f'HOST is "{config.host}", which others can reach, and no credentials are set: set '
+            "BASIC_AUTH_USER and BASIC_AUTH_PASSWORD, or AUTH=none to let everyone in."
+        )
 
 
 def bind(host: str, port: int) -> Sequence[socket.socket]:

@@ -115,10 +115,20 @@ class BaseHandler(RequestHandler):
         return self.request.host
 
     def _check_credentials(self) -> None:
+        if not self.open_to_all and not self.has_credentials:
+            raise Problem(
+                401,
+                "Give user and password by HTTP Basic auth.",
+                headers={"WWW-Authenticate": 'Basic realm="fastlane", charset="UTF-8"'},
+            )
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether the request carries the credentials that are configured, or none are."""
         config = self.services.config
         user, password = config.basic_auth_user, config.basic_auth_password.get_secret_value()
-        if not user or self.open_to_all:
-            return
+        if not user:
+            return True
         expected = f"{user}:{password}".encode()
         scheme, _, encoded = self.request.headers.get("Authorization", "").partition(" ")
         try:
@@ -126,12 +136,7 @@ class BaseHandler(RequestHandler):
         except (binascii.Error, ValueError):
             given = b""
         # Constant in time, so that nothing can be learnt by measuring.
-        if not hmac.compare_digest(given, expected) or scheme.lower() != "basic":
-            raise Problem(
-                401,
-                "Give user and password by HTTP Basic auth.",
-                headers={"WWW-Authenticate": 'Basic realm="fastlane", charset="UTF-8"'},
-            )
+        return hmac.compare_digest(given, expected) and scheme.lower() == "basic"
 
     @property
     def _is_preflight(self) -> bool:

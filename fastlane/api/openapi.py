@@ -643,7 +643,7 @@ def _path_item(route: str) -> dict[str, Any]:
         "summary": "What this route answers",
         "responses": {
             "204": {"$ref": "#/components/responses/Allowed"},
-            **{str(status): _problem_reference(status) for status in sorted(EVERYWHERE)},
+            **{str(status): _problem_reference(status) for status in sorted(_everywhere(route))},
         },
     }
     return item
@@ -705,10 +705,15 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 def problem_statuses(operation: Operation) -> set[int]:
     """Every problem that *operation* may be answered with."""
-    statuses = {*operation.problems, *EVERYWHERE}
+    statuses = {*operation.problems, *_everywhere(operation.path)}
     if operation.stored:
         statuses.add(503)
     return statuses
+
+
+def _everywhere(path: str) -> frozenset[int]:
+    # It needs no credentials.
+    return EVERYWHERE - {401} if path == "/healthcheck" else EVERYWHERE
 
 
 def _success(

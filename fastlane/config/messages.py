@@ -118,6 +118,10 @@ def _farm_entry(farm: Any) -> dict[str, object]:
 def warnings(config: Config) -> list[str]:
     """A sentence for everything in *config* that is allowed, but hardly what was meant."""
     found = []
+    if "healthcheck_open" in config.model_fields_set:
+        found.append(
+            "HEALTHCHECK_OPEN is ignored: /healthcheck/ never asks for credentials; remove it."
+        )
     taken_by = None
     for farm in config.docker_hosts:
         if taken_by is not None:

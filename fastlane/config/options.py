@@ -71,6 +71,12 @@ class Config(BaseSettings):
         "127.0.0.1", "an IP address or a host name", "Address that the server listens on."
     )
     port: int = count(10000, 0, 65535, "Port that the server listens on; 0: any free port.")
+    auth: Lower[Literal["", "none"]] = option(
+        "",
+        "none, or leave it empty",
+        "none: without BASIC_AUTH_USER, let everyone who can reach the server use it. Beyond "
+        "loopback, the server does not start without one of the two.",
+    )
     basic_auth_user: types.UserName = option(
         "", "a name without a colon", "User for HTTP Basic auth on every route; empty: no auth."
     )
@@ -78,7 +84,7 @@ class Config(BaseSettings):
         "", "a text", "Password for HTTP Basic auth; requires BASIC_AUTH_USER."
     )
     healthcheck_open: bool = option(
-        False, "true or false", "Answer /healthcheck/ without auth, for load balancers."
+        False, "true or false", "No longer needed: /healthcheck/ never asks for credentials."
     )
     trusted_proxies: types.Networks = option(
         (),

@@ -18,7 +18,7 @@ from fastlane.storage.base import Storage
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Site
-from tests.api.test_around import HANDSHAKE, filled, methods_of
+from tests.api.test_around import HANDSHAKE, basic, filled, methods_of
 
 OPERATIONS = Storage.__abstractmethods__ - {"open", "close", "name", "beat", "leave"}
 
@@ -132,6 +132,19 @@ async def test_health_of_a_storage_that_is_away(failing: Site) -> None:
         ]
     fail_with(failing, None)
     assert (await failing.get("/healthcheck")).json["errors"] == []
+
+
+async def test_strangers_do_not_learn_what_is_wrong(make_site: MakeSite) -> None:
+    site = await make_site(
+        still=True, storage=FailingStorage, basic_auth_user="ann", basic_auth_password="x"
+    )
+    fail_with(site, StorageUnavailable("MongoDB at 10.0.0.7 does not answer"))
+    for headers in ({}, {"Authorization": basic("ann", "y")}):
+        answer = await site.get("/healthcheck/", **headers)
+        assert answer.status == 503
+        assert {error["message"] for error in json.loads(answer.body)["errors"]} == {"unavailable"}
+    answer = await site.get("/healthcheck/", Authorization=basic("ann", "x"))
+    assert "10.0.0.7" in answer.body.decode()
 
 
 @pytest.mark.parametrize("path", [path for path in NEEDY if not path.endswith("/ws")])

@@ -8,12 +8,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fastlane.config import Config
+from fastlane.errors import ConfigError
 from fastlane.server import Server, serve
 from fastlane.storage.base import Submitted
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.conftest import MakeSite
-from tests.api.http_site import PATIENCE, PAYLOAD
+from tests.api.http_site import PATIENCE, PAYLOAD, StillServer
 from tests.fakes import MemoryExecutor
 
 
@@ -50,6 +53,18 @@ async def test_a_start_that_hangs_can_be_ended(tmp_path: Path) -> None:
     await asyncio.wait_for(storage.asked.wait(), PATIENCE)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(serving, PATIENCE)
+
+
+async def test_an_open_api_beyond_loopback_does_not_start(tmp_path: Path) -> None:
+    """The refusal comes before anything is opened."""
+    config = Config(host="0.0.0.0", port=0, data_dir=tmp_path / "data")
+    with pytest.raises(ConfigError, match="AUTH=none"):
+        await serve(Server(config, executor=MemoryExecutor()))
+    workers = ("scheduler", "dispatcher", "monitor", "notifier")
+    # What listens nowhere has nothing to open.
+    worker = StillServer(config.model_copy(update={"roles": workers}), executor=MemoryExecutor())
+    await worker.start()
+    await worker.stop()
 
 
 async def test_a_request_under_way_is_answered(make_site: MakeSite) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -20,9 +21,11 @@ from fastlane.config import (
     load,
     misspellings,
     options,
+    warnings,
 )
 from fastlane.errors import ConfigError
 from fastlane.model import Backoff, Farm, Resources
+from fastlane.server import check_access
 
 
 def faults(
@@ -143,6 +146,7 @@ def test_proxies_are_networks() -> None:
         ("HOST", "a b", "an IP address or a host name"),
         ("LOG_LEVEL", "loud", "debug, info, warning or error"),
         ("LOG_FORMAT", "xml", "auto, console or json"),
+        ("AUTH", "token", "none, or leave it empty"),
         ("EXECUTOR", "podman", "docker, swarm or process"),
         ("HEALTHCHECK_OPEN", "maybe", "true or false"),
         ("MAX_RUNNING", "0", "a whole number from 1 to 10000"),
@@ -262,6 +266,36 @@ def test_processes_are_for_loopback_unless_forced(environ: dict[str, str], allow
         (sentence,) = faults(environ)
         assert "it has no isolation" in sentence
         assert "FORCE_PROCESS_EXECUTOR=true" in sentence
+
+
+def test_a_healthcheck_option_that_does_nothing_is_a_warning() -> None:
+    (sentence,) = warnings(load(environ={"HEALTHCHECK_OPEN": "true"}))
+    assert sentence.startswith("HEALTHCHECK_OPEN is ignored")
+    assert warnings(load(environ={})) == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "build.example", "192.0.2.7"])
+def test_an_open_api_beyond_loopback_must_be_asked_for(host: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_access(load(environ={"HOST": host}))
+    sentence = str(refused.value)
+    assert sentence.startswith(f'HOST is "{host}"')
+    for name in ("BASIC_AUTH_USER", "BASIC_AUTH_PASSWORD", "AUTH=none"):
+        assert name in sentence
+    with structlog.testing.capture_logs() as lines:
+        check_access(load(environ={"HOST": host, "AUTH": "None"}))
+    (line,) = lines
+    assert line["log_level"] == "warning"
+    assert line["event"].startswith("AUTH=none: everyone who can reach this server")
+
+
+def test_credentials_or_loopback_are_enough() -> None:
+    credentials = {"BASIC_AUTH_USER": "ann", "BASIC_AUTH_PASSWORD": "x"}
+    with structlog.testing.capture_logs() as lines:
+        check_access(load(environ={}))
+        check_access(load(environ={"HOST": "0.0.0.0", **credentials}))
+        check_access(load(environ={"HOST": "0.0.0.0", "AUTH": "none", **credentials}))
+    assert lines == []
 
 
 def test_user_and_password_belong_together() -> None:

@@ -49,6 +49,10 @@ def test_the_compose_file_holds_together() -> None:
     for name, service in services.items():
         assert isinstance(service.get("command", []), STRINGS_OR_LIST), name
         assert service.get("image"), name
+        if name in {"one", "two"}:
+            # Each listens on all addresses of its container, and its port on loopback only.
+            assert service["environment"]["AUTH"] == "none"
+            assert all(port.startswith("127.0.0.1:") for port in service["ports"])
         assert set(service.get("environment", {})) <= options, name
         for needed, how in service.get("depends_on", {}).items():
             assert "healthcheck" in services[needed]
