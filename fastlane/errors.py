@@ -10,7 +10,7 @@
     │   ├── StorageUnavailable   the store is away; try again later (HTTP 503)
     │   ├── StorageInUse         another server owns the embedded data directory
     │   └── CompareFailed        the record is no longer what the writer believed
-    ├── DeliveryFailed           a receiver did not take a notification
+    ├── DeliveryFailed           a receiver did not accept a notification
     └── ExecutorError
         ├── HostUnavailable      the host did not answer; the run may or may not exist
         │   ├── RunOutOfReach    the host is well, what has the run for it is away
@@ -68,7 +68,7 @@ class CompareFailed(StorageError):
 
 
 class DeliveryFailed(FastlaneError):
-    """A receiver did not take a notification. The message repeats nothing that a webhook said.
+    """A receiver did not accept a notification. The message repeats nothing that a URL answered.
 
     :param status: the status code that it answered, if any.
     :param final: trying again makes no sense, whatever retries are left.

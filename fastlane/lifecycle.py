@@ -386,7 +386,7 @@ class Lifecycle:
     async def claim_deliveries(
         self, *, claim_seconds: float, limit: int, per_receiver: int, busy: Mapping[str, int]
     ) -> Sequence[Delivery]:
-        """Take notifications that are due, to try them within *claim_seconds*."""
+        """Claim deliveries that are due, to try them within *claim_seconds*."""
         return await self._storage.claim_deliveries(
             now=self._clock(),
             claim_seconds=claim_seconds,
@@ -398,7 +398,7 @@ class Lifecycle:
     async def attempted(
         self, delivery: Delivery, attempt: Attempt, *, retries: int, backoff: Backoff
     ) -> Delivery:
-        """Write down what came of a claimed notification; a failed one has *retries* in all.
+        """Record an attempt at a claimed delivery; a failed one has *retries* in all.
 
         :raises CompareFailed: the claim has run out, and another has it or had it.
         """
@@ -410,7 +410,7 @@ class Lifecycle:
         )
 
     async def unclaim_delivery(self, delivery: Delivery) -> None:
-        """Hand back a notification that was not tried.
+        """Hand back a delivery that was not tried.
 
         :raises CompareFailed: as :meth:`attempted`.
         """
@@ -418,7 +418,7 @@ class Lifecycle:
         self._bus.publish(OUTBOX)
 
     async def requeue_delivery(self, delivery_id: str) -> Delivery:
-        """Try a notification of the error queue again, from its first attempt on.
+        """Try a delivery of the error queue again, from its first attempt.
 
         :raises NotFound: there is none of this id.
         :raises Rejected: it was delivered.
@@ -467,10 +467,8 @@ def _expiry_of(definition: Definition) -> tuple[str, ...]:
 
 
 def _outbox_of(execution: Execution) -> tuple[str, ...]:
-    """The topic of the outbox, where somebody is to be told of *execution*."""
-    definition = execution.definition
-    told = (*definition.webhooks.values(), *definition.notify.values())
-    return (OUTBOX,) if any(told) else ()
+    """The topic of the outbox, where anybody is notified of *execution*."""
+    return (OUTBOX,) if execution.definition.subscriptions else ()
 
 
 def _execution_of(job: Job, farm: Farm | None, now: float) -> Execution:

@@ -6,12 +6,14 @@ Every ``*_at`` is a point in time in unix seconds (UTC, float); every ``*_second
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 DEFAULT_TAG = "latest"
 
@@ -68,7 +70,7 @@ class PullPolicy(StrEnum):
 
 
 class Event(StrEnum):
-    """What of an execution others are told of."""
+    """What of an execution others are notified of."""
 
     STARTS = "starts"
     SUCCEEDS = "succeeds"
@@ -76,15 +78,8 @@ class Event(StrEnum):
     FINISHES = "finishes"
 
 
-class Channel(StrEnum):
-    """The way by which somebody is told."""
-
-    WEBHOOK = "webhook"
-    EMAIL = "email"
-
-
 class DeliveryState(StrEnum):
-    """Where a delivery stands. ``FAILED`` is the error queue: it waits to be requeued."""
+    """How far a delivery is. ``FAILED`` is the error queue: it waits to be requeued."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -115,7 +110,7 @@ _NAME_MAX_CHARS = 255
 
 @dataclass(frozen=True, slots=True)
 class ImageReference:
-    """An image as the submitter named it, split once and never glued together by hand.
+    """An image as the submitter named it, parsed once.
 
     Source: the reference grammar of the distribution project.
     """
@@ -134,7 +129,7 @@ class ImageReference:
         match = _REFERENCE.fullmatch(text) if len(text) <= _REFERENCE_MAX_CHARS else None
         if match is None or len(match["name"]) > _NAME_MAX_CHARS:
             raise ValueError(
-                f"{text[:100]!r} is not an image reference; write it as name, name:tag, "
+                f"{json.dumps(text[:100])} is not an image reference; write it as name, name:tag, "
                 "registry:5000/name:tag or name@sha256:<digest>"
             )
         return cls(match["name"], match["tag"], match["digest"])
@@ -157,14 +152,37 @@ class ImageReference:
             return self.tag
         return self.tag or DEFAULT_TAG
 
+    @property
+    def submitted(self) -> str:
+        """The text that was submitted."""
+        return self._text(self.tag)
+
     def __str__(self) -> str:
         """The exact reference to run, with the tag spelled out."""
-        text = self.name
-        if self.pinned_tag is not None:
-            text += f":{self.pinned_tag}"
-        if self.digest is not None:
-            text += f"@{self.digest}"
-        return text
+        return self._text(self.pinned_tag)
+
+    def _text(self, tag: str | None) -> str:
+        text = self.name if tag is None else f"{self.name}:{tag}"
+        return text if self.digest is None else f"{text}@{self.digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to execute in the container, parsed once."""
+
+    submitted: str | tuple[str, ...]
+    argv: tuple[str, ...]
+    """The words to execute; no shell is involved."""
+
+    @classmethod
+    def parse(cls, submitted: str | Sequence[str]) -> Command:
+        """Split a string as a shell splits words; a list is taken word by word.
+
+        :raises ValueError: a quote is not closed.
+        """
+        if isinstance(submitted, str):
+            return cls(submitted, tuple(shlex.split(submitted)))
+        return cls(tuple(submitted), tuple(submitted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +204,48 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
-    """What a job runs and how, as it was submitted (the schedule stands in :class:`Schedule`)."""
+class Target(ABC):
+    """One receiver that a job names for an event."""
 
-    image: str
-    """As submitted; :meth:`ImageReference.parse` accepts it."""
-    command: str | tuple[str, ...]
-    """As submitted: a string is split as a shell splits words."""
+    address: str
+    """The URL or the e-mail address, say."""
+    every_attempt: bool = False
+    """Whether a failure is reported that is followed by a retry."""
+    retries: int | None = None
+    """How often a failed delivery is tried again; None: as the operator configured."""
+
+    @property
+    @abstractmethod
+    def receiver(self) -> str:
+        """What is to be spared when it is slow, such as the origin of a URL."""
+
+
+class Subscription(ABC):
+    """What a job asks of one notification channel; frozen. See :mod:`fastlane.notifications`."""
+
+    __slots__ = ()
+    channel: ClassVar[str]
+    """The channel's name."""
+
+    @abstractmethod
+    def targets(self, event: Event) -> Sequence[Target]:
+        """Whom to notify of *event*, in an order that never changes."""
+
+    @abstractmethod
+    def stored(self) -> dict[str, Any]:
+        """As the payload has it, and as it is stored: JSON."""
+
+    def shown(self, secret_words: Sequence[str]) -> dict[str, Any]:
+        """As answers have it, without secrets."""
+        return self.stored()
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a job runs and how, as it was submitted (for when, see :class:`Schedule`)."""
+
+    image: ImageReference
+    command: Command
     envs: Mapping[str, str] = field(default_factory=dict)
     custom: Mapping[str, Any] = field(default_factory=dict)
     """The submitter's ``metadata``."""
@@ -201,27 +254,27 @@ class Definition:
     timeout_seconds: float = 1800
     expires_at: float | None = None
     overlap: Overlap = Overlap.ALLOW
-    notify: Mapping[str, Any] = field(default_factory=dict)
-    webhooks: Mapping[str, Any] = field(default_factory=dict)
+    subscriptions: tuple[Subscription, ...] = ()
+    """Who is notified of what, by channel."""
     resources: Resources = Resources()
     pull_policy: PullPolicy | None = None
     rerun_when_lost: bool = False
     dns_entries: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """The words to execute; no shell is involved."""
-        if isinstance(self.command, str):
-            return tuple(shlex.split(self.command))
-        return self.command
+    @classmethod
+    def parse(cls, image: str, command: str | Sequence[str], **fields: Any) -> Definition:
+        """Of an image and a command as they were submitted.
+
+        :raises ValueError: one of them is malformed.
+        """
+        return cls(ImageReference.parse(image), Command.parse(command), **fields)
 
     @property
     def effective_pull_policy(self) -> PullPolicy:
         """The submitted policy, or ``always`` for ``latest`` and ``missing`` for all else."""
         if self.pull_policy is not None:
             return self.pull_policy
-        reference = ImageReference.parse(self.image)
-        return PullPolicy.ALWAYS if reference.pinned_tag == DEFAULT_TAG else PullPolicy.MISSING
+        return PullPolicy.ALWAYS if self.image.pinned_tag == DEFAULT_TAG else PullPolicy.MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +392,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at a delivery, and what came of it; nothing of what the receiver said."""
+    """One try at a delivery and its result; nothing of what the receiver said."""
 
     at: float
     duration_seconds: float
@@ -355,21 +408,26 @@ ATTEMPTS_KEPT = 3
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A notification on its way to one receiver: an entry of the outbox."""
+    """An entry of the outbox: a notification on its way to one receiver.
+
+    A *notification* is what a user asks for and sees below ``/notifications/``; a *delivery* is its
+    way to one receiver; an *attempt* is one try at it.
+    """
 
     id: str
-    """Made from the execution, the event and the target's place, so it is never there twice."""
+    """Made from the execution, the event and the target's index, so it cannot exist twice."""
     execution_id: str
     task_id: str
     job_id: str
-    channel: Channel
+    channel: str
+    """The channel's name."""
     event: Event
     index: int
-    """The target's place in the definition's list for this channel and event."""
+    """The target's place in the subscription's list for this event."""
     target: str
-    """The URL or the e-mail address."""
+    """Its address."""
     receiver: str
-    """What is to be spared when it is slow: the origin of the URL, or the mail server."""
+    """See :attr:`Target.receiver`."""
     created_at: float
     state: DeliveryState = DeliveryState.PENDING
     attempts: int = 0
@@ -377,9 +435,9 @@ class Delivery:
     due_at: float | None = None
     """Not to be tried before; while it is claimed, the end of the claim. Set while pending."""
     claim: int = 0
-    """Counts up with every claim; what is said under an older one is refused."""
+    """Counts up with every claim; a write under an older one is refused."""
     claimed_at: float | None = None
-    """When it was taken to be tried; None when nobody has it."""
+    """When it was claimed to be tried; None while it is not claimed."""
     history: tuple[Attempt, ...] = ()
     """The last :data:`ATTEMPTS_KEPT` attempts, oldest first."""
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TypeVar
 
 from fastlane.cron import next_tick, previous_tick
 from fastlane.model import (
     FINAL,
     Attempt,
     Backoff,
-    Channel,
     Delivery,
     Event,
     Execution,
@@ -32,8 +30,6 @@ Limit = TypeVar("Limit", int, float)
 
 _DELIVERIES = uuid.UUID("6ad56c54-8d0d-4a53-9b6c-33ce6ac0ae8b")
 """The namespace of delivery ids (RFC 9562, section 5.5)."""
-MAIL_RECEIVER = "smtp"
-"""The receiver of every mail: it is the mail server that is slow or away, not the addressee."""
 
 # Bounds what is called on time: a tick found later than this is recorded as late.
 LATE_AFTER_SECONDS = 10.0
@@ -151,20 +147,20 @@ def capped(wanted: Resources, caps: Resources) -> Resources:
     )
 
 
-def image_is_allowed(image: str, farm: Farm) -> bool:
+def image_is_allowed(image: ImageReference, farm: Farm) -> bool:
     """Whether *farm* runs *image*: one of its patterns matches the whole reference, with the tag
     spelled out; all are allowed where it has no patterns.
     """
     if not farm.images:
         return True
-    reference = str(ImageReference.parse(image))
-    return any(pattern(rf"\A(?:{one})\z").is_in(reference) for one in farm.images)
+    return any(pattern(rf"\A(?:{one})\z").is_in(str(image)) for one in farm.images)
 
 
-def image_is_refused(image: str, farm: Farm) -> str:
+def image_is_refused(image: ImageReference, farm: Farm) -> str:
     """Says that *farm* does not run *image*."""
     return (
-        f"Farm {farm.name} does not run image {image!r}; its images are: {', '.join(farm.images)}."
+        f'Farm "{farm.name}" does not run image "{image.submitted}"; '
+        f"its images are: {', '.join(farm.images)}."
     )
 
 
@@ -194,12 +190,11 @@ def log_cap(max_bytes: int) -> LogCap | None:
 def deliveries_of(
     execution: Execution, *, now: float, retry_follows: bool = False
 ) -> tuple[Delivery, ...]:
-    """Whom to tell of the status that *execution* has just come to: its new outbox entries.
+    """The outbox entries for the status that *execution* has just reached.
 
     A storage writes them in the step that makes the status. Running is ``starts``; every final
     status is ``finishes``, and ``succeeds`` or ``fails``. With *retry_follows*, ``fails`` goes
-    only to those who want every attempt. An entry that makes no sense is left out: what is
-    malformed was refused on submission, and nothing here may keep an execution from its end.
+    only to those who want every attempt.
     """
     if execution.status is Status.RUNNING:
         events = [Event.STARTS]
@@ -210,55 +205,30 @@ def deliveries_of(
         events = []
     return tuple(
         Delivery(
-            id=str(uuid.uuid5(_DELIVERIES, f"{execution.id} {channel} {event} {index}")),
+            id=str(uuid.uuid5(_DELIVERIES, f"{execution.id} {wanted.channel} {event} {index}")),
             execution_id=execution.id,
             task_id=execution.task_id,
             job_id=execution.job_id,
-            channel=channel,
+            channel=wanted.channel,
             event=event,
             index=index,
-            target=target,
-            receiver=receiver,
+            target=target.address,
+            receiver=target.receiver,
             created_at=now,
             due_at=now,
         )
         for event in events
-        for channel, index, target, receiver, every_attempt in _targets(execution, event)
-        if every_attempt or not (retry_follows and event is Event.FAILS)
+        for wanted in execution.definition.subscriptions
+        for index, target in enumerate(wanted.targets(event))
+        if target.every_attempt or not (retry_follows and event is Event.FAILS)
     )
-
-
-def _targets(execution: Execution, event: Event) -> Iterator[tuple[Channel, int, str, str, bool]]:
-    definition = execution.definition
-    for index, hook in enumerate(_listed(definition.webhooks, event)):
-        url = hook.get("url") if isinstance(hook, Mapping) else None
-        if isinstance(url, str):
-            yield Channel.WEBHOOK, index, url, origin_of(url), hook.get("everyAttempt") is True
-    every_attempt = definition.notify.get("everyAttempt") is True
-    for index, address in enumerate(_listed(definition.notify, event)):
-        if isinstance(address, str):
-            yield Channel.EMAIL, index, address, MAIL_RECEIVER, every_attempt
-
-
-def _listed(targets: Mapping[str, Any], event: Event) -> Sequence[Any]:
-    listed = targets.get(event, ())
-    return listed if isinstance(listed, list | tuple) else ()
-
-
-def origin_of(url: str) -> str:
-    """Scheme, host and port of *url*: the receiver that a slow webhook belongs to."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
-    except ValueError:
-        return url[:255]
 
 
 def next_attempt_at(
     delivery: Delivery, attempt: Attempt, *, retries: int, backoff: Backoff, now: float
 ) -> float | None:
-    """When *delivery* is tried again after *attempt*; None when it was delivered or is used up."""
+    """When *delivery* is tried again after *attempt*; None: it was delivered or has no retries
+    left."""
     if attempt.error is None or delivery.attempts >= retries:
         return None
     return now + retry_delay_seconds(backoff, delivery.attempts + 1)

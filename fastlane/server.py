@@ -26,14 +26,14 @@ from fastlane import __version__, policy
 from fastlane.api.bounds import MAX_HEADER_BYTES
 from fastlane.api.connections import Connections, Listener, limits_for, raise_file_limit
 from fastlane.api.feed import Feed
-from fastlane.api.notices import Notices
+from fastlane.api.reports import Reports
 from fastlane.api.services import Services
 from fastlane.api.sockets import Sockets
 from fastlane.background.dispatcher import Dispatcher
 from fastlane.background.hostwatch import HostWatch
 from fastlane.background.keeper import Keeper, KeeperOptions
 from fastlane.background.loop import Loop
-from fastlane.background.notifier import Notifier, NotifierOptions
+from fastlane.background.notifier import Notifier
 from fastlane.background.runner import Runner, RunnerOptions
 from fastlane.background.scheduler import Scheduler
 from fastlane.config import ROLES, Config, is_loopback
@@ -45,10 +45,8 @@ from fastlane.executors.process import ProcessExecutor
 from fastlane.executors.swarm import SwarmExecutor
 from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
-from fastlane.model import Backoff, Channel, Clock, TlsFiles
-from fastlane.notifications.base import Sender
-from fastlane.notifications.email import EmailOptions, EmailSender
-from fastlane.notifications.webhook import WebhookOptions, WebhookSender
+from fastlane.model import Clock, TlsFiles
+from fastlane.notifications.registry import channels
 from fastlane.routes import make_app
 from fastlane.storage.base import Storage
 from fastlane.storage.sqlite import SqliteStorage
@@ -60,8 +58,6 @@ RUNNING_ROLES = {"dispatcher", "monitor"}
 
 # Bounds how long requests that are under way may keep the shutdown waiting.
 DRAIN_SECONDS = 5.0
-# Bounds the delay before a notification is tried again.
-NOTIFY_BACKOFF_MAX_MS = 3_600_000.0
 # Bounds the whole shutdown, below the 30 s that Heroku and Kubernetes give by default.
 SHUTDOWN_SECONDS = 25.0
 # Bound the time that a connection may do nothing or dribble its headers, and dribble a body.
@@ -134,22 +130,15 @@ class Server:
             ),
         )
         self._host_watch = HostWatch(self.storage, self.bus, self.hosts)
-        self._notices = Notices(self.storage, config.env_blacklisted_words, config.public_url)
+        self._reports = Reports(self.storage, config.env_blacklisted_words, config.public_url)
         self.notifier = Notifier(
             self.lifecycle,
             self.storage,
             self.bus,
-            make_senders(config, clock),
-            self._notices.describe,
+            {channel.name: channel.sender(config, clock) for channel in channels()},
+            self._reports.describe,
             clock=clock,
-            options=NotifierOptions(
-                backoff=Backoff(
-                    config.webhooks_exponential_backoff_min_ms,
-                    config.webhooks_exponential_backoff_factor,
-                    NOTIFY_BACKOFF_MAX_MS,
-                ),
-                mail_retries=config.smtp_retries,
-            ),
+            backoff=config.notification_backoff,
         )
         # All periodic work there is, and whose roles it is.
         self._work = (
@@ -205,7 +194,7 @@ class Server:
         self.app = make_app(self.services)
         if sockets:
             self._serve(sockets)
-        self._notices.base_url = self.config.public_url or self._url_for_others
+        self._reports.base_url = self.config.public_url or self._url_for_others
         self._loops = [
             asyncio.create_task(work.run(self.bus), name=work.name)
             for work, whose in self._work
@@ -357,31 +346,6 @@ def _tls_context(files: TlsFiles, option: str) -> ssl.SSLContext:
             "give PEM files of a CA, a certificate and its key."
         ) from error
     return context
-
-
-def make_senders(config: Config, clock: Clock) -> Mapping[Channel, Sender]:
-    """Every channel there is."""
-    return {
-        Channel.WEBHOOK: WebhookSender(
-            WebhookOptions(
-                timeout_seconds=config.webhooks_timeout_seconds,
-                secret=config.webhooks_secret.get_secret_value(),
-                allowed_networks=config.webhooks_allowed_networks,
-            ),
-            clock=clock,
-        ),
-        Channel.EMAIL: EmailSender(
-            EmailOptions(
-                host=config.smtp_host,
-                port=config.smtp_port,
-                user=config.smtp_user,
-                password=config.smtp_password.get_secret_value(),
-                sender=config.smtp_from,
-                use_tls=config.smtp_use_ssl,
-                timeout_seconds=config.smtp_timeout_seconds,
-            )
-        ),
-    }
 
 
 def installation_id(data_dir: Path) -> str:

@@ -122,7 +122,7 @@ def _far_job(image: str, number: int) -> Job:
     return Job(
         task_id=f"far-{number % TASKS}",
         id=new_id(),
-        definition=Definition(image=image, command=("true",)),
+        definition=Definition.parse(image=image, command=("true",)),
         schedule=Schedule(start_at=start_at),
         created_at=now,
         modified_at=now,

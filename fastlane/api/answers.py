@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, create_model
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from fastlane.model import Channel, DeliveryState, Event, Overlap, PullPolicy, Reason, Status
+from fastlane.model import DeliveryState, Event, Overlap, PullPolicy, Reason, Status
+from fastlane.notifications.registry import channels
 
 TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}$"
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
@@ -35,7 +38,7 @@ NotificationId = Annotated[
     str,
     Field(
         pattern=UUID_PATTERN,
-        description="Stable: the webhook-id that the receiver gets with each attempt.",
+        description="The same for every attempt; receivers get it, too.",
         examples=[_NOTIFICATION_ID],
     ),
 ]
@@ -75,6 +78,26 @@ Envs = Annotated[
 
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, validate_by_alias=True)
+
+
+class _WithChannels(_Answer):
+    """An answer to which notification channels add keys."""
+
+    @classmethod
+    def channel_fields(cls) -> dict[str, Any]:
+        """Types and fields by the names of the keys."""
+        raise NotImplementedError
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        added = create_model(f"{cls.__name__}OfChannels", __base__=_Answer, **cls.channel_fields())
+        found = handler.resolve_ref_schema(handler(core_schema))
+        extra = handler.resolve_ref_schema(handler(added.__pydantic_core_schema__))
+        found["properties"] |= extra["properties"]
+        found["required"] += extra["required"]
+        return found
 
 
 # -- tasks, jobs, executions ----------------------------------------------------------------------
@@ -178,7 +201,7 @@ class StoppedExecution(_Answer):
     task: TaskReference
 
 
-class ExecutionMetadata(_Answer):
+class ExecutionMetadata(_WithChannels):
     """Where an execution ran, and which of the job's it was."""
 
     container_id: str | None = Field(
@@ -203,13 +226,16 @@ class ExecutionMetadata(_Answer):
         description="Why it does not run yet: what it waits for, or how far its image is pulled.",
         examples=[None],
     )
-    webhook_dispatch: list[Dispatch] = Field(
-        description="The last three attempts at its webhooks, oldest first.", max_length=3
-    )
+
+    @classmethod
+    def channel_fields(cls) -> dict[str, Any]:
+        field = Field(description="The last three attempts to notify, oldest first.", max_length=3)
+        keys = (channel.dispatch_key for channel in channels())
+        return {key: (list[Dispatch], field) for key in keys if key is not None}
 
 
 class Dispatch(_Answer):
-    """One attempt to tell a receiver, and what came of it."""
+    """One attempt at a delivery, and its result."""
 
     time: Time
     event: Event = Field(examples=["finishes"])
@@ -254,35 +280,6 @@ class ExecutionDetails(_Answer):
     task: TaskReference
 
 
-class Notify(_Answer):
-    """Who is told by e-mail how an execution ended."""
-
-    succeeds: list[str] = Field(examples=[[]])
-    fails: list[str] = Field(examples=[["ann@example.org"]])
-    finishes: list[str] = Field(examples=[[]])
-    every_attempt: bool = Field(examples=[False])
-
-
-class Webhook(_Answer):
-    """A receiver of POST requests about an execution."""
-
-    url: str = Field(examples=["https://example.org/hook"])
-    headers: dict[str, str] = Field(
-        description="Values of secret names are shown as ***.", examples=[{}]
-    )
-    retries: Count
-    every_attempt: bool = Field(examples=[False])
-
-
-class Webhooks(_Answer):
-    """Who is told by HTTP what becomes of an execution."""
-
-    starts: list[Webhook] = Field(examples=[[]])
-    succeeds: list[Webhook] = Field(examples=[[]])
-    fails: list[Webhook]
-    finishes: list[Webhook] = Field(examples=[[]])
-
-
 class Backoff(_Answer):
     """The delay before retry n is minMs · factorⁿ⁻¹, capped at maxMs."""
 
@@ -299,7 +296,7 @@ class Resources(_Answer):
     pids: int | None = Field(examples=[None])
 
 
-class JobMetadata(_Answer):
+class JobMetadata(_WithChannels):
     """The job's definition."""
 
     enqueued_id: str = Field(
@@ -308,14 +305,9 @@ class JobMetadata(_Answer):
         examples=["ba17fb94-9d5b-463b-9e1e-0a572c8f8380"],
     )
     envs: Envs
-    notify: Notify
-    notify_error: str | None = Field(
-        description="Why nobody of notify is told, if so.", examples=[None]
-    )
     retries: Count
     retry_count: Count = Field(alias="retry_count", examples=[0])
     timeout: float = Field(description="Seconds.", gt=0, examples=[1800])
-    webhooks: Webhooks
     custom: dict[str, Any] = Field(
         description="The submitter's metadata.", examples=[{"username": "heynemann"}]
     )
@@ -329,6 +321,10 @@ class JobMetadata(_Answer):
     pull_policy: PullPolicy | None = Field(examples=["always"])
     rerun_when_lost: bool = Field(examples=[False])
     dns_entries: dict[str, str] = Field(alias="additionalDNSEntries", examples=[{"db": "10.0.0.7"}])
+
+    @classmethod
+    def channel_fields(cls) -> dict[str, Any]:
+        return {key: one for channel in channels() for key, one in channel.details.items()}
 
 
 class Job(_Answer):
@@ -447,10 +443,10 @@ class ScheduledJob(_Answer):
 
 
 class Notification(_Answer):
-    """Somebody who is to be told of an execution."""
+    """What one receiver is told about an execution."""
 
     id: NotificationId
-    channel: Channel = Field(examples=["webhook"])
+    channel: str = Field(description="The name of the channel.", examples=[channels()[0].name])
     event: Event = Field(examples=["finishes"])
     target: str = Field(description="URL or address.", examples=["https://example.org/hook"])
     state: DeliveryState = Field(examples=["failed"])
@@ -486,15 +482,18 @@ class Queue(_Answer):
     length: Count
 
 
-class Queues(_Answer):
+class Queues(_WithChannels):
     """How much waits, and what for."""
 
     jobs: Queue
     monitor: Queue
     scheduled: Queue
     error: Queue
-    webhooks: Queue
-    notify: Queue
+
+    @classmethod
+    def channel_fields(cls) -> dict[str, Any]:
+        field = Field(description="Pending notifications.")
+        return {channel.key: (Queue, field) for channel in channels()}
 
 
 class TaskCount(_Answer):
@@ -538,7 +537,7 @@ class ProblemDetails(_Answer):
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Bad Request"])
     status: Annotated[int, Field(ge=400, le=599, examples=[400])]
-    detail: str = Field(examples=["One thing is wrong with the payload."])
+    detail: str = Field(examples=["The payload has 1 error."])
     request_id: str = Field(
         description="Stands in the server's log, too.",
         examples=["0d7c9a43-5cbb-4f28-9d0e-6e2f2b8dbb1c"],

@@ -8,7 +8,7 @@ from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import find_execution
 from fastlane.api.waiting import reasons
-from fastlane.model import Channel, Delivery, Status, Stream
+from fastlane.model import Delivery, Status, Stream
 from fastlane.model import Execution as ExecutionRecord
 from fastlane.storage.base import Storage
 
@@ -34,12 +34,11 @@ async def read_outputs(
 async def read_dispatches(
     storage: Storage, executions: Sequence[ExecutionRecord]
 ) -> dict[str, list[Delivery]]:
-    """The deliveries to webhooks of each of *executions*, by its id; none where it has no hooks."""
-    hooked = [one.id for one in executions if any(one.definition.webhooks.values())]
+    """The deliveries of each of *executions*, by its id."""
+    wanted = [one.id for one in executions if one.definition.subscriptions]
     found: dict[str, list[Delivery]] = {one.id: [] for one in executions}
-    for delivery in await storage.deliveries_of(hooked) if hooked else ():
-        if delivery.channel is Channel.WEBHOOK:
-            found[delivery.execution_id].append(delivery)
+    for delivery in await storage.deliveries_of(wanted) if wanted else ():
+        found[delivery.execution_id].append(delivery)
     return found
 
 

@@ -9,7 +9,6 @@ from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import page_body, requested_page
 from fastlane.api.payload import take_payload
 from fastlane.api.waiting import reasons
-from fastlane.notifications.email import NOT_CONFIGURED
 
 EXECUTIONS_PER_PAGE = 20
 
@@ -50,9 +49,8 @@ class Job(BaseHandler):
                     job,
                     executions,
                     last,
-                    words,
+                    self.services.config,
                     self.urls,
-                    mail_error=None if self.services.config.smtp_host else NOT_CONFIGURED,
                 ),
                 **paging,
             }

@@ -1,4 +1,4 @@
-"""Notifications that could not be delivered, or not yet."""
+"""Notifications that are pending or could not be delivered."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from fastlane.api import answers
 from fastlane.api.lookup import TASK_ID_MAX_CHARS
 from fastlane.api.output import TAIL_MAX_LINES
 from fastlane.api.paging import MAX_PAGE, MAX_PER_PAGE
-from fastlane.api.payload import BlacklistPayload, JobPayload
+from fastlane.api.payload import BlacklistPayload, JobPayload, job_payload
 from fastlane.api.tasks import IDEMPOTENCY_KEY_MAX_CHARS, QUERY_MAX_CHARS
 from fastlane.api.websocket import MAX_SEQ
 
@@ -349,7 +349,7 @@ TAGS: Mapping[str, str] = {
     "Jobs": "A job says what to run and when.",
     "Executions": "An execution is one run of a job.",
     "Output": "What an execution writes: as text, as a page, as a stream.",
-    "Notifications": "Who is told of executions, and could not be told.",
+    "Notifications": "Notifications that are pending or could not be delivered.",
     "Server": "How the server is, and what it says of itself.",
 }
 
@@ -582,7 +582,7 @@ def document(version: str) -> Mapping[str, Any]:
 @cache
 def schemas() -> Mapping[str, Any]:
     """The schemas of the payload and of the answers, by name."""
-    payloads = [(JobPayload, "validation"), (BlacklistPayload, "validation")]
+    payloads = [(job_payload(), "validation"), (BlacklistPayload, "validation")]
     models = [*payloads, *((model, "serialization") for model in answers.MODELS)]
     _, found = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     named: dict[str, Any] = _without_titles(found["$defs"])

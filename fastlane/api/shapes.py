@@ -8,12 +8,20 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from fastlane.api.feed import time_text
+from fastlane.config import Config
 from fastlane.hosts import Hosts
-from fastlane.model import ATTEMPTS_KEPT, Delivery, Execution, Farm, Job, Reason, Task
+from fastlane.model import (
+    ATTEMPTS_KEPT,
+    Definition,
+    Delivery,
+    Execution,
+    Farm,
+    Job,
+    Reason,
+    Task,
+)
+from fastlane.notifications.registry import channels
 from fastlane.redact import redact
-
-NOTIFY_KEYS = ("fails", "finishes", "succeeds")
-WEBHOOK_KEYS = ("starts", "fails", "finishes", "succeeds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +147,11 @@ def job_details(
     job: Job,
     executions: Sequence[Mapping[str, Any]],
     last: Execution | None,
-    words: Sequence[str],
+    config: Config,
     urls: Urls,
-    *,
-    mail_error: str | None = None,
 ) -> dict[str, Any]:
-    """*last* is the job's newest execution.
-
-    *words*: names of environment variables that hold one of these are not shown.
-
-    *mail_error*: why nobody is told by mail, if so.
-    """
+    """*last* is the job's newest execution."""
     definition = job.definition
-    wants_mail = any(definition.notify.get(key) for key in NOTIFY_KEYS)
     backoff = definition.backoff
     return {
         "id": job.id,
@@ -159,8 +159,8 @@ def job_details(
         "taskId": job.task_id,
         "createdAt": time_text(job.created_at),
         "lastModifiedAt": time_text(_modified_at(job, last)),
-        "image": definition.image,
-        "command": definition.command,
+        "image": definition.image.submitted,
+        "command": definition.command.submitted,
         "scheduled": job.scheduled,
         "nextScheduledAt": time_or_none(job.next_run_at),
         "stoppedAt": time_or_none(job.stopped_at),
@@ -169,17 +169,11 @@ def job_details(
         "requestIPAddress": job.request_ip,
         "metadata": {
             "enqueued_id": job.queue_job_id,
-            "envs": redact(definition.envs, words),
-            "notify": {key: list(definition.notify.get(key, ())) for key in NOTIFY_KEYS}
-            | {"everyAttempt": definition.notify.get("everyAttempt", False)},
-            "notifyError": mail_error if wants_mail else None,
+            "envs": redact(definition.envs, config.env_blacklisted_words),
             "retries": definition.retries,
             "retry_count": 0 if last is None else last.attempt,
             "timeout": number(definition.timeout_seconds),
-            "webhooks": {
-                key: [_webhook(hook, words) for hook in definition.webhooks.get(key, ())]
-                for key in WEBHOOK_KEYS
-            },
+            **_subscribed(definition, config),
             "custom": definition.custom,
             "cron": job.schedule.cron,
             "timezone": job.schedule.timezone,
@@ -196,16 +190,20 @@ def job_details(
                 "memory": definition.resources.memory_bytes,
                 "pids": definition.resources.pids,
             },
-            "pullPolicy": definition.effective_pull_policy if definition.image else None,
+            "pullPolicy": definition.effective_pull_policy if definition.image.name else None,
             "rerunWhenLost": definition.rerun_when_lost,
             "additionalDNSEntries": dict(definition.dns_entries),
         },
     }
 
 
-def _webhook(hook: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    # A receiver's credentials travel in headers, so authorization is as secret as any token.
-    return {**hook, "headers": redact(hook.get("headers", {}), (*words, "authorization", "cookie"))}
+def _subscribed(definition: Definition, config: Config) -> dict[str, Any]:
+    """What each notification channel says of a job."""
+    wanted = {one.channel: one for one in definition.subscriptions}
+    found: dict[str, Any] = {}
+    for channel in channels():
+        found |= channel.metadata(wanted.get(channel.name), config)
+    return found
 
 
 # What an execution says of its end that never had an owner to say it.
@@ -225,7 +223,7 @@ def execution_details(
 ) -> dict[str, Any]:
     """One execution as it stands in a job and on a page of its own.
 
-    *deliveries*: those of the execution to webhooks, of which the last attempts are shown.
+    *deliveries*: those of the execution, of which the last attempts are shown.
     *waiting*: why it does not run yet.
     """
     error = output.stderr.decode("utf-8", "replace")
@@ -239,8 +237,8 @@ def execution_details(
         "status": execution.status,
         "reason": execution.reason,
         "exitCode": execution.exit_code,
-        "image": execution.definition.image,
-        "command": execution.definition.command,
+        "image": execution.definition.image.submitted,
+        "command": execution.definition.command.submitted,
         "log": output.stdout.decode("utf-8", "replace"),
         "logTruncated": output.stdout_cut,
         "error": error or execution.error or _ENDED.get(execution.reason, ""),
@@ -259,8 +257,19 @@ def execution_details(
             "dueAt": time_or_none(execution.due_at),
             "message": execution.error,
             "waiting": waiting,
-            "webhookDispatch": _last_attempts(deliveries),
+            **dispatches(deliveries),
         },
+    }
+
+
+def dispatches(deliveries: Sequence[Delivery]) -> dict[str, Any]:
+    """The last attempts of each channel that shows them."""
+    return {
+        channel.dispatch_key: _last_attempts(
+            [one for one in deliveries if one.channel == channel.name]
+        )
+        for channel in channels()
+        if channel.dispatch_key is not None
     }
 
 
@@ -282,7 +291,7 @@ def _last_attempts(deliveries: Sequence[Delivery]) -> list[dict[str, Any]]:
 
 
 def notification(delivery: Delivery, urls: Urls) -> dict[str, Any]:
-    """One delivery as it stands in the list of notifications."""
+    """One delivery in the list of notifications."""
     execution_url = urls.execution_of(delivery.task_id, delivery.job_id, delivery.execution_id)
     return {
         "id": delivery.id,
@@ -301,14 +310,15 @@ def notification(delivery: Delivery, urls: Urls) -> dict[str, Any]:
     }
 
 
-def notice(
+def report(
     execution: Execution, output: Output, words: Sequence[str], urls: Urls
 ) -> dict[str, Any]:
-    """One execution as webhooks and mails tell of it."""
+    """One execution as notifications describe it."""
     details = execution_details(execution, output, words, urls)
     metadata = {**details["metadata"], "custom": execution.definition.custom}
-    # What came of one receiver is no business of another.
-    del metadata["webhookDispatch"]
+    # A receiver must not learn about the others.
+    for key in dispatches(()):
+        del metadata[key]
     return {
         **details,
         "jobId": execution.job_id,

@@ -7,6 +7,7 @@ from collections import Counter
 from fastlane.api import shapes
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.errors import StorageUnavailable
+from fastlane.notifications.registry import channels
 
 # Bounds the list of scheduled jobs; the count beside it is whole.
 SCHEDULED_SHOWN = 100
@@ -75,8 +76,10 @@ class Status(BaseHandler):
                     "monitor": {"length": overview.active},
                     "scheduled": {"length": overview.scheduled + overview.delayed},
                     "error": {"length": overview.undelivered},
-                    "webhooks": {"length": overview.webhooks},
-                    "notify": {"length": overview.mails},
+                    **{
+                        channel.key: {"length": overview.pending.get(channel.name, 0)}
+                        for channel in channels()
+                    },
                 },
                 "tasks": {"count": overview.tasks},
             }

@@ -72,7 +72,7 @@ class Task(BaseHandler):
         if not self.request.body:
             raise Problem(
                 400,
-                "The body is empty; send a JSON object with image and command. "
+                "The request body is empty; send a JSON object with image and command. "
                 "To see the task's jobs, send GET.",
             )
         words = self.services.config.env_blacklisted_words

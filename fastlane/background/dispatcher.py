@@ -74,5 +74,5 @@ class Dispatcher:
         execution = await self._storage.next_queued(farm.name, now=self._clock())
         if execution is None:
             return None
-        image = execution.definition.image
+        image = str(execution.definition.image)
         return next((host for host in hosts if self._hosts.has_image(host, image)), hosts[0])

@@ -1,12 +1,10 @@
-"""Delivers what stands in the outbox: many at once, a bounded number for each receiver."""
+"""Delivers what is in the outbox: many at once, a bounded number for each receiver."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
@@ -14,67 +12,70 @@ from fastlane.background.patience import keep_trying
 from fastlane.errors import CompareFailed, DeliveryFailed, NotFound, StorageUnavailable
 from fastlane.events import OUTBOX, Bus
 from fastlane.lifecycle import Lifecycle
-from fastlane.model import Attempt, Backoff, Channel, Clock, Delivery, DeliveryState, Execution
-from fastlane.notifications.base import Message, Sender
+from fastlane.model import (
+    Attempt,
+    Backoff,
+    Clock,
+    Delivery,
+    DeliveryState,
+    Event,
+    Execution,
+    Target,
+)
+from fastlane.notifications.base import Notification, Report, Sender
 from fastlane.storage.base import Storage
 
 log = structlog.get_logger(__name__)
 
 # Bounds the deliveries that one instance tries at once.
 PARALLEL = 64
-# Bounds how many of them are for one receiver, so that no slow one takes the room of all.
+# Bounds how many of them are for one receiver, so that a slow one does not hold up all others.
 PER_RECEIVER = 8
 # Bounds the sleep while nothing is pending, and how late a step of the wall clock is noticed.
 IDLE_SECONDS = 30.0
 WATCH_SECONDS = 5.0
-# The pause while something is due for which there is no room; the end of any delivery wakes us.
+# The pause while something is due that has no room; the end of any delivery ends the pause.
 FULL_SECONDS = 1.0
 # How much longer than its channel's time-out a delivery is claimed: for the storage around it.
 CLAIM_MARGIN_SECONDS = 30.0
 # Bounds how long the shutdown waits for deliveries under way before it hands them back.
 SHUTDOWN_SECONDS = 3.0
 
-Describe = Callable[[Execution], Awaitable[Mapping[str, Any]]]
-"""The execution as receivers may see it (see ``Message.data``)."""
-
-
-@dataclass(frozen=True, slots=True)
-class NotifierOptions:
-    """How often what fails is tried again."""
-
-    backoff: Backoff = Backoff(min_ms=1000, factor=2, max_ms=3_600_000)
-    mail_retries: int = 10
-    """A webhook brings its own number."""
+Describe = Callable[[Execution, Event], Awaitable[Report]]
+"""The execution as receivers may see it, after an event."""
 
 
 class Notifier:
-    """Takes deliveries that are due, and tries each in a task of its own."""
+    """Claims deliveries that are due, and tries each in a task of its own."""
 
     def __init__(
         self,
         lifecycle: Lifecycle,
         storage: Storage,
         bus: Bus,
-        senders: Mapping[Channel, Sender],
+        senders: Mapping[str, Sender],
         describe: Describe,
         *,
         clock: Clock,
-        options: NotifierOptions,
+        backoff: Backoff,
     ) -> None:
+        """:param senders: by the names of their channels.
+        :param backoff: the delays between the attempts of a delivery.
+        """
         self._lifecycle = lifecycle
         self._storage = storage
         self._bus = bus
         self._senders = senders
         self._describe = describe
         self._clock = clock
-        self._options = options
+        self._backoff = backoff
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
         self._claim_seconds = CLAIM_MARGIN_SECONDS + max(
             (sender.timeout_seconds for sender in senders.values()), default=0.0
         )
 
     async def step(self) -> float:
-        """Begin with what is due and has room; return in how many seconds there may be more."""
+        """Begin what is due and has room; return in how many seconds there may be more."""
         room = PARALLEL - len(self._tasks)
         if room <= 0:
             return IDLE_SECONDS
@@ -94,7 +95,7 @@ class Notifier:
         return min(left_seconds, WATCH_SECONDS) if left_seconds > 0 else FULL_SECONDS
 
     async def close(self) -> None:
-        """Let deliveries under way end, for a moment, and hand back the others."""
+        """Wait a moment for deliveries under way, and hand back those that have not ended."""
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=SHUTDOWN_SECONDS)
             for task in late:
@@ -129,26 +130,35 @@ class Notifier:
             try:
                 after = await keep_trying(
                     lambda: self._lifecycle.attempted(
-                        delivery, attempt, retries=retries, backoff=self._options.backoff
+                        delivery, attempt, retries=retries, backoff=self._backoff
                     )
                 )
             except CompareFailed as error:
-                log.warning("notification is no longer ours", why=str(error))
+                log.warning("delivery is no longer ours", why=str(error))
                 return
-            self._tell(after, attempt)
+            self._log(after, attempt)
 
     async def _try(self, delivery: Delivery) -> tuple[Attempt, int]:
-        """One attempt: what came of it, and how many retries there are in all.
+        """One attempt: its result, and how many retries there are in all.
 
-        :raises StorageUnavailable: there was none.
+        :raises StorageUnavailable: no attempt was made.
         """
         loop = asyncio.get_running_loop()
         at, began = self._clock(), loop.time()
         status, error, retries = None, None, 0
         try:
-            message, retries = await self._message(delivery)
-            sender = self._senders[delivery.channel]
-            status = await sender.send(message)
+            execution = await self._storage.execution(delivery.execution_id)
+            target, sender = _target_of(delivery, execution), self._senders[delivery.channel]
+            retries = sender.retries if target.retries is None else target.retries
+            status = await sender.send(
+                Notification(
+                    id=delivery.id,
+                    event=delivery.event,
+                    target=target,
+                    created_at=delivery.created_at,
+                    report=await self._describe(execution, delivery.event),
+                )
+            )
         except DeliveryFailed as failure:
             status, error = failure.status, str(failure)
             if failure.final:
@@ -158,44 +168,32 @@ class Notifier:
         except StorageUnavailable:
             raise
         except Exception:
-            # Our own fault; it must not keep the others from theirs, nor be tried for ever.
-            log.exception("notification failed inside fastlane")
-            error = "Something failed inside fastlane; its log has the details."
+            # A fault of fastlane's own must neither stop other deliveries nor be tried for ever.
+            log.exception("delivery failed inside fastlane")
+            error = "An internal error occurred in fastlane; its log has the details."
         return Attempt(at, loop.time() - began, status, error), retries
-
-    async def _message(self, delivery: Delivery) -> tuple[Message, int]:
-        """:raises DeliveryFailed: the execution's definition does not hold the target any more."""
-        execution = await self._storage.execution(delivery.execution_id)
-        headers: Mapping[str, str] = {}
-        retries = self._options.mail_retries
-        if delivery.channel is Channel.WEBHOOK:
-            try:
-                hook = execution.definition.webhooks[delivery.event][delivery.index]
-                headers, retries = dict(hook.get("headers") or {}), int(hook.get("retries") or 0)
-            except (LookupError, AttributeError, TypeError, ValueError):
-                raise DeliveryFailed("The stored webhook cannot be read.", final=True) from None
-        message = Message(
-            id=delivery.id,
-            event=delivery.event,
-            target=delivery.target,
-            created_at=delivery.created_at,
-            data=await self._describe(execution),
-            headers=headers,
-        )
-        return message, retries
 
     async def _hand_back(self, delivery: Delivery) -> None:
         try:
             await self._lifecycle.unclaim_delivery(delivery)
         except (CompareFailed, StorageUnavailable) as error:
             # It is due again when the claim has run out.
-            log.warning("notification could not be handed back", why=str(error))
+            log.warning("delivery could not be handed back", why=str(error))
 
-    def _tell(self, delivery: Delivery, attempt: Attempt) -> None:
+    def _log(self, delivery: Delivery, attempt: Attempt) -> None:
         facts = {"receiver": delivery.receiver, "status": attempt.status}
         if delivery.state is DeliveryState.DELIVERED:
             log.info("notification delivered", **facts)
         elif delivery.state is DeliveryState.FAILED:
-            log.warning("notification used up", error=attempt.error, **facts)
+            log.warning("notification failed, out of retries", error=attempt.error, **facts)
         else:
-            log.info("notification will be tried again", error=attempt.error, **facts)
+            log.info("delivery will be retried", error=attempt.error, **facts)
+
+
+def _target_of(delivery: Delivery, execution: Execution) -> Target:
+    """:raises DeliveryFailed: the execution's definition cannot be read."""
+    for wanted in execution.definition.subscriptions:
+        targets = wanted.targets(delivery.event)
+        if wanted.channel == delivery.channel and delivery.index < len(targets):
+            return targets[delivery.index]
+    raise DeliveryFailed("The stored definition of the job cannot be read.", final=True)

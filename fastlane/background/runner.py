@@ -37,7 +37,6 @@ from fastlane.model import (
     Clock,
     Execution,
     Farm,
-    ImageReference,
     LogCap,
     Outcome,
     Reason,
@@ -337,7 +336,7 @@ class _Run:
             hosts.failed(self._host, str(error))
             raise _Leave(str(error)) from error
         hosts.answered(self._host)
-        hosts.has_now(self._host, self._execution.definition.image)
+        hosts.has_now(self._host, str(self._execution.definition.image))
 
     async def _see_through(self, news: Signal) -> Outcome:
         """A run that was started: say so, follow its log, keep its time, await its end."""
@@ -533,18 +532,17 @@ class _Run:
 
 def _spec_of(execution: Execution, farm: Farm | None, caps: Resources) -> RunSpec:
     definition = execution.definition
-    image = ImageReference.parse(definition.image)
     return RunSpec(
         execution_id=execution.id,
         task_id=execution.task_id,
         job_id=execution.job_id,
-        image=image,
-        argv=definition.argv,
+        image=definition.image,
+        argv=definition.command.argv,
         envs=definition.envs,
         pull_policy=definition.effective_pull_policy,
         resources=policy.capped(
             definition.resources, caps if farm is None else policy.farm_caps(farm, caps)
         ),
         dns_entries=definition.dns_entries,
-        credentials=None if farm is None else farm.registry_auth.get(image.registry),
+        credentials=None if farm is None else farm.registry_auth.get(definition.image.registry),
     )

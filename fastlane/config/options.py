@@ -54,6 +54,8 @@ class OtherOption(ValueError):
         self.value = value
 
 
+# Bounds the delay before a delivery is tried again.
+NOTIFICATION_BACKOFF_MAX_MS = 3_600_000.0
 ROLES = ("api", "scheduler", "dispatcher", "monitor", "notifier")
 """The parts of the work, which instances can divide among themselves."""
 
@@ -341,6 +343,15 @@ class Config(BaseSettings):
             self.exponential_backoff_min_ms,
             self.exponential_backoff_factor,
             self.exponential_backoff_max_ms,
+        )
+
+    @property
+    def notification_backoff(self) -> Backoff:
+        """The delays between the attempts of a delivery."""
+        return Backoff(
+            self.webhooks_exponential_backoff_min_ms,
+            self.webhooks_exponential_backoff_factor,
+            NOTIFICATION_BACKOFF_MAX_MS,
         )
 
     @property

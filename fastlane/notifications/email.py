@@ -1,39 +1,168 @@
-"""Mail: what became of an execution, as text and as HTML, through one mail server."""
+"""E-mail: the outcome of an execution, as text and as HTML, through one mail server."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import aiosmtplib
+from pydantic import AfterValidator, Field
 
+from fastlane.checks import Hint, PayloadModel, shown
 from fastlane.errors import DeliveryFailed
-from fastlane.notifications.base import Message, Sender
+from fastlane.model import Clock, Event, Execution, Reason, Status, Subscription, Target
+from fastlane.notifications.base import Channel, Notification, Report, Sender, entries
+
+if TYPE_CHECKING:
+    from fastlane.config import Config
+
+NAME = "email"
 
 # Bounds the end of each stream that a mail shows.
 TAIL_LINES = 50
 TAIL_CHARS = 8 * 1024
-# Bounds what a mail repeats of a task's name in its subject, and of the mail server's words.
+# Bound what a mail repeats of a task's name in its subject, and of the mail server's answer.
 SUBJECT_CHARS = 150
 ANSWER_CHARS = 200
+# Bound what a payload may hold (RFC 5321, section 4.5.3.1.3: a path has at most 256 octets).
+MAX_ADDRESS_CHARS = 254
+MAX_PER_EVENT = 100
 # The port on which TLS begins with the first byte (RFC 8314, section 7.3).
 IMPLICIT_TLS_PORT = 465
 PLAIN_PORT = 25
 
-NOT_CONFIGURED = "No mail is sent: SMTP_HOST is not set."
+NOT_CONFIGURED = "No e-mail is sent because SMTP_HOST is not set."
+
+# The shape that HTML's <input type=email> accepts (WHATWG HTML, 4.10.5.1.5).
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}"
+    r"@[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*",
+    re.ASCII,
+)
+
+
+# -- what a payload may hold ------------------------------------------------------------------
+
+
+def _address(text: str) -> str:
+    if len(text) > MAX_ADDRESS_CHARS or not _ADDRESS.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not an e-mail address, such as ann@example.org")
+    return text
+
+
+Addresses = Annotated[
+    list[Annotated[str, AfterValidator(_address)]],
+    Field(max_length=MAX_PER_EVENT),
+    Hint(" of e-mail addresses"),
+]
+
+
+class NotifyPayload(PayloadModel):
+    """Who is notified by e-mail of how an execution ended."""
+
+    succeeds: Addresses = Field(default_factory=list, examples=[[]])
+    fails: Addresses = Field(default_factory=list, examples=[["ann@example.org"]])
+    finishes: Addresses = Field(default_factory=list, examples=[[]])
+    every_attempt: bool = Field(
+        default=False, description="Also report failures that are followed by a retry."
+    )
+
+
+# -- what a definition holds ------------------------------------------------------------------
+
+
+class Addressee(Target):
+    """Somebody who gets a mail."""
+
+    __slots__ = ()
+
+    @property
+    def receiver(self) -> str:
+        """The mail server: it is what may be slow or unreachable, not the addressee."""
+        return "smtp"
+
+
+@dataclass(frozen=True, slots=True)
+class Notify(Subscription):
+    """The e-mail addresses of a job."""
+
+    channel: ClassVar[str] = NAME
+    succeeds: tuple[str, ...] = ()
+    fails: tuple[str, ...] = ()
+    finishes: tuple[str, ...] = ()
+    every_attempt: bool = False
+
+    def targets(self, event: Event) -> Sequence[Addressee]:
+        return [Addressee(one, self.every_attempt) for one in getattr(self, event, ())]
+
+    def stored(self) -> dict[str, Any]:
+        return {
+            "succeeds": list(self.succeeds),
+            "fails": list(self.fails),
+            "finishes": list(self.finishes),
+            "everyAttempt": self.every_attempt,
+        }
+
+
+class EmailChannel(Channel):
+    """Mails by way of the operator's mail server."""
+
+    name = NAME
+    key = "notify"
+    payload = NotifyPayload
+    details: ClassVar[Mapping[str, tuple[Any, Any]]] = {
+        key: (NotifyPayload, ...),
+        "notifyError": (
+            str | None,
+            Field(description="Why no e-mail is sent, if so.", examples=[None]),
+        ),
+    }
+
+    def subscription(self, stored: Mapping[str, Any]) -> Notify:
+        listed = {
+            event.value: tuple(one for one in entries(stored, event) if isinstance(one, str))
+            for event in (Event.SUCCEEDS, Event.FAILS, Event.FINISHES)
+        }
+        return Notify(**listed, every_attempt=stored.get("everyAttempt") is True)
+
+    def sender(self, config: Config, clock: Clock) -> EmailSender:
+        return EmailSender(
+            EmailOptions(
+                host=config.smtp_host,
+                port=config.smtp_port,
+                user=config.smtp_user,
+                password=config.smtp_password.get_secret_value(),
+                sender=config.smtp_from,
+                use_tls=config.smtp_use_ssl,
+                timeout_seconds=config.smtp_timeout_seconds,
+                retries=config.smtp_retries,
+            )
+        )
+
+    def metadata(self, wanted: Subscription | None, config: Config) -> dict[str, Any]:
+        silent = wanted is not None and not config.smtp_host
+        return {
+            **super().metadata(wanted, config),
+            "notifyError": NOT_CONFIGURED if silent else None,
+        }
+
+
+# -- how it is sent ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class EmailOptions:
-    """The mail server, and whom mails come from. Without a host every mail fails for good."""
+    """The mail server, and the sender of mails. Without a host every mail fails for good."""
 
     host: str = ""
     port: int = 0
@@ -44,7 +173,8 @@ class EmailOptions:
     use_tls: bool = False
     """From the first byte on port 465, by STARTTLS on every other port; never skipped."""
     timeout_seconds: float = 30.0
-    """For one attempt in all."""
+    """For a whole attempt."""
+    retries: int = 10
 
 
 class EmailSender(Sender):
@@ -60,28 +190,29 @@ class EmailSender(Sender):
         """:param tls, implicit_tls_port: in place of the system's (tests)."""
         self._implicit_tls_port = implicit_tls_port
         self._options = options
+        self.retries = options.retries
         self._tls = tls or (ssl.create_default_context() if options.use_tls else None)
 
     @property
     def timeout_seconds(self) -> float:
         return self._options.timeout_seconds
 
-    async def send(self, message: Message) -> int:
+    async def send(self, notification: Notification) -> int:
         options = self._options
         if not options.host:
             raise DeliveryFailed(NOT_CONFIGURED, final=True)
         port = options.port or (IMPLICIT_TLS_PORT if options.use_tls else PLAIN_PORT)
         implicit = options.use_tls and port == self._implicit_tls_port
         try:
-            mail = compose(message, options.sender)
+            mail = compose(notification, options.sender)
         except ValueError as error:
-            raise DeliveryFailed("The mail cannot be written.", final=True) from error
+            raise DeliveryFailed("The mail could not be composed.", final=True) from error
         try:
             async with asyncio.timeout(options.timeout_seconds):
                 await aiosmtplib.send(
                     mail,
                     sender=parseaddr(options.sender)[1],
-                    recipients=[message.target],
+                    recipients=[notification.target.address],
                     hostname=options.host,
                     port=port,
                     username=options.user or None,
@@ -93,12 +224,12 @@ class EmailSender(Sender):
                 )
         except (TimeoutError, aiosmtplib.SMTPTimeoutError):
             raise DeliveryFailed(
-                f"The mail server did not take the mail within {options.timeout_seconds:g} s."
+                f"The mail server did not accept the mail within {options.timeout_seconds:g} s."
             ) from None
         except aiosmtplib.SMTPRecipientsRefused as error:
             refusal = error.recipients[0]
             raise DeliveryFailed(
-                f"The mail server refuses the address: {_said(refusal)}",
+                f"The mail server refused the address: {_said(refusal)}",
                 refusal.code,
                 final=refusal.code >= 500,
             ) from error
@@ -109,122 +240,130 @@ class EmailSender(Sender):
         return aiosmtplib.SMTPStatus.completed.value
 
 
-def compose(message: Message, sender: str) -> EmailMessage:
-    """The mail of *message*.
+def compose(notification: Notification, sender: str) -> EmailMessage:
+    """The mail of *notification*.
 
-    :raises ValueError: a value cannot stand in a header.
+    :raises ValueError: a value is not allowed in a header.
     """
-    data = message.data
+    report = notification.report
+    execution = report.execution
     mail = EmailMessage(policy=SMTP)
     mail["From"] = sender
-    mail["To"] = message.target
-    mail["Subject"] = subject(data)
-    mail["Date"] = format_datetime(datetime.fromtimestamp(message.created_at, UTC))
-    # The same for each attempt: mailboxes drop doubles by it.
-    mail["Message-ID"] = f"<{message.id}@{parseaddr(sender)[1].rpartition('@')[2]}>"
-    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody answers it from a holiday.
-    mail["X-Fastlane-Event"] = str(message.event)
-    mail["X-Fastlane-Status"] = str(data["status"])
-    mail["X-Fastlane-Job"] = str(data["jobId"])
-    mail["X-Fastlane-Execution"] = str(data["executionId"])
-    mail.set_content(_text(data))
-    mail.add_alternative(_html(data), subtype="html")
+    mail["To"] = notification.target.address
+    mail["Subject"] = subject(execution)
+    mail["Date"] = format_datetime(datetime.fromtimestamp(notification.created_at, UTC))
+    # The same for every attempt: mailboxes drop duplicates by it.
+    mail["Message-ID"] = f"<{notification.id}@{parseaddr(sender)[1].rpartition('@')[2]}>"
+    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic reply is wanted.
+    mail["X-Fastlane-Event"] = str(notification.event)
+    mail["X-Fastlane-Status"] = str(execution.status)
+    mail["X-Fastlane-Job"] = execution.job_id
+    mail["X-Fastlane-Execution"] = execution.id
+    mail.set_content(_text(report))
+    mail.add_alternative(_html(report), subtype="html")
     return mail
 
 
-def subject(data: Mapping[str, Any]) -> str:
-    """The task first, then how it ended: sorted by subject, a task's mails stand together, and
-    among them those of one outcome."""
-    task = "".join(c if c.isprintable() else " " for c in _clean(data["taskId"]))
+def subject(execution: Execution) -> str:
+    """The task, then the outcome: sorted by subject, mails are grouped by both."""
+    task = "".join(c if c.isprintable() else " " for c in _clean(execution.task_id))
     if len(task) > SUBJECT_CHARS:
         task = f"{task[:SUBJECT_CHARS]}…"
-    return f"[fastlane] {task}: {outcome(data)}"
+    return f"[fastlane] {task}: {outcome(execution)}"
 
 
-def outcome(data: Mapping[str, Any]) -> str:
-    """Status, and what says more than it: ``failed (exit code 3)``, ``failed (lost)``."""
-    status, reason, exit_code = data["status"], data["reason"], data["exitCode"]
-    if status == "done" or status == reason:
-        return str(status)
-    if reason == "exit-code" and exit_code is not None:
-        return f"{status} (exit code {exit_code})"
-    return f"{status} ({reason})" if reason and reason != "timeout" else str(status)
+def outcome(execution: Execution) -> str:
+    """The status and, where it says more, the reason: ``failed (exit code 3)``."""
+    status, reason = execution.status, execution.reason
+    if status is Status.DONE or reason is None or reason in {status.value, Reason.TIMEOUT}:
+        return status.value
+    if reason is Reason.EXIT_CODE and execution.exit_code is not None:
+        return f"{status} (exit code {execution.exit_code})"
+    return f"{status} ({reason})"
 
 
-def _facts(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is known, as lines of a table; what there is not, is left out."""
-    attempt, retries = data["metadata"]["attempt"], data["metadata"]["retries"]
-    command = data["command"]
+def _facts(execution: Execution) -> Iterator[tuple[str, str]]:
+    """The rows of a table; what is unknown is left out."""
+    definition = execution.definition
+    command = definition.command.submitted
+    tries = definition.retries + 1
     for name, value in (
-        ("Task", data["taskId"]),
-        ("Status", data["status"]),
-        ("Reason", data["reason"]),
-        ("Exit code", data["exitCode"]),
-        ("Message", data["metadata"].get("message")),
-        ("Attempt", f"{attempt + 1} of {retries + 1}" if retries else None),
-        ("Image", data["image"]),
+        ("Task", execution.task_id),
+        ("Status", execution.status),
+        ("Reason", execution.reason),
+        ("Exit code", execution.exit_code),
+        ("Error", execution.error),
+        ("Attempt", f"{execution.attempt + 1} of {tries}" if tries > 1 else None),
+        ("Image", definition.image.submitted),
         ("Command", command if isinstance(command, str) else " ".join(command)),
-        ("Created", data["createdAt"]),
-        ("Started", data["startedAt"]),
-        ("Finished", data["finishedAt"]),
+        ("Created", _time(execution.created_at)),
+        ("Started", _time(execution.started_at)),
+        ("Finished", _time(execution.finished_at)),
     ):
         if value is not None and value != "":
-            zone = " UTC" if name in {"Created", "Started", "Finished"} else ""
-            yield name, _clean(f"{value}{zone}")
+            yield name, _clean(value)
 
 
-def _links(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    url = str(data["url"])
-    yield "Execution", url
-    yield "Log", f"{url}logs/"
-    yield "Job", str(data["jobUrl"])
-    yield "Task", str(data["taskUrl"])
+def _time(at: float | None) -> str | None:
+    if at is None:
+        return None
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S.%f} UTC"
 
 
-def _tails(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for title, key in (("Output", "log"), ("Error output", "error")):
-        whole = _clean(data[key])
-        lines = whole.splitlines()
+def _links(report: Report) -> Iterator[tuple[str, str]]:
+    yield "Execution", report.url
+    yield "Log", f"{report.url}logs/"
+    yield "Job", report.job_url
+    yield "Task", report.task_url
+
+
+def _tails(report: Report) -> Iterator[tuple[str, str]]:
+    for title, text, truncated in (
+        ("Output", report.log, report.log_truncated),
+        ("Error output", report.error, report.error_truncated),
+    ):
+        lines = _clean(text).splitlines()
         tail = "\n".join(lines[-TAIL_LINES:])[-TAIL_CHARS:]
         if tail.strip():
-            cut = data[f"{key}Truncated"] or len(tail) < len("\n".join(lines))
-            yield f"{title} (its end)" if cut else title, tail
+            cut = truncated or len(tail) < len("\n".join(lines))
+            yield f"{title} (last lines)" if cut else title, tail
 
 
-def _text(data: Mapping[str, Any]) -> str:
-    facts = [f"{name + ':':11}{value}" for name, value in _facts(data)]
-    links = [f"{name + ':':11}{url}" for name, url in _links(data)]
+def _text(report: Report) -> str:
+    facts = [f"{name + ':':11}{value}" for name, value in _facts(report.execution)]
+    links = [f"{name + ':':11}{url}" for name, url in _links(report)]
     parts = ["\n".join(facts), "\n".join(links)]
-    parts += [f"{title}\n{'-' * len(title)}\n{tail}" for title, tail in _tails(data)]
+    parts += [f"{title}\n{'-' * len(title)}\n{tail}" for title, tail in _tails(report)]
     return "\n\n".join(parts) + "\n"
 
 
-def _html(data: Mapping[str, Any]) -> str:
-    color = "#1a7f37" if data["status"] == "done" else "#b42318"
+def _html(report: Report) -> str:
+    execution = report.execution
+    color = "#1a7f37" if execution.status is Status.DONE else "#b42318"
     cell = 'style="padding:2px 12px 2px 0;vertical-align:top;text-align:left"'
     rows = "".join(
         f"<tr><th {cell}>{escape(name)}</th><td {cell}>{escape(value)}</td></tr>"
-        for name, value in _facts(data)
+        for name, value in _facts(report.execution)
     )
     links = " · ".join(
-        f'<a href="{escape(url, quote=True)}">{escape(name)}</a>' for name, url in _links(data)
+        f'<a href="{escape(url, quote=True)}">{escape(name)}</a>' for name, url in _links(report)
     )
     tails = "".join(
         f'<h3 style="margin:16px 0 4px">{escape(title)}</h3>'
         '<pre style="background:#f6f8fa;padding:8px;white-space:pre-wrap">'
         f"{escape(tail)}</pre>"
-        for title, tail in _tails(data)
+        for title, tail in _tails(report)
     )
     return (
         '<!doctype html><html><body style="font-family:sans-serif;font-size:14px;color:#1f2328">'
         f'<h2 style="margin:0 0 8px;color:{color}">'
-        f"{escape(_clean(data['taskId']))}: {escape(outcome(data))}</h2>"
+        f"{escape(_clean(execution.task_id))}: {escape(outcome(execution))}</h2>"
         f"<table>{rows}</table><p>{links}</p>{tails}</body></html>"
     )
 
 
 def _clean(value: object) -> str:
-    """*value* without what UTF-8 cannot carry and without control characters of a terminal."""
+    """*value* without lone surrogates and without control characters."""
     text = str(value).encode("utf-8", "replace").decode("utf-8")
     return "".join(c if c >= " " or c in "\n\t" else "�" for c in text.replace("\r\n", "\n"))
 
@@ -244,5 +383,5 @@ def _reason(error: Exception) -> str:
         case OSError():
             return f"No connection to the mail server: {cause.strerror or 'it failed'}."
         case aiosmtplib.SMTPServerDisconnected():
-            return "The mail server broke the connection off."
-    return f"The mail server cannot be used: {str(error)[:ANSWER_CHARS]}"
+            return "The mail server closed the connection."
+    return f"The mail could not be handed to the mail server: {str(error)[:ANSWER_CHARS]}"

@@ -9,43 +9,229 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import json
+import re
 import socket
 import ssl
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict
+from pydantic import AfterValidator, Field
 from yarl import URL
 
 from fastlane import __version__
+from fastlane.checks import PayloadModel, Strings, raise_faults, shown
 from fastlane.errors import DeliveryFailed
-from fastlane.model import Clock
+from fastlane.model import Clock, Event, Subscription, Target
 from fastlane.notifications.addresses import Address, Network, permitted
-from fastlane.notifications.base import Message, Sender
+from fastlane.notifications.base import Channel, Notification, Sender, entries
 from fastlane.notifications.resolver import Resolve, Resolver
+from fastlane.redact import redact
+
+if TYPE_CHECKING:
+    from fastlane.config import Config
 
 log = structlog.get_logger(__name__)
 
-# Bounds what is read of an answer before it counts as one without an end; none of it is kept.
+NAME = "webhook"
+# Bounds what is read of an answer before it counts as endless; none of it is kept.
 ANSWER_MAX_BYTES = 1024 * 1024
 # Bounds one line and one header of an answer.
 HEADER_MAX_BYTES = 8190
-# Refused on submission; left out here, whatever a record may hold.
-RESERVED_HEADERS = ("Host", "Content-Length", "Connection", "Transfer-Encoding")
+# Bound what a payload may hold.
+MAX_HEADER_CHARS = 8192
+MAX_URL_CHARS = 4096
+MAX_PER_EVENT = 100
+# Refused on submission, and left out here of what was stored before.
+RESERVED_HEADERS = frozenset({"host", "content-length", "connection", "transfer-encoding"})
+# RFC 9110, section 5.6.2: token.
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", re.ASCII)
+
+
+# -- what a payload may hold ------------------------------------------------------------------
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if "@" in parts.netloc:
+        # Not shown: there is a password in it.
+        raise ValueError("the URL holds a user or a password; send them in headers")
+    if not (
+        parts.scheme in {"http", "https"}
+        and parts.hostname
+        and port != 0
+        and len(text) <= MAX_URL_CHARS
+        and not any(character.isspace() or character < " " for character in text)
+    ):
+        raise ValueError(
+            f"{shown(text)} is not the URL of a webhook; "
+            "write it as http://host/path or https://host/path"
+        )
+    return text
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    faults = {}
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            faults[name] = f"{shown(name)} is not the name of a header, such as X-Token"
+        elif name.lower() in RESERVED_HEADERS:
+            faults[name] = f"header {name} is set by fastlane itself; leave it out"
+        elif any(character in value for character in "\r\n\0"):
+            faults[name] = f"the value of header {name} holds a line break or NUL; leave it out"
+        elif len(value) > MAX_HEADER_CHARS:
+            faults[name] = (
+                f"the value of header {name} has {len(value)} characters; "
+                f"at most {MAX_HEADER_CHARS} are accepted"
+            )
+        elif not all(ord(character) < 256 for character in value):
+            faults[name] = f"the value of header {name} holds characters that are not Latin-1"
+    raise_faults(faults)
+    return headers
+
+
+class WebhookPayload(PayloadModel):
+    """A receiver of POST requests about an execution."""
+
+    url: Annotated[str, AfterValidator(_url)] = Field(examples=["https://example.org/hook"])
+    headers: Annotated[Strings, AfterValidator(_headers)] = Field(
+        default_factory=dict, description="Answers show the values of secret names as ***."
+    )
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    every_attempt: bool = Field(
+        default=False, description="Also report failures that are followed by a retry."
+    )
+
+
+PerEvent = Annotated[list[WebhookPayload], Field(max_length=MAX_PER_EVENT)]
+
+
+class WebhooksPayload(PayloadModel):
+    """Who is notified by HTTP of what becomes of an execution."""
+
+    starts: PerEvent = Field(default_factory=list, examples=[[]])
+    succeeds: PerEvent = Field(default_factory=list, examples=[[]])
+    fails: PerEvent = Field(default_factory=list)
+    finishes: PerEvent = Field(default_factory=list, examples=[[]])
+
+
+# -- what a definition holds ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook(Target):
+    """A receiver; :attr:`address` is its URL."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def receiver(self) -> str:
+        """Scheme, host and port."""
+        try:
+            parts = urlsplit(self.address)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+        except ValueError:
+            return self.address[:255]
+
+
+@dataclass(frozen=True, slots=True)
+class Webhooks(Subscription):
+    """The webhooks of a job."""
+
+    channel: ClassVar[str] = NAME
+    starts: tuple[Webhook, ...] = ()
+    succeeds: tuple[Webhook, ...] = ()
+    fails: tuple[Webhook, ...] = ()
+    finishes: tuple[Webhook, ...] = ()
+
+    def targets(self, event: Event) -> Sequence[Webhook]:
+        found: tuple[Webhook, ...] = getattr(self, event)
+        return found
+
+    def stored(self) -> dict[str, Any]:
+        return self._all(lambda headers: dict(headers))
+
+    def shown(self, secret_words: Sequence[str]) -> dict[str, Any]:
+        return self._all(lambda headers: redact(headers, secret_words))
+
+    def _all(self, headers: Callable[[Mapping[str, str]], dict[str, str]]) -> dict[str, Any]:
+        return {
+            event.value: [
+                {
+                    "url": hook.address,
+                    "headers": headers(hook.headers),
+                    "retries": hook.retries,
+                    "everyAttempt": hook.every_attempt,
+                }
+                for hook in self.targets(event)
+            ]
+            for event in Event
+        }
+
+
+class WebhookChannel(Channel):
+    """POST requests to URLs of the submitter's."""
+
+    name = NAME
+    key = "webhooks"
+    payload = WebhooksPayload
+    details: ClassVar[Mapping[str, tuple[Any, Any]]] = {key: (WebhooksPayload, ...)}
+    dispatch_key = "webhookDispatch"
+
+    def subscription(self, stored: Mapping[str, Any]) -> Webhooks:
+        return Webhooks(
+            **{
+                event.value: tuple(
+                    _webhook(hook)
+                    for hook in entries(stored, event)
+                    if isinstance(hook, Mapping) and isinstance(hook.get("url"), str)
+                )
+                for event in Event
+            }
+        )
+
+    def sender(self, config: Config, clock: Clock) -> WebhookSender:
+        return WebhookSender(
+            WebhookOptions(
+                timeout_seconds=config.webhooks_timeout_seconds,
+                secret=config.webhooks_secret.get_secret_value(),
+                allowed_networks=config.webhooks_allowed_networks,
+            ),
+            clock=clock,
+        )
+
+
+def _webhook(stored: Mapping[str, Any]) -> Webhook:
+    retries, headers = stored.get("retries"), stored.get("headers")
+    return Webhook(
+        stored["url"],
+        every_attempt=stored.get("everyAttempt") is True,
+        retries=retries if isinstance(retries, int) else 0,
+        headers=headers if isinstance(headers, Mapping) else {},
+    )
+
+
+# -- how it is sent ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookOptions:
-    """What the operator decides of webhooks."""
+    """What the operator decides about webhooks."""
 
     timeout_seconds: float = 10.0
-    """For one attempt in all: name, connection, TLS, request and answer."""
+    """For a whole attempt: name, connection, TLS, request and answer."""
     secret: str = ""
     """``whsec_…``; several, separated by blanks, sign side by side. Empty: no signature."""
     allowed_networks: tuple[Network, ...] = ()
@@ -58,7 +244,7 @@ def _default_tls() -> ssl.SSLContext:
 
 
 class WebhookSender(Sender):
-    """Sends each message on a connection of its own, to an address that was looked at before."""
+    """Sends each notification on a connection of its own, to an address checked before."""
 
     def __init__(
         self,
@@ -81,26 +267,28 @@ class WebhookSender(Sender):
     def timeout_seconds(self) -> float:
         return self._options.timeout_seconds
 
-    async def send(self, message: Message) -> int:
+    async def send(self, notification: Notification) -> int:
         seconds = self._options.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                return await self._post(message)
+                return await self._post(notification)
         except TimeoutError:
-            raise DeliveryFailed(f"There was no whole answer within {seconds:g} s.") from None
+            raise DeliveryFailed(
+                f"The receiver did not answer completely within {seconds:g} s."
+            ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise DeliveryFailed(_reason(error)) from error
 
-    async def _post(self, message: Message) -> int:
-        url = URL(message.target)
+    async def _post(self, notification: Notification) -> int:
+        url = URL(notification.target.address)
         host, port = url.raw_host, url.port
         if host is None or port is None or url.scheme not in {"http", "https"}:
-            raise DeliveryFailed("The URL is not one of a webhook.", final=True)
+            raise DeliveryFailed("The URL is not the URL of a webhook.", final=True)
         addresses = await self._addresses(host, port)
         if _is_number(host):
             # Such a host is not resolved any more, so it must read exactly as it was understood.
             url = url.with_host(str(addresses[0]))
-        body = json.dumps({"event": message.event, **message.data}).encode()
+        body = notification.report.body
         connector = aiohttp.TCPConnector(
             resolver=_Pinned(addresses),
             ssl=self._tls,
@@ -119,7 +307,7 @@ class WebhookSender(Sender):
                 max_field_size=HEADER_MAX_BYTES,
             ) as session,
             session.post(
-                url, data=body, headers=self._headers(message, body), allow_redirects=False
+                url, data=body, headers=self._headers(notification, body), allow_redirects=False
             ) as answer,
         ):
             if 300 <= answer.status < 400:
@@ -133,51 +321,52 @@ class WebhookSender(Sender):
             return answer.status
 
     async def _addresses(self, host: str, port: int) -> Sequence[Address]:
-        """Where *host* may be reached; looked up once for an attempt, and used as found.
+        """The permitted addresses of *host*, looked up once per attempt.
 
-        :raises DeliveryFailed: nowhere.
+        :raises DeliveryFailed: there are none.
         """
         try:
             found = await self._resolve(host, port)
         except OSError as error:
-            raise DeliveryFailed(f"The name {host} cannot be resolved.") from error
+            raise DeliveryFailed(f'The name "{host}" cannot be resolved.') from error
         addresses = [one for one in found if permitted(one, self._options.allowed_networks)]
         if not addresses:
-            # The addresses stay in our own log: a submitter has no business with inner names.
+            # The addresses are only logged: submitters must not learn about the inner network.
             log.warning("webhook refused", host=host, addresses=[str(one) for one in found])
             raise DeliveryFailed(
-                f"The host {host} has no address that webhooks may be sent to: public ones, and "
-                "those in WEBHOOKS_ALLOWED_NETWORKS.",
+                f'Host "{host}" has no address that webhooks may be sent to; only public addresses '
+                "and those in WEBHOOKS_ALLOWED_NETWORKS are allowed.",
                 final=True,
             )
         return addresses
 
-    def _headers(self, message: Message, body: bytes) -> CIMultiDict[str]:
+    def _headers(self, notification: Notification, body: bytes) -> CIMultiDict[str]:
         timestamp = int(self._clock())
         headers = CIMultiDict(
             {"Content-Type": "application/json", "User-Agent": f"fastlane/{__version__}"}
         )
-        headers.update(message.headers)
+        assert isinstance(notification.target, Webhook)
+        headers.update(notification.target.headers)
         for name in RESERVED_HEADERS:
             headers.popall(name, None)
-        headers.update({"webhook-id": message.id, "webhook-timestamp": str(timestamp)})
+        headers.update({"webhook-id": notification.id, "webhook-timestamp": str(timestamp)})
         headers.popall("webhook-signature", None)
         if self._keys:
             headers["webhook-signature"] = " ".join(
-                signature(key, message.id, timestamp, body) for key in self._keys
+                signature(key, notification.id, timestamp, body) for key in self._keys
             )
         return headers
 
 
-def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+def signature(key: bytes, notification_id: str, timestamp: int, body: bytes) -> str:
     """The symmetric signature of Standard Webhooks, ``v1,<base64>``."""
-    signed = b".".join((message_id.encode(), str(timestamp).encode(), body))
+    signed = b".".join((notification_id.encode(), str(timestamp).encode(), body))
     digest = hmac.new(key, signed, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
 class _Pinned(AbstractResolver):
-    """Knows the addresses of one host already, so that no name is looked up behind our back."""
+    """Knows the addresses of one host, so that the client looks up no other."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = addresses
@@ -218,7 +407,7 @@ async def _read_to_end(answer: aiohttp.ClientResponse) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong on the way, without a word of the receiver's."""
+    """What went wrong; nothing of what the receiver said."""
     match error:
         case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
             return "The receiver's certificate is not valid for its name."
@@ -227,9 +416,9 @@ def _reason(error: Exception) -> str:
         case aiohttp.ClientConnectorError():
             return f"No connection to the receiver: {error.os_error.strerror or 'it failed'}."
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
-            return "The receiver broke the connection off."
+            return "The receiver closed the connection."
         case aiohttp.ClientResponseError():
             return "The receiver's answer is not HTTP."
         case aiohttp.ClientOSError() | OSError():
-            return f"The connection failed: {error.strerror or 'it was broken off'}."
+            return f"The connection failed: {error.strerror or 'it was closed'}."
     return "The request could not be made."

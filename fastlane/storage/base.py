@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from fastlane.model import (
@@ -101,12 +101,10 @@ class Overview:
     """Executions that are pulling or running."""
     scheduled: int
     """Jobs that have a next run."""
-    webhooks: int = 0
-    """Pending deliveries to webhooks, those being tried included."""
-    mails: int = 0
-    """Pending deliveries by mail, those being tried included."""
     undelivered: int = 0
     """Failed deliveries: the error queue."""
+    pending: Mapping[str, int] = field(default_factory=dict)
+    """Pending deliveries by channel, those being tried included; a channel may be left out."""
 
 
 class Storage(ABC):

@@ -9,7 +9,9 @@ from typing import Any
 from fastlane.errors import Rejected
 from fastlane.model import (
     Backoff,
+    Command,
     Definition,
+    ImageReference,
     Outcome,
     Overlap,
     PullPolicy,
@@ -17,12 +19,13 @@ from fastlane.model import (
     Resources,
     Status,
 )
+from fastlane.notifications.registry import stored_subscriptions, subscriptions_of
 from fastlane.storage.base import PageRequest
 
-UNREADABLE = Definition(image="", command=())
-"""Stands in where a stored definition cannot be read, so that one bad record stops nothing else.
+UNREADABLE = Definition(ImageReference(""), Command((), ()))
+"""In place of a stored definition that cannot be read, so that one bad record stops nothing else.
 
-No submitted definition has an empty image. Stored again it stays what it is.
+No submitted definition has an empty image. Stored again, it stays unreadable.
 """
 
 STOPPED = Outcome(Status.FAILED, Reason.STOPPED)
@@ -60,17 +63,21 @@ def clean(text: str | None) -> str | None:
 def definition_text(definition: Definition) -> str:
     d = definition
     value: dict[str, Any] = {
-        "image": d.image,
-        "command": d.command if isinstance(d.command, str) else list(d.command),
+        "image": d.image.submitted,
+        "command": d.command.submitted,
         "retries": d.retries,
         "backoff": [d.backoff.min_ms, d.backoff.factor, d.backoff.max_ms],
         "timeout_seconds": d.timeout_seconds,
         "overlap": d.overlap,
         "rerun_when_lost": d.rerun_when_lost,
     }
-    for name in ("envs", "custom", "notify", "webhooks", "dns_entries"):
+    for name in ("envs", "custom", "dns_entries"):
         if mapping := getattr(d, name):
             value[name] = dict(mapping)
+    if isinstance(d.command.submitted, str):
+        # Splitting a long text takes its time, and readers are many.
+        value["argv"] = d.command.argv
+    value |= stored_subscriptions(d.subscriptions)
     if d.expires_at is not None:
         value["expires_at"] = d.expires_at
     if d.pull_policy is not None:
@@ -85,11 +92,12 @@ def definition_from(text: str) -> Definition:
     try:
         value = json.loads(text)
         get = value.get
-        command = value["command"]
+        command, argv = value["command"], get("argv")
         policy = get("pull_policy")
         return Definition(
-            image=value["image"],
-            command=command if isinstance(command, str) else tuple(command),
+            image=ImageReference.parse(value["image"]),
+            # Before the words were stored, too, they were only in the text.
+            command=Command.parse(command) if argv is None else Command(command, tuple(argv)),
             envs=get("envs", {}),
             custom=get("custom", {}),
             retries=value["retries"],
@@ -97,8 +105,7 @@ def definition_from(text: str) -> Definition:
             timeout_seconds=value["timeout_seconds"],
             expires_at=get("expires_at"),
             overlap=Overlap(value["overlap"]),
-            notify=get("notify", {}),
-            webhooks=get("webhooks", {}),
+            subscriptions=subscriptions_of(value),
             resources=Resources(*get("resources", ())),
             pull_policy=None if policy is None else PullPolicy(policy),
             rerun_when_lost=value["rerun_when_lost"],

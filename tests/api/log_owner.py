@@ -23,7 +23,7 @@ from fastlane.model import (
 from fastlane.storage.base import Storage
 
 FARM = Farm(name="default", hosts=("localhost",), max_running=100)
-DEFINITION = Definition(image="busy:latest", command="true")
+DEFINITION = Definition.parse(image="busy:latest", command="true")
 
 
 class Owner:
@@ -41,7 +41,7 @@ class Owner:
         self, *, schedule: Schedule | None = None, expires_at: float | None = None
     ) -> Execution | None:
         """Store a job; its first execution when it has one."""
-        definition = Definition(image="busy:latest", command="true", expires_at=expires_at)
+        definition = Definition.parse(image="busy:latest", command="true", expires_at=expires_at)
         submitted = await self.lifecycle.submit(
             task_id=self.task_id,
             job_id=None,

@@ -16,6 +16,7 @@ import ujson
 from fastlane.api import shapes
 from fastlane.api.payload import JobPayload, read_payload
 from fastlane.api.problems import Problem, problem_body
+from fastlane.config import Config
 from fastlane.events import Bus
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Backoff, Execution, Farm, Job
@@ -224,7 +225,7 @@ async def test_twenty_thousand_payloads() -> None:
         farms=[Farm("default", ("h",), 1)],
         instance="fuzz",
     )
-    urls = shapes.Urls("http://localhost")
+    urls, config = shapes.Urls("http://localhost"), Config()
     payloads = Payloads(seed=2019)
     accepted = refused = 0
     for number in range(PAYLOADS):
@@ -242,11 +243,11 @@ async def test_twenty_thousand_payloads() -> None:
                 done = await submitted(lifecycle, payload)
                 # What will be done with it later on must not fail there for the first time.
                 definition = done.job.definition
-                assert definition.argv
+                assert definition.command.argv
                 assert definition.effective_pull_policy
                 assert definition_from(definition_text(definition)) == definition
                 sent(shapes.submitted(done.job, done.execution, urls))
-                details = sent(shapes.job_details(done.job, [], None, WORDS, urls))
+                details = sent(shapes.job_details(done.job, [], None, config, urls))
                 if number % 20 == 0:
                     validate(details, {"$ref": "#/components/schemas/Job"}, f"{number}: {body!r}")
             except Exception as error:

@@ -55,7 +55,7 @@ def long_lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "INSERT INTO words (word, task) VALUES (?, ?)",
         sorted((word, seq) for seq in range(1, TASKS + 1) for word in ("task", str(seq - 1))),
     )
-    definition = definition_text(Definition(image="busy:latest", command="true"))
+    definition = definition_text(Definition.parse(image="busy:latest", command="true"))
     connection.executemany(
         "INSERT INTO jobs (id, task_id, definition, timezone, created_at, modified_at,"
         " queue_job_id, generation, execution_count) VALUES (?, 'task-0', ?, 'UTC', ?, ?, ?, 1, ?)",

@@ -151,9 +151,11 @@ async def test_log_and_error_are_cut(make_site: MakeSite) -> None:
         LogRecord(2, 1.0, Stream.STDERR, b"b" + b"y" * 100_000),
     ]
     await site.server.lifecycle.append_log(execution, records, bookmark="1", cap=None)
-    told = await site.server._notices.describe(await site.storage.execution(execution.id))
-    assert (told["log"], told["logTruncated"]) == ("x" * 65536, True)
-    assert (told["error"], told["errorTruncated"]) == ("y" * 65536, True)
+    told = await site.server._reports.describe(
+        await site.storage.execution(execution.id), Event.FINISHES
+    )
+    assert (told.log, told.log_truncated) == ("x" * 65536, True)
+    assert (told.error, told.error_truncated) == ("y" * 65536, True)
 
 
 async def test_tried_again_until_it_is_taken(telling: Site) -> None:
@@ -163,7 +165,7 @@ async def test_tried_again_until_it_is_taken(telling: Site) -> None:
         await receiver.got(3)
 
         async def delivered() -> bool:
-            return (await telling.counts()).webhooks == 0
+            return (await telling.counts()).pending["webhook"] == 0
 
         await until(delivered, "the delivery")
         assert len(receiver.requests) == 3
@@ -210,7 +212,7 @@ async def test_used_up_listed_and_requeued(telling: Site) -> None:
         await receiver.got(3)
 
         async def delivered() -> bool:
-            return (await telling.counts()).webhooks == 0
+            return (await telling.counts()).pending["webhook"] == 0
 
         await until(delivered, "the delivery")
         assert len(set(receiver.ids)) == 1
@@ -354,7 +356,7 @@ async def test_mail_is_tried_again(make_site: MakeSite) -> None:
 async def test_without_a_mail_server_it_says_so(telling: Site) -> None:
     submitted = await run(telling, notify={"finishes": ["ann@example.org"]})
     job = (await telling.get(submitted["jobUrl"])).json["job"]
-    assert job["metadata"]["notifyError"] == "No mail is sent: SMTP_HOST is not set."
+    assert job["metadata"]["notifyError"] == "No e-mail is sent because SMTP_HOST is not set."
     (failed,) = await telling.failed_notifications()
     assert failed["dispatch"][0]["error"] == job["metadata"]["notifyError"]
     silent = await telling.submit()

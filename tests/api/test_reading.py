@@ -12,7 +12,7 @@ from fastlane.model import Definition, LogCap, Schedule, Stream
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Site
 
-DEFINITION = Definition(image="busy:latest", command="true")
+DEFINITION = Definition.parse(image="busy:latest", command="true")
 KEYS = {"hasNext", "hasPrev", "nextUrl", "page", "pages", "perPage", "prevUrl", "total"}
 
 
@@ -326,7 +326,7 @@ async def test_json_whatever_it_calls_itself(still: Site) -> None:
         answer = await still.post(
             "/tasks/a", b'{"image": "a&b=c", "command": "x"}', Content_Type=content_type
         )
-        assert "a&b=c" in answer.problem(400)["detail"]
+        assert "a&b=c" in answer.problem(400)["errors"][0]["message"]
         answer = await still.post("/tasks/a", b'{"image":"x","command":"\xc3\xa9"}')
         assert (await still.execution(answer.json))["command"] == "é"
 

@@ -58,7 +58,7 @@ def places(live: Live) -> dict[str, str]:
         submitted = await live.server.lifecycle.submit(
             task_id="tests",
             job_id=None,
-            definition=Definition(image="busy:latest", command="true"),
+            definition=Definition.parse(image="busy:latest", command="true"),
             schedule=Schedule(),
         )
         assert submitted.execution is not None

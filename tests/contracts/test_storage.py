@@ -37,6 +37,7 @@ from fastlane.model import (
     Status,
     Stream,
 )
+from fastlane.notifications.registry import subscriptions_of
 from fastlane.storage.base import (
     LOG_CHUNK_BYTES,
     IdempotencyKey,
@@ -127,7 +128,7 @@ def make_job(task_id: str = "task", **changes: Any) -> Job:
     fields: dict[str, Any] = {
         "task_id": task_id,
         "id": new_id(),
-        "definition": Definition("busy:latest", ("true",)),
+        "definition": Definition.parse("busy:latest", ("true",)),
         "schedule": Schedule(),
         "created_at": NOW,
         "modified_at": NOW,
@@ -267,7 +268,7 @@ async def test_a_healthy_storage_says_so(storage: Storage) -> None:
 async def test_submit_stores_task_job_and_execution(storage: Storage) -> None:
     job = make_job(
         request_ip="10.0.0.1",
-        definition=Definition(
+        definition=Definition.parse(
             image="registry:5000/a/b@sha256:" + "0" * 64,
             command="echo 'a b' ü",
             envs={"A": "1", "NUL": "\0"},
@@ -277,8 +278,14 @@ async def test_submit_stores_task_job_and_execution(storage: Storage) -> None:
             timeout_seconds=0.5,
             expires_at=NOW + 60.25,
             overlap=Overlap.QUEUE,
-            notify={"fails": ["a@example.com"], "everyAttempt": True},
-            webhooks={"finishes": [{"url": "http://example.com", "headers": {"X": "1"}}]},
+            subscriptions=subscriptions_of(
+                {
+                    "notify": {"fails": ["a@example.com"], "everyAttempt": True},
+                    "webhooks": {
+                        "finishes": [{"url": "http://example.com", "headers": {"X": "1"}}]
+                    },
+                }
+            ),
             resources=Resources(cpus=0.5, memory_bytes=2**40, pids=7),
             pull_policy=PullPolicy.NEVER,
             rerun_when_lost=True,
@@ -341,7 +348,7 @@ async def test_replace_gives_the_next_generation(storage: Storage) -> None:
         id=job.id,
         created_at=NOW + 9,
         modified_at=NOW + 9,
-        definition=Definition("other:1", "false"),
+        definition=Definition.parse("other:1", "false"),
         schedule=Schedule(cron="0 * * * *"),
         next_run_at=NOW + 100,
     )
@@ -745,7 +752,7 @@ async def test_claim_never_exceeds_max_running(storage: Storage) -> None:
 
 
 async def test_claim_passes_over_the_expired(storage: Storage) -> None:
-    late = make_job(definition=Definition("busy", ("true",), expires_at=NOW))
+    late = make_job(definition=Definition.parse("busy", ("true",), expires_at=NOW))
     expired = await submit(storage, job=late)
     good = await submit(storage)
     assert (await claimed(storage, now=NOW)).id == good.id
@@ -932,7 +939,7 @@ async def test_stop_execution_in_every_status(storage: Storage) -> None:
 
 
 async def test_stopping_and_expiring_free_what_waited(storage: Storage) -> None:
-    late = make_job(definition=Definition("busy", "true", expires_at=NOW + 5))
+    late = make_job(definition=Definition.parse("busy", "true", expires_at=NOW + 5))
     first = await submit(storage)
     second = await submit(storage, job=late)
     freed = [
@@ -992,7 +999,7 @@ async def test_queue_due_queues_in_the_order_of_time(storage: Storage) -> None:
 
 
 async def test_expire_ends_what_was_not_started_in_time(storage: Storage) -> None:
-    late = Definition("busy", "true", expires_at=NOW + 5)
+    late = Definition.parse("busy", "true", expires_at=NOW + 5)
     queued = await submit(storage, job=make_job(definition=late))
     delayed = await submit(storage, job=make_job(definition=late), due_at=NOW + 100)
     await submit(storage, job=make_job(definition=late))
@@ -1015,7 +1022,7 @@ async def test_expire_ends_what_was_not_started_in_time(storage: Storage) -> Non
 
 
 async def test_a_started_execution_does_not_expire(storage: Storage) -> None:
-    await submit(storage, job=make_job(definition=Definition("b", "c", expires_at=NOW + 5)))
+    await submit(storage, job=make_job(definition=Definition.parse("b", "c", expires_at=NOW + 5)))
     await claimed(storage)
     assert await storage.expire(NOW + 10, 10) == []
     assert await storage.next_due_at() is None
@@ -1025,7 +1032,7 @@ async def test_next_due_at_is_the_earliest_of_three(storage: Storage) -> None:
     assert await storage.next_due_at() is None
     await submit(storage)
     assert await storage.next_due_at() is None
-    await submit(storage, job=make_job(definition=Definition("b", "c", expires_at=NOW + 50)))
+    await submit(storage, job=make_job(definition=Definition.parse("b", "c", expires_at=NOW + 50)))
     assert await storage.next_due_at() == NOW + 50
     await storage.submit(make_job(next_run_at=NOW + 40), None)
     assert await storage.next_due_at() == NOW + 40
@@ -1616,13 +1623,13 @@ class Storm:
 
     async def _submit(self, kind: str, pick: int) -> None:
         changes: dict[str, Any] = {}
-        definition = Definition("busy", "true")
+        definition = Definition.parse("busy", "true")
         if kind == "late":
             changes["due_at"] = self.now + pick % 7
         if kind == "waiting" and self.seen:
             changes["waits_for"] = list(self.seen)[pick % len(self.seen)]
         if kind == "expiring":
-            definition = Definition("busy", "true", expires_at=self.now + pick % 7)
+            definition = Definition.parse("busy", "true", expires_at=self.now + pick % 7)
         job = make_job(self.task_id, definition=definition)
         self.jobs.append(job)
         await self.storage.submit(job, make_execution(job, farm=self.farm, **changes))

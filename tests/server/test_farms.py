@@ -568,7 +568,7 @@ def test_limits_and_images_of_a_farm(tmp_path: Path, second: EngineServer) -> No
             "POST", "/tasks/refused/", {"image": "other:1", "command": "true"}
         )
         assert status == 400
-        assert "does not run image 'other:1'" in json.loads(body)["detail"]
+        assert 'does not run image "other:1"' in json.loads(body)["detail"]
         assert server.request("GET", "/tasks/refused/")[0] == 404, "nothing was created"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from dataclasses import replace
 from email.message import EmailMessage
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 import trustme
 
 from fastlane.errors import DeliveryFailed
-from fastlane.model import Event
-from fastlane.notifications.base import Message
+from fastlane.model import Command, Definition, ImageReference, Reason, Status
+from fastlane.notifications.base import Notification
 from fastlane.notifications.email import (
     TAIL_LINES,
+    Addressee,
     EmailOptions,
     EmailSender,
     compose,
@@ -23,42 +25,14 @@ from fastlane.notifications.email import (
     subject,
 )
 from tests.receivers import MailServer, mail_server
+from tests.reports import EXECUTION, notification
 
 
-def facts(**changes: Any) -> dict[str, Any]:
-    base = "http://fastlane.example/tasks/nightly/"
-    found: dict[str, Any] = {
-        "executionId": "36e1b166-7c7a-4a41-a69e-8f78a9ec8128",
-        "url": f"{base}jobs/j/executions/e/",
-        "createdAt": "2026-01-17T15:13:02.754000",
-        "startedAt": "2026-01-17T15:13:03.000000",
-        "finishedAt": "2026-01-17T15:13:04.000000",
-        "status": "failed",
-        "reason": "exit-code",
-        "exitCode": 3,
-        "image": "busy:latest",
-        "command": "sh -c 'exit 3'",
-        "log": "one\ntwo\n",
-        "logTruncated": False,
-        "error": "oh <no> & so\n",
-        "errorTruncated": False,
-        "jobId": "5a023792-1445-44e9-8a8b-cfe5ad05d1c6",
-        "jobUrl": f"{base}jobs/j/",
-        "taskId": "nightly",
-        "taskUrl": base,
-        "metadata": {"attempt": 1, "retries": 2, "message": None, "custom": {}, "envs": {}},
-    }
-    return found | changes
-
-
-def message(**changes: Any) -> Message:
-    return Message(
-        id="ba4ff7d1-57a0-5a6d-8b0f-2a4f0bd4ba3c",
-        event=Event.FAILS,
-        target="ann@example.org",
-        created_at=1_700_000_000.0,
-        data=facts(**changes),
-    )
+def mail(*, definition: Definition | None = None, **changes: Any) -> Notification:
+    """*changes* are of the report and of its execution."""
+    parts = {name: changes.pop(name) for name in ("log", "error") if name in changes}
+    execution = replace(EXECUTION, definition=definition or EXECUTION.definition, **changes)
+    return notification(Addressee("ann@example.org"), execution=execution, **parts)
 
 
 def sender(
@@ -79,7 +53,7 @@ def sender(
 
 async def refusal(mails: EmailSender) -> DeliveryFailed:
     with pytest.raises(DeliveryFailed) as raised:
-        await mails.send(message())
+        await mails.send(mail())
     assert "hunter2" not in str(raised.value)
     return raised.value
 
@@ -95,13 +69,13 @@ def parts(mail: EmailMessage) -> tuple[str, str]:
 
 
 def test_a_mail_says_what_happened() -> None:
-    mail = compose(message(), "fastlane@example.org")
-    assert mail["Subject"] == "[fastlane] nightly: failed (exit code 3)"
-    assert mail["To"] == "ann@example.org"
-    assert mail["Message-ID"] == "<ba4ff7d1-57a0-5a6d-8b0f-2a4f0bd4ba3c@example.org>"
-    assert mail["Auto-Submitted"] == "auto-generated"
-    assert mail["X-Fastlane-Event"] == "fails"
-    plain, html = parts(mail)
+    composed = compose(mail(), "fastlane@example.org")
+    assert composed["Subject"] == "[fastlane] nightly: failed (exit code 3)"
+    assert composed["To"] == "ann@example.org"
+    assert composed["Message-ID"] == "<ba4ff7d1-57a0-5a6d-8b0f-2a4f0bd4ba3c@example.org>"
+    assert composed["Auto-Submitted"] == "auto-generated"
+    assert composed["X-Fastlane-Event"] == "fails"
+    plain, html = parts(composed)
     for text in (
         "nightly", "failed", "exit-code", "2 of 3", "2026-01-17T15:13:04.000000 UTC",
         "http://fastlane.example/tasks/nightly/jobs/j/executions/e/logs/", "one\ntwo",
@@ -115,9 +89,10 @@ def test_a_mail_says_what_happened() -> None:
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "\"><img src=x onerror='x'>"])
 def test_nothing_in_a_mail_is_markup_of_a_job(text: str) -> None:
-    data: dict[str, Any] = dict.fromkeys(("log", "error", "command", "taskId", "image"), text)
-    data["metadata"] = {**facts()["metadata"], "message": text}
-    _, html = parts(compose(message(**data), "a@b.c"))
+    definition = Definition(ImageReference(text), Command(text, (text,)))
+    _, html = parts(
+        compose(mail(definition=definition, log=text, error=text, task_id=text), "a@b.c")
+    )
     assert text not in html
     assert "<script" not in html
     assert "<img" not in html
@@ -126,25 +101,24 @@ def test_nothing_in_a_mail_is_markup_of_a_job(text: str) -> None:
 @pytest.mark.parametrize(
     ("status", "reason", "exit_code", "wanted"),
     [
-        ("done", "exit-code", 0, "done"),
-        ("failed", "exit-code", 1, "failed (exit code 1)"),
-        ("failed", "lost", None, "failed (lost)"),
-        ("failed", "pull-failed", None, "failed (pull-failed)"),
-        ("failed", "oom", 137, "failed (oom)"),
-        ("failed", None, None, "failed"),
-        ("timedout", "timeout", None, "timedout"),
-        ("expired", "expired", None, "expired"),
-        ("running", None, None, "running"),
+        (Status.DONE, Reason.EXIT_CODE, 0, "done"),
+        (Status.FAILED, Reason.EXIT_CODE, 1, "failed (exit code 1)"),
+        (Status.FAILED, Reason.LOST, None, "failed (lost)"),
+        (Status.FAILED, Reason.PULL_FAILED, None, "failed (pull-failed)"),
+        (Status.FAILED, Reason.OOM, 137, "failed (oom)"),
+        (Status.FAILED, None, None, "failed"),
+        (Status.TIMEDOUT, Reason.TIMEOUT, None, "timedout"),
+        (Status.EXPIRED, Reason.EXPIRED, None, "expired"),
+        (Status.RUNNING, None, None, "running"),
     ],
 )
 def test_every_outcome_can_be_written(
-    status: str, reason: str | None, exit_code: int | None, wanted: str
+    status: Status, reason: Reason | None, exit_code: int | None, wanted: str
 ) -> None:
     """Regression 36: no exit code, no start, no log."""
-    data: dict[str, Any] = {"status": status, "reason": reason, "exitCode": exit_code}
-    assert outcome(facts(**data)) == wanted
-    data |= {"startedAt": None, "log": "", "error": ""}
-    plain, html = parts(compose(message(**data), "a@b.c"))
+    changes: dict[str, Any] = {"status": status, "reason": reason, "exit_code": exit_code}
+    assert outcome(replace(EXECUTION, **changes)) == wanted
+    plain, html = parts(compose(mail(**changes, started_at=None, log="", error=""), "a@b.c"))
     assert "None" not in plain
     assert "None" not in html
     assert "Started" not in plain
@@ -152,21 +126,22 @@ def test_every_outcome_can_be_written(
 
 def test_names_and_logs_of_any_kind() -> None:
     wild = "ü\r\nBcc: evil@example.org\x1b[2J\0\ud800" + "x" * 300
-    mail = compose(message(taskId=wild, log=wild, error="", command=["a", wild]), "a@b.c")
-    assert mail["Bcc"] is None
-    assert len(subject(facts(taskId=wild))) < 250
-    raw = mail.as_bytes()
+    definition = Definition.parse("busy", ["a", wild])
+    composed = compose(mail(task_id=wild, log=wild, error="", definition=definition), "a@b.c")
+    assert composed["Bcc"] is None
+    assert len(subject(replace(EXECUTION, task_id=wild))) < 250
+    raw = composed.as_bytes()
     assert b"\nBcc:" not in raw.partition(b"\r\n\r\n")[0]
-    plain, _ = parts(mail)
+    plain, _ = parts(composed)
     assert "\x1b" not in plain
 
 
 def test_the_tail_is_bounded() -> None:
     long = "".join(f"line {n}\n" for n in range(5000))
-    plain, _ = parts(compose(message(log=long, error="y" * 100_000), "a@b.c"))
+    plain, _ = parts(compose(mail(log=long, error="y" * 100_000), "a@b.c"))
     assert "line 4999" in plain
     assert f"line {5000 - TAIL_LINES - 1}\n" not in plain
-    assert "Output (its end)" in plain
+    assert "Output (last lines)" in plain
     assert len(plain) < 20_000
 
 
@@ -175,7 +150,7 @@ def test_the_tail_is_bounded() -> None:
 
 async def test_plain() -> None:
     async with mail_server() as server:
-        assert await sender(server).send(message()) == 250
+        assert await sender(server).send(mail()) == 250
         assert server.recipients == ["ann@example.org"]
         assert server.was_tls == [False]
         assert parts(server.mails[0])[0].startswith("Task:")
@@ -212,14 +187,14 @@ async def test_tls_and_login(authority: trustme.CA, implicit: bool) -> None:
             use_tls=True,
             **({} if implicit else login),
         )
-        assert await mails.send(message()) == 250
+        assert await mails.send(mail()) == 250
         assert server.was_tls == [True]
         assert server.logins == ([] if implicit else ["ann"])
 
 
 async def test_login_without_tls() -> None:
     async with mail_server(user="ann", password="hunter2") as server:
-        assert await sender(server, user="ann", password="hunter2").send(message()) == 250
+        assert await sender(server, user="ann", password="hunter2").send(mail()) == 250
         assert server.logins == ["ann"]
 
 
@@ -273,7 +248,7 @@ async def test_a_slow_server() -> None:
     async with mail_server(hold=asyncio.Event()) as slow, mail_server() as quick:
         began = time.monotonic()
         waiting = asyncio.create_task(refusal(sender(slow, timeout_seconds=0.5)))
-        assert await sender(quick).send(message()) == 250
+        assert await sender(quick).send(mail()) == 250
         assert not waiting.done()
         assert "within 0.5 s" in str(await waiting)
         assert time.monotonic() - began < 5

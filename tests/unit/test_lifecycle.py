@@ -55,7 +55,7 @@ class Scene:
         key: IdempotencyKey | None = None,
         **definition: object,
     ) -> Job:
-        made = Definition(image="image:1", command="true", **definition)  # type: ignore[arg-type]
+        made = Definition.parse(image="image:1", command="true", **definition)
         submitted = await self.lifecycle.submit(
             task_id="task", job_id=job_id, definition=made, schedule=schedule, idempotency=key
         )
@@ -332,7 +332,7 @@ async def test_a_task_that_no_farm_takes_is_refused(tmp_path: Path) -> None:
         await picky.submit(
             task_id="b-1",
             job_id=None,
-            definition=Definition(image="a", command="b"),
+            definition=Definition.parse(image="a", command="b"),
             schedule=Schedule(),
         )
     assert (await storage.overview()).tasks == 0

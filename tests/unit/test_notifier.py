@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,16 @@ from fastlane.background.notifier import (
     PARALLEL,
     PER_RECEIVER,
     Notifier,
-    NotifierOptions,
 )
 from fastlane.errors import DeliveryFailed, StorageUnavailable
 from fastlane.events import OUTBOX, Bus
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
     Backoff,
-    Channel,
     Definition,
     Delivery,
     DeliveryState,
+    Event,
     Execution,
     Farm,
     Outcome,
@@ -36,7 +35,9 @@ from fastlane.model import (
     Schedule,
     Status,
 )
-from fastlane.notifications.base import Message, Sender
+from fastlane.notifications.base import Notification, Report, Sender
+from fastlane.notifications.registry import channels, subscriptions_of
+from fastlane.notifications.webhook import Webhook
 from fastlane.storage.base import PageRequest
 from fastlane.storage.sqlite import SqliteStorage
 
@@ -48,12 +49,13 @@ class Mailbox(Sender):
     """Takes everything at once."""
 
     timeout_seconds = 5.0
+    retries = 3
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self.sent: list[Notification] = []
 
-    async def send(self, message: Message) -> int:
-        self.messages.append(message)
+    async def send(self, notification: Notification) -> int:
+        self.sent.append(notification)
         return 200
 
 
@@ -64,8 +66,8 @@ class Held(Mailbox):
         super().__init__()
         self.release = asyncio.Event()
 
-    async def send(self, message: Message) -> int:
-        await super().send(message)
+    async def send(self, notification: Notification) -> int:
+        await super().send(notification)
         await self.release.wait()
         return 200
 
@@ -77,16 +79,16 @@ class Refusing(Mailbox):
         super().__init__()
         self._final = final
 
-    async def send(self, message: Message) -> int:
-        await super().send(message)
+    async def send(self, notification: Notification) -> int:
+        await super().send(notification)
         raise DeliveryFailed("No.", 500, final=self._final)
 
 
 class Faulty(Mailbox):
     """Has a bug of our own."""
 
-    async def send(self, message: Message) -> int:
-        await super().send(message)
+    async def send(self, notification: Notification) -> int:
+        await super().send(notification)
         raise ZeroDivisionError("a bug")
 
 
@@ -127,7 +129,7 @@ class Setting:
         return self.now
 
     def another(self, sender: Sender) -> Notifier:
-        senders = {Channel.WEBHOOK: sender, Channel.EMAIL: sender}
+        senders = {channel.name: sender for channel in channels()}
         backoff = Backoff(min_ms=1000, factor=2, max_ms=3_600_000)
         return Notifier(
             self.lifecycle,
@@ -136,13 +138,13 @@ class Setting:
             senders,
             self.describe,
             clock=self.clock,
-            options=NotifierOptions(backoff=backoff, mail_retries=3),
+            backoff=backoff,
         )
 
-    async def describe(self, execution: Execution) -> Mapping[str, Any]:
+    async def describe(self, execution: Execution, event: Event) -> Report:
         if execution.task_id == "faulty":
             raise ZeroDivisionError("a bug")
-        return {"taskId": execution.task_id}
+        return Report(execution, "", False, "", False, "", "", "", event.encode())
 
     async def end(self, *urls: str, task_id: str = "t", **hook: Any) -> Execution:
         """An execution that has ended, and is to be told to *urls*."""
@@ -150,7 +152,9 @@ class Setting:
         await self.lifecycle.submit(
             task_id=task_id,
             job_id=None,
-            definition=Definition("busy", "true", webhooks=webhooks),
+            definition=Definition.parse(
+                "busy", "true", subscriptions=subscriptions_of({"webhooks": webhooks})
+            ),
             schedule=Schedule(),
         )
         execution = await self.lifecycle.claim(FARM, "h:1")
@@ -196,9 +200,10 @@ async def test_delivered(storage: AwayAtTimes) -> None:
         assert await news.wait(0)
     delivery = await setting.state(execution)
     assert delivery.state is DeliveryState.DELIVERED
-    (message,) = mailbox.messages
-    assert (message.id, message.target) == (delivery.id, "http://a.example/")
-    assert (message.headers, message.data) == ({"X": "1"}, {"taskId": "t"})
+    (sent,) = mailbox.sent
+    assert sent.id == delivery.id
+    assert sent.target == Webhook("http://a.example/", retries=0, headers={"X": "1"})
+    assert (sent.report.execution.id, sent.report.body) == (execution.id, b"finishes")
     assert await setting.notifier.step() == IDLE_SECONDS
 
 
@@ -214,7 +219,7 @@ async def test_tried_again_after_growing_delays(storage: AwayAtTimes) -> None:
         setting.now += delay - 0.01
         assert await setting.notifier.step() == pytest.approx(0.01, abs=1e-3)
         await setting.settled()
-        assert len(mailbox.messages) == number
+        assert len(mailbox.sent) == number
         setting.now += 0.01
     await setting.notifier.step()
     await setting.settled()
@@ -239,7 +244,9 @@ async def test_our_own_fault_is_recorded_and_stops_nobody(storage: AwayAtTimes, 
     await setting.settled()
     delivery = await setting.state(execution)
     assert delivery.state is DeliveryState.FAILED
-    assert delivery.history[0].error == "Something failed inside fastlane; its log has the details."
+    assert delivery.history[0].error == (
+        "An internal error occurred in fastlane; its log has the details."
+    )
 
 
 async def test_a_record_that_cannot_be_read_goes_to_the_error_queue(storage: AwayAtTimes) -> None:
@@ -258,7 +265,7 @@ async def test_a_record_that_cannot_be_read_goes_to_the_error_queue(storage: Awa
     assert (await setting.state(good)).state is DeliveryState.DELIVERED
     delivery = await setting.state(bad)
     assert delivery.state is DeliveryState.FAILED
-    assert delivery.history[0].error == "The stored webhook cannot be read."
+    assert delivery.history[0].error == "The stored definition of the job cannot be read."
 
 
 async def test_the_outcome_is_written_when_the_storage_is_back(storage: AwayAtTimes) -> None:
@@ -274,7 +281,7 @@ async def test_the_outcome_is_written_when_the_storage_is_back(storage: AwayAtTi
     storage.away = frozenset()
     await setting.settled()
     assert (await setting.state(execution)).state is DeliveryState.DELIVERED
-    assert len(mailbox.messages) == 1
+    assert len(mailbox.sent) == 1
 
 
 async def test_what_could_not_be_tried_is_due_again(storage: AwayAtTimes) -> None:
@@ -306,7 +313,7 @@ async def test_a_frozen_instance_is_refused(storage: AwayAtTimes) -> None:
     held.release.set()
     await setting.settled()
     assert await setting.state(execution) == delivered
-    assert {message.id for message in (*held.messages, *mailbox.messages)} == {delivered.id}
+    assert {one.id for one in (*held.sent, *mailbox.sent)} == {delivered.id}
 
 
 async def test_bounds(storage: AwayAtTimes) -> None:
@@ -320,10 +327,10 @@ async def test_bounds(storage: AwayAtTimes) -> None:
     assert len(setting.notifier._tasks) == PARALLEL
     assert pause == IDLE_SECONDS
     held.release.set()
-    while (await storage.overview()).webhooks:
+    while (await storage.overview()).pending["webhook"]:
         await setting.notifier.step()
         await setting.settled()
-    assert len({message.id for message in held.messages}) == 15 * (PER_RECEIVER + 2)
+    assert len({one.id for one in held.sent}) == 15 * (PER_RECEIVER + 2)
 
 
 async def test_a_full_receiver_is_not_asked_for_all_the_time(storage: AwayAtTimes) -> None:
@@ -353,7 +360,8 @@ async def test_closing_hands_back(storage: AwayAtTimes, monkeypatch: pytest.Monk
 
 async def test_mail_goes_by_its_own_retries(storage: AwayAtTimes) -> None:
     setting = Setting(storage, Refusing(final=False))
-    definition = Definition("busy", "true", notify={"finishes": ["a@b.c"]})
+    wanted = subscriptions_of({"notify": {"finishes": ["a@b.c"]}})
+    definition = Definition.parse("busy", "true", subscriptions=wanted)
     submitted = await setting.lifecycle.submit(
         task_id="t", job_id=None, definition=definition, schedule=Schedule()
     )

@@ -14,6 +14,7 @@ from fastlane.model import (
     Definition,
     Execution,
     Farm,
+    ImageReference,
     Outcome,
     Reason,
     Resources,
@@ -25,7 +26,7 @@ FAILED = Outcome(Status.FAILED, Reason.EXIT_CODE, 1)
 
 
 def execution(**changes: object) -> Execution:
-    definition = Definition(image="a", command="b", retries=2, backoff=Backoff(100, 3, 500))
+    definition = Definition.parse(image="a", command="b", retries=2, backoff=Backoff(100, 3, 500))
     made = Execution("e", "t", "j", definition, "default", 0.0, "q")
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -123,8 +124,8 @@ def test_the_least_loaded_hosts_are_chosen_from() -> None:
 )
 def test_an_image_is_allowed_by_the_whole_of_its_reference(image: str, allowed: bool) -> None:
     farm = Farm("f", ("a",), 1, images=("registry.example/team/.*", r"busybox:1\.36"))
-    assert policy.image_is_allowed(image, farm) is allowed
-    assert policy.image_is_allowed(image, Farm("f", ("a",), 1))
+    assert policy.image_is_allowed(ImageReference.parse(image), farm) is allowed
+    assert policy.image_is_allowed(ImageReference.parse(image), Farm("f", ("a",), 1))
 
 
 def test_missed_ticks_are_one_run_for_the_latest() -> None:

@@ -121,7 +121,7 @@ class Instance:
         self, schedule: Schedule = NOW, *, command: str = "true", **definition: object
     ) -> Execution:
         """A job whose first execution is in the queue."""
-        made = Definition(image="image:1", command=command, **definition)  # type: ignore[arg-type]
+        made = Definition.parse(image="image:1", command=command, **definition)
         submitted = await self.lifecycle.submit(
             task_id="task", job_id=None, definition=made, schedule=schedule
         )
@@ -372,7 +372,7 @@ async def test_a_job_that_never_ran_cannot_be_retried(tmp_path: Path) -> None:
         later = await one.lifecycle.submit(
             task_id="task",
             job_id=None,
-            definition=Definition(image="image:1", command="true"),
+            definition=Definition.parse(image="image:1", command="true"),
             schedule=Schedule(start_at=time.time() + 3600),
         )
         with pytest.raises(Rejected):

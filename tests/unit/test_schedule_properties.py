@@ -177,7 +177,7 @@ def test_a_job_that_fails_runs_once_more_than_it_has_retries(
     retries: int, backoff: Backoff, failed: list[Outcome], end: Outcome
 ) -> None:
     """However it fails; and whatever is final in another way ends the row at once."""
-    definition = Definition(image="a", command="b", retries=retries, backoff=backoff)
+    definition = Definition.parse(image="a", command="b", retries=retries, backoff=backoff)
     execution = Execution("e", "t", "j", definition, "default", 0.0, "q")
     runs, waited = 1, [0.0]
     while True:

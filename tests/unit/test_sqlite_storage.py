@@ -246,10 +246,11 @@ async def test_an_unreadable_record_ends_and_the_rest_goes_on(
 
 # -- the plans of the queries -----------------------------------------------------------------
 
-# What may be scanned: the table of one row, that of the hosts, the words given to a search with the
-# tasks found for them, and the index of what is active, which the farms' limits bound.
+# What may be scanned: the tables of one row, of the hosts and of the channels, the words given to a
+# search with the tasks found for them, and the index of what is active, which the farms' limits
+# bound.
 BOUNDED_SCANS = re.compile(
-    r"SCAN (counters|hosts|json_each VIRTUAL TABLE.*|\(subquery-\d+\)"
+    r"SCAN (counters|hosts|pending|json_each VIRTUAL TABLE.*|\(subquery-\d+\)"
     r"|executions USING (COVERING )?INDEX executions_active)"
 )
 QUERIES = {

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from pymongo import ASCENDING, DESCENDING
 
 from fastlane.errors import NotFound
-from fastlane.model import Channel, DeliveryState, Execution, Job, Task
+from fastlane.model import DeliveryState, Execution, Job, Task
+from fastlane.notifications.registry import channels
 from fastlane.storage.base import Overview, Page, PageRequest
 from fastlane.storage.mongo.database import Collection, Database, Doc
 from fastlane.storage.mongo.records import execution_from, job_from, task_from
@@ -158,7 +159,7 @@ class Queries:
         """
         executions, deliveries = self._db.executions, self._db.deliveries
         there = {"$exists": True}
-        pending = DeliveryState.PENDING
+        pending, names = DeliveryState.PENDING, [channel.name for channel in channels()]
         counts = await asyncio.gather(
             self._db.tasks.estimated_document_count(),
             self._db.jobs.estimated_document_count(),
@@ -166,12 +167,20 @@ class Queries:
             executions.count_documents({"delayed": True}),
             executions.count_documents({"active_owner": there}),
             self._db.jobs.count_documents({"next_run_at": there}, hint="scheduled"),
-            deliveries.count_documents({"counted": f"{pending} {Channel.WEBHOOK}"}),
-            deliveries.count_documents({"counted": f"{pending} {Channel.EMAIL}"}),
             deliveries.count_documents({"open": str(DeliveryState.FAILED)}),
+            *(deliveries.count_documents({"counted": f"{pending} {name}"}) for name in names),
         )
-        tasks, jobs, enqueued, delayed, *others = counts
-        return Overview(tasks, jobs, max(enqueued - delayed, 0), delayed, *others)
+        tasks, jobs, enqueued, delayed, active, scheduled, undelivered, *by_channel = counts
+        return Overview(
+            tasks,
+            jobs,
+            max(enqueued - delayed, 0),
+            delayed,
+            active,
+            scheduled,
+            undelivered,
+            dict(zip(names, by_channel, strict=True)),
+        )
 
 
 async def _first(collection: Collection, field: str) -> float | None:

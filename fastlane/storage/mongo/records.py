@@ -7,7 +7,6 @@ from typing import Any
 
 from fastlane.model import (
     Attempt,
-    Channel,
     Delivery,
     DeliveryState,
     Event,
@@ -169,7 +168,6 @@ _DELIVERY_FIELDS = (
 
 def delivery_from(doc: Doc) -> Delivery:
     values: list[Any] = [doc.get(name) for name in _DELIVERY_FIELDS]
-    values[3] = Channel(values[3])
     values[4] = Event(values[4])
     values[9] = DeliveryState(values[9])
     values.append(tuple(Attempt(*attempt) for attempt in json.loads(doc["history"])))

@@ -92,12 +92,14 @@ NEXT_EXPIRY = """
 SELECT min(expires_at) FROM executions WHERE status = 'enqueued' AND expires_at IS NOT NULL
 """
 OVERVIEW = """
-SELECT tasks, jobs, queued, delayed, active, scheduled, webhooks, mails, undelivered FROM counters
+SELECT tasks, jobs, queued, delayed, active, scheduled, undelivered FROM counters
 """
+
+PENDING = "SELECT channel, deliveries FROM pending"
 
 NEXT_DELIVERY = "SELECT min(due_at) FROM deliveries WHERE state = 'pending'"
 DELIVERIES_TOTAL = {
-    DeliveryState.PENDING: "SELECT webhooks + mails FROM counters",
+    DeliveryState.PENDING: "SELECT ifnull(sum(deliveries), 0) FROM pending",
     DeliveryState.FAILED: "SELECT undelivered FROM counters",
 }
 DELIVERIES_PAGE = f"""
@@ -200,7 +202,8 @@ def next_due_at(connection: sqlite3.Connection) -> float | None:
 
 def overview(connection: sqlite3.Connection) -> Overview:
     """:meth:`fastlane.storage.base.Storage.overview`."""
-    return Overview(*connection.execute(OVERVIEW).fetchone())
+    pending = dict(connection.execute(PENDING).fetchall())
+    return Overview(*(*connection.execute(OVERVIEW).fetchone(), pending))
 
 
 def next_queued(connection: sqlite3.Connection, farm: str, now: float) -> Execution | None:

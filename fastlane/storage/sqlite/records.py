@@ -10,7 +10,6 @@ from typing import Any
 
 from fastlane.model import (
     Attempt,
-    Channel,
     Delivery,
     DeliveryState,
     Event,
@@ -119,7 +118,6 @@ def execution_row(execution: Execution) -> Row:
 
 def delivery_from(row: Row) -> Delivery:
     values = list(row)
-    values[4] = Channel(row[4])
     values[5] = Event(row[5])
     values[10] = DeliveryState(row[10])
     values[15] = tuple(Attempt(*attempt) for attempt in json.loads(row[15]))

@@ -263,7 +263,39 @@ CREATE TRIGGER delivery_deleted AFTER DELETE ON deliveries WHEN OLD.state <> 'de
 END;
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4 = """
+CREATE TABLE pending (channel TEXT PRIMARY KEY, deliveries INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO pending
+    SELECT channel, count(*) FROM deliveries WHERE state = 'pending' GROUP BY channel;
+
+DROP TRIGGER delivery_inserted;
+DROP TRIGGER delivery_updated;
+DROP TRIGGER delivery_deleted;
+ALTER TABLE counters DROP COLUMN webhooks;
+ALTER TABLE counters DROP COLUMN mails;
+
+CREATE TRIGGER delivery_inserted AFTER INSERT ON deliveries BEGIN
+    UPDATE counters SET undelivered = undelivered + 1 WHERE NEW.state = 'failed';
+    INSERT OR IGNORE INTO pending (channel, deliveries) VALUES (NEW.channel, 0);
+    UPDATE pending SET deliveries = deliveries + 1
+        WHERE channel = NEW.channel AND NEW.state = 'pending';
+END;
+CREATE TRIGGER delivery_updated AFTER UPDATE OF state ON deliveries WHEN NEW.state <> OLD.state
+BEGIN
+    UPDATE counters SET
+        undelivered = undelivered + (NEW.state = 'failed') - (OLD.state = 'failed');
+    UPDATE pending SET
+        deliveries = deliveries + (NEW.state = 'pending') - (OLD.state = 'pending')
+        WHERE channel = NEW.channel;
+END;
+CREATE TRIGGER delivery_deleted AFTER DELETE ON deliveries WHEN OLD.state <> 'delivered' BEGIN
+    UPDATE counters SET undelivered = undelivered - (OLD.state = 'failed');
+    UPDATE pending SET deliveries = deliveries - (OLD.state = 'pending')
+        WHERE channel = OLD.channel;
+END;
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 
 

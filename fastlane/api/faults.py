@@ -1,0 +1,165 @@
+"""What is wrong with a payload, each fault with a JSON pointer (RFC 6901) and a sentence.
+
+A sentence names the value and the remedy. A value that may be a secret is not repeated.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from fastlane.api.json_body import kind_of
+from fastlane.api.problems import Fault
+from fastlane.checks import SHOWN_CHARS, Hint, SeveralFaults, shown
+from fastlane.redact import is_secret
+
+# Bounds the faults of one answer.
+MAX_FAULTS = 100
+# A known key less similar than this to an unknown one is not suggested; 1 is equal.
+SUGGESTED_FROM = 0.6
+
+
+def faults_of(
+    error: ValidationError,
+    model: type[BaseModel],
+    values: Mapping[str, Any],
+    secret_words: Sequence[str],
+) -> Iterator[Fault]:
+    """Every fault that validating *values* as *model* found.
+
+    :param secret_words: the value of a name that holds one of them is not repeated.
+    """
+    seen: set[str] = set()
+    count = 0
+    for fault in error.errors(include_url=False):
+        path = list(fault["loc"])
+        if path[:1] == ["command"] or path[:2] == ["resources", "memory"]:
+            # What follows is pydantic's name of a member of the union.
+            del path[1 if path[0] == "command" else 2 :]
+        pointer = _pointer(path)
+        if pointer in seen:
+            continue
+        seen.add(pointer)
+        cause = fault.get("ctx", {}).get("error")
+        if isinstance(cause, SeveralFaults):
+            for name, message in cause.faults.items():
+                yield Fault(_pointer([*path, name]), f"{_name(path)}: {message}.")
+            continue
+        count += 1
+        # Nobody reads so many, and looking for a suggestion takes its time.
+        message = _sentence(fault, path, model, secret_words) if count <= MAX_FAULTS else ""
+        yield Fault(pointer, message)
+    for first, second in (("startAt", "startIn"), ("startAt", "cron"), ("startIn", "cron")):
+        # The model's own check does not run while a field is at fault.
+        both = values.get(first) is not None and values.get(second) is not None
+        if both and "" not in seen:
+            yield Fault("", f"{first} and {second} exclude each other; give one of them.")
+
+
+def _pointer(path: Sequence[int | str]) -> str:
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+
+
+def _name(path: Sequence[int | str]) -> str:
+    name = ".".join(str(part) for part in path)
+    return name if len(name) <= SHOWN_CHARS else f"{name[:SHOWN_CHARS]}…"
+
+
+_TYPES = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+
+
+def _sentence(
+    fault: Any, path: Sequence[int | str], model: type[BaseModel], secret_words: Sequence[str]
+) -> str:
+    kind, context = fault["type"], fault.get("ctx", {})
+    name, value = _name(path), _shown_at(path, fault.get("input"), secret_words)
+    match kind:
+        case "missing":
+            return f"{name} is required."
+        case "extra_forbidden":
+            where = f"of {_name(path[:-1])}" if len(path) > 1 else "of the payload"
+            return f"{shown(path[-1])} is not a key {where}.{_suggestion(model, path)}"
+        case "value_error":
+            text = str(context["error"]).rstrip(".")
+            return f"{name}: {text}." if name else f"{text}."
+        case "literal_error":
+            expected = context["expected"].replace("'", '"')
+            return f"{name} is {value}; it must be one of {expected}."
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            bound = f"{next(iter(context.values())):.15g}"
+            how = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+            return f"{name} is {value}; it must be {how[next(iter(context))]} {bound}."
+        case "too_long":
+            return f"{name} has too many entries; at most {context['max_length']} are accepted."
+        case "string_too_long":
+            return f"{name} has too many characters; at most {context['max_length']} are accepted."
+    wanted = _TYPES.get(kind)
+    if wanted is not None:
+        return f"{name} is {value}; it must be {wanted}{_hint(model, path)}."
+    return f"{name} is {value}: {fault['msg']}."
+
+
+def _hint(model: type[BaseModel], path: Sequence[int | str]) -> str:
+    field = None if isinstance(path[-1], int) else _field(model, path)
+    return "".join(one.text for one in field.metadata if isinstance(one, Hint)) if field else ""
+
+
+def _field(model: type[BaseModel], path: Sequence[int | str]) -> FieldInfo | None:
+    """The field of *model* that *path* ends at."""
+    found: FieldInfo | None = None
+    inner: type[BaseModel] | None = model
+    for part in path:
+        if isinstance(part, int):
+            continue
+        fields = {} if inner is None else _fields(inner)
+        found = fields.get(part)
+        inner = None if found is None else _model_in(found.annotation)
+    return found
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a value of *annotation* is of, or is a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((inner for one in get_args(annotation) if (inner := _model_in(one))), None)
+
+
+def _suggestion(model: type[BaseModel], path: Sequence[int | str]) -> str:
+    """Which key was meant, where one is similar enough."""
+    *parents, wrong = path
+    parent = _field(model, parents)
+    inner = model if parent is None else _model_in(parent.annotation)
+    known = {} if inner is None else {key.lower(): key for key in _fields(inner)}
+    wanted = str(wrong).lower().replace("_", "")[:SHOWN_CHARS]
+    close = difflib.get_close_matches(wanted, known, n=1, cutoff=SUGGESTED_FROM)
+    return f" Did you mean {shown(known[close[0]])}?" if close else ""
+
+
+_SHOWN_NOT = frozenset({"envs", "headers"})
+
+
+def _shown_at(path: Sequence[int | str], value: object, secret_words: Sequence[str]) -> str:
+    """*value* as a sentence shows it; of what may be a secret only its type is named."""
+    if any(is_secret(str(part), secret_words) for part in path):
+        return kind_of(value)
+    if _SHOWN_NOT.intersection(map(str, path)) and isinstance(value, (str, list, dict)):
+        return kind_of(value)
+    return shown(value)

@@ -1,0 +1,46 @@
+"""What notifications say of an execution, in the shapes of the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fastlane.api import shapes
+from fastlane.api.executions import read_outputs
+from fastlane.model import Event, Execution
+from fastlane.notifications.base import Report
+from fastlane.redact import redact
+from fastlane.storage.base import Storage
+
+
+class Reports:
+    """Describes executions to receivers, with links below one base URL."""
+
+    def __init__(self, storage: Storage, words: Sequence[str], base_url: str) -> None:
+        """:param words: names of environment variables that hold one of these are not shown."""
+        self._storage = storage
+        self._words = words
+        self.base_url = base_url
+
+    async def describe(self, execution: Execution, event: Event) -> Report:
+        """The execution as it is now, with the ends of its log."""
+        outputs = await read_outputs(self._storage, [execution])
+        urls = shapes.Urls(self.base_url)
+        body = shapes.report(execution, outputs[execution.id], self._words, urls)
+        definition = execution.definition
+        definition = replace(
+            definition, envs=redact(definition.envs, self._words), subscriptions=()
+        )
+        return Report(
+            execution=replace(execution, definition=definition),
+            log=body["log"],
+            log_truncated=body["logTruncated"],
+            error=body["error"],
+            error_truncated=body["errorTruncated"],
+            url=body["url"],
+            job_url=body["jobUrl"],
+            task_url=body["taskUrl"],
+            # ASCII: a log may hold what UTF-8 cannot carry.
+            body=json.dumps({"event": event, **body}).encode(),
+        )

@@ -1,0 +1,58 @@
+"""What the models of a payload share, wherever they are: their base, and how a fault reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+# Bound single values; the body as a whole is bounded by MAX_BODY_BYTES.
+MAX_TEXT = 128 * 1024
+MAX_ENTRIES = 1_000
+# Bounds how much of a value a sentence repeats.
+SHOWN_CHARS = 80
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Strings = Annotated[dict[str, Text], Field(max_length=MAX_ENTRIES)]
+
+
+class PayloadModel(BaseModel):
+    """The base of every part of a payload: strict, frozen, camelCase, and no unknown keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, alias_generator=to_camel, validate_by_alias=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Put into a field's ``Annotated``: ends the sentence that says which type it must have."""
+
+    text: str
+
+
+class SeveralFaults(ValueError):
+    """Faults of the entries of one object.
+
+    :param faults: what is wrong, by the entry's name.
+    """
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        super().__init__("; ".join(faults.values()))
+        self.faults = faults
+
+
+def raise_faults(faults: Mapping[str, str]) -> None:
+    """:raises SeveralFaults: there are any."""
+    if faults:
+        raise SeveralFaults(faults)
+
+
+def shown(value: object) -> str:
+    """*value* as a sentence repeats it: as JSON, and not too much of it."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
