@@ -6,6 +6,7 @@ problem answers on the way out.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -18,14 +19,16 @@ from types import TracebackType
 from typing import Any
 
 import structlog
-import ujson
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 from tornado.websocket import WebSocketHandler
 
-from fastlane.api.problems import Problem, problem_body
+from fastlane.api import large
+from fastlane.api.problems import Problem
+from fastlane.api.schemas.common import Urls
+from fastlane.api.schemas.problems import problem_details
 from fastlane.api.services import Services
-from fastlane.api.shapes import Urls
+from fastlane.encoding import to_json
 from fastlane.errors import NotFound, Rejected, StorageUnavailable
 
 log = structlog.get_logger(__name__)
@@ -46,6 +49,7 @@ class BaseHandler(RequestHandler):
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
     open_to_all = False
     """Whether the route is answered without auth."""
+    _etag: str | None = None
 
     @property
     def services(self) -> Services:
@@ -222,11 +226,23 @@ class BaseHandler(RequestHandler):
         """The URLs under which this client finds things."""
         return Urls(f"{self._scheme}://{self._host}")
 
-    def send_json(self, body: Any, *, status: int = 200) -> None:
+    async def send_json(self, body: Any, *, status: int = 200) -> None:
         """Answer with *body* as JSON."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.finish(ujson.dumps(body, ensure_ascii=False, escape_forward_slashes=False))
+        if not large.is_large(body):
+            self.finish(to_json(body))
+            return
+        compressed = "gzip" in self.request.headers.get("Accept-Encoding", "")
+        encoded = await asyncio.to_thread(large.encode, body, compressed=compressed)
+        if compressed:
+            self.set_header("Content-Encoding", "gzip")
+        self._etag = encoded.etag
+        self.finish(encoded.body)
+
+    def compute_etag(self) -> str | None:
+        """The tag of the answer, which is that of its text, compressed or not."""
+        return self._etag or super().compute_etag()
 
     def options(self, *_: str, **__: str) -> None:
         self.set_header("Allow", ", ".join(self.allowed_methods()))
@@ -321,18 +337,7 @@ class BaseHandler(RequestHandler):
         if problem.status == 405:
             self.set_header("Allow", ", ".join(self.allowed_methods()))
         self.set_header("Content-Type", "application/problem+json")
-        self.finish(
-            ujson.dumps(
-                problem_body(
-                    problem.status,
-                    problem.detail if problem.detail.endswith(".") else f"{problem.detail}.",
-                    self.request_id,
-                    problem.faults,
-                ),
-                ensure_ascii=False,
-                escape_forward_slashes=False,
-            )
-        )
+        self.finish(to_json(problem_details(problem, self.request_id)))
 
     def _problem_of(self, status: int, error: BaseException | None) -> Problem:
         match error:

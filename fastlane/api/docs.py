@@ -20,7 +20,7 @@ class Document(BaseHandler):
 
     async def get(self) -> None:
         document = openapi.document(self.services.version)
-        self.send_json({**document, "servers": [{"url": self.urls.base}]})
+        await self.send_json({**document, "servers": [{"url": self.urls.base}]})
 
 
 class Docs(Page):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
-from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
+from fastlane.api.large import LARGE_CHARS
 from fastlane.api.lookup import find_execution
+from fastlane.api.schemas import executions as schemas
+from fastlane.api.schemas.common import job_reference, task_reference
 from fastlane.api.waiting import reasons
 from fastlane.model import Delivery, Status, Stream
 from fastlane.model import Execution as ExecutionRecord
@@ -18,17 +21,26 @@ OUTPUT_BYTES = 64 * 1024
 
 async def read_outputs(
     storage: Storage, executions: Sequence[ExecutionRecord]
-) -> dict[str, shapes.Output]:
+) -> dict[str, schemas.Output]:
     """The ends of both streams of each of *executions*, by its id, as much as an answer shows."""
     ran = [one.id for one in executions if one.status is not Status.ENQUEUED and one.epoch]
-    found: dict[str, shapes.Output] = {one.id: shapes.Output() for one in executions}
+    found = {one.id: schemas.Output() for one in executions}
     if not ran:
         return found
     wanted = [(one, stream) for one in ran for stream in (Stream.STDOUT, Stream.STDERR)]
-    tails = iter(await storage.read_log_tails(wanted, max_bytes=OUTPUT_BYTES))
-    for one, (stdout, stdout_cut), (stderr, stderr_cut) in zip(ran, tails, tails, strict=True):
-        found[one] = shapes.Output(stdout, stderr, stdout_cut, stderr_cut)
+    tails = await storage.read_log_tails(wanted, max_bytes=OUTPUT_BYTES)
+    if sum(len(data) for data, _ in tails) > LARGE_CHARS:
+        texts = await asyncio.to_thread(_texts, tails)
+    else:
+        texts = _texts(tails)
+    pairs = iter(texts)
+    for one, (stdout, stdout_cut), (stderr, stderr_cut) in zip(ran, pairs, pairs, strict=True):
+        found[one] = schemas.Output(stdout, stderr, stdout_cut, stderr_cut)
     return found
+
+
+def _texts(tails: Sequence[tuple[bytes, bool]]) -> list[tuple[str, bool]]:
+    return [(data.decode("utf-8", "replace"), cut) for data, cut in tails]
 
 
 async def read_dispatches(
@@ -52,20 +64,19 @@ class Execution(BaseHandler):
         dispatches = await read_dispatches(storage, [execution])
         waiting = await reasons(self.services, [execution])
         words = self.services.config.env_blacklisted_words
-        self.send_json(
-            {
-                "execution": shapes.execution_details(
-                    execution,
-                    outputs[execution.id],
-                    words,
-                    self.urls,
-                    dispatches[execution.id],
-                    waiting[execution.id],
-                ),
-                "job": shapes.job_reference(task_id, job_id, self.urls),
-                "task": shapes.task_reference(task_id, self.urls),
-            }
-        )
+        found: schemas.ExecutionDetails = {
+            "execution": schemas.execution_details(
+                execution,
+                outputs[execution.id],
+                words,
+                self.urls,
+                dispatches[execution.id],
+                waiting[execution.id],
+            ),
+            "job": job_reference(task_id, job_id, self.urls),
+            "task": task_reference(task_id, self.urls),
+        }
+        await self.send_json(found)
 
 
 class StopExecution(BaseHandler):
@@ -73,4 +84,4 @@ class StopExecution(BaseHandler):
 
     async def post(self, task_id: str, job_id: str, execution_id: str) -> None:
         execution = await self.services.lifecycle.stop_execution(task_id, job_id, execution_id)
-        self.send_json(shapes.stopped_execution(execution, self.urls))
+        await self.send_json(schemas.stopped_execution(execution, self.urls))

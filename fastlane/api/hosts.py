@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from fastlane.api.base import BaseHandler
 from fastlane.api.payload import read_blacklist
 from fastlane.api.problems import Problem
-from fastlane.api.shapes import host_and_port
+from fastlane.api.schemas.common import host_and_port
+from fastlane.api.schemas.server import Blacklist as BlacklistAnswer
+from fastlane.api.schemas.server import BlacklistedHost
 from fastlane.config import check_docker_host
 from fastlane.errors import NotFound
 
@@ -17,7 +19,9 @@ class Blacklist(BaseHandler):
 
     async def get(self) -> None:
         records = await self.services.storage.hosts()
-        self.send_json({"hosts": [record.host for record in records if record.blacklisted]})
+        hosts = [record.host for record in records if record.blacklisted]
+        found: BlacklistAnswer = {"hosts": hosts}
+        await self.send_json(found)
 
     async def post(self) -> None:
         await self._mark(blacklisted=True)
@@ -35,7 +39,8 @@ class Blacklist(BaseHandler):
             await services.lifecycle.blacklist_host(host, blacklisted=blacklisted)
         # This instance obeys before it answers, whoever comes first to what was published.
         services.hosts.take(await services.storage.hosts())
-        self.send_json({"host": name, "blacklisted": blacklisted})
+        found: BlacklistedHost = {"host": name, "blacklisted": blacklisted}
+        await self.send_json(found)
 
     def _configured(self, name: str) -> Sequence[str]:
         """The hosts of the configuration that *name* names, in whatever way each is written.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
 from fastlane.api.executions import read_dispatches, read_outputs
 from fastlane.api.lookup import check_job_id, check_task_id
-from fastlane.api.paging import page_body, requested_page
+from fastlane.api.paging import requested_page
 from fastlane.api.payload import take_payload
+from fastlane.api.schemas import jobs as schemas
+from fastlane.api.schemas.common import page_keys, task_reference
+from fastlane.api.schemas.executions import execution_details
 from fastlane.api.waiting import reasons
 
 EXECUTIONS_PER_PAGE = 20
@@ -25,8 +27,11 @@ class Job(BaseHandler):
         outputs = await read_outputs(storage, page.items)
         dispatches = await read_dispatches(storage, page.items)
         waiting = await reasons(self.services, page.items)
+        keys = page_keys(
+            page, request, self.urls.job(task_id, job_id), per_page=EXECUTIONS_PER_PAGE
+        )
         executions = [
-            shapes.execution_details(
+            execution_details(
                 execution,
                 outputs[execution.id],
                 words,
@@ -36,25 +41,12 @@ class Job(BaseHandler):
             )
             for execution in page.items
         ]
-
-        def url(**keys: object) -> str:
-            return self.urls.job(task_id, job_id, **keys)
-
-        paging = page_body(page, request, executions, url, per_page=EXECUTIONS_PER_PAGE)
-        del paging["items"]
-        self.send_json(
-            {
-                "task": shapes.task_reference(task_id, self.urls),
-                "job": shapes.job_details(
-                    job,
-                    executions,
-                    last,
-                    self.services.config,
-                    self.urls,
-                ),
-                **paging,
-            }
-        )
+        found: schemas.JobDetails = {
+            "task": task_reference(task_id, self.urls),
+            "job": schemas.job_details(job, executions, last, self.services.config, self.urls),
+            **keys,
+        }
+        await self.send_json(found)
 
     async def put(self, task_id: str, job_id: str) -> None:
         check_task_id(task_id)
@@ -70,7 +62,7 @@ class Job(BaseHandler):
             schedule=payload.schedule(self.services.clock()),
             request_ip=self.client_ip,
         )
-        self.send_json(shapes.submitted(submitted.job, submitted.execution, self.urls))
+        await self.send_json(schemas.submitted(submitted.job, submitted.execution, self.urls))
 
 
 class StopJob(BaseHandler):
@@ -78,7 +70,7 @@ class StopJob(BaseHandler):
 
     async def post(self, task_id: str, job_id: str) -> None:
         job = await self.services.lifecycle.stop_job(task_id, job_id)
-        self.send_json(shapes.stopped_job(job, self.urls))
+        await self.send_json(schemas.stopped_job(job, self.urls))
 
 
 class RetryJob(BaseHandler):
@@ -89,10 +81,4 @@ class RetryJob(BaseHandler):
             task_id, job_id, request_ip=self.client_ip
         )
         job = await self.services.storage.job(task_id, job_id)
-        self.send_json(
-            {
-                **shapes.stopped_job(job, self.urls),
-                "executionId": execution.id,
-                "executionUrl": self.urls.execution(execution),
-            }
-        )
+        await self.send_json(schemas.retried_job(job, execution, self.urls))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
-from fastlane.api.paging import page_body, requested_page
+from fastlane.api.paging import requested_page
 from fastlane.api.problems import Problem
+from fastlane.api.schemas import notifications as schemas
+from fastlane.api.schemas.common import page_keys
 from fastlane.model import DeliveryState
 
 NOTIFICATIONS_PER_PAGE = 20
@@ -19,19 +20,12 @@ class Notifications(BaseHandler):
         request = requested_page(self, NOTIFICATIONS_PER_PAGE)
         state = self._state()
         page = await self.services.storage.deliveries(state, request)
-
-        def url(**keys: object) -> str:
-            return self.urls.notifications(state=state, **keys)
-
-        self.send_json(
-            page_body(
-                page,
-                request,
-                [shapes.notification(delivery, self.urls) for delivery in page.items],
-                url,
-                per_page=NOTIFICATIONS_PER_PAGE,
-            )
+        keys = page_keys(
+            page, request, self.urls.notifications(), per_page=NOTIFICATIONS_PER_PAGE, state=state
         )
+        items = [schemas.notification(delivery, self.urls) for delivery in page.items]
+        found: schemas.NotificationPage = {**keys, "items": items}
+        await self.send_json(found)
 
     def _state(self) -> DeliveryState:
         text = self.get_query_argument("state", DeliveryState.FAILED)
@@ -45,4 +39,4 @@ class RequeueNotification(BaseHandler):
 
     async def post(self, notification_id: str) -> None:
         delivery = await self.services.lifecycle.requeue_delivery(notification_id)
-        self.send_json(shapes.notification(delivery, self.urls))
+        await self.send_json(schemas.notification(delivery, self.urls))

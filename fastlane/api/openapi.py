@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
-from fastlane.api import answers
 from fastlane.api.lookup import TASK_ID_MAX_CHARS
 from fastlane.api.output import TAIL_MAX_LINES
 from fastlane.api.paging import MAX_PAGE, MAX_PER_PAGE
 from fastlane.api.payload import BlacklistPayload, JobPayload, job_payload
+from fastlane.api.schemas import executions, jobs, notifications, problems, server
+from fastlane.api.schemas.channels import added_keys
 from fastlane.api.tasks import IDEMPOTENCY_KEY_MAX_CHARS, QUERY_MAX_CHARS
 from fastlane.api.websocket import MAX_SEQ
 
@@ -47,11 +48,11 @@ class Operation:
     tag: str
     summary: str
     description: str
-    answers: Mapping[int, type[BaseModel] | tuple[str, ...] | None]
+    answers: Mapping[int, type[Any] | tuple[str, ...] | None]
     """For each status of success: a model (JSON), media types, or None (no body)."""
     query: Sequence[str] = ()
     """Names in :data:`PARAMETERS`."""
-    body: type[BaseModel] | None = None
+    body: type[Any] | None = None
     problems: Sequence[int] = ()
     """Statuses of problems beside those that :func:`problem_statuses` adds."""
     headers: Sequence[str] = ()
@@ -94,7 +95,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Tasks",
         "All tasks",
         "A page of the tasks, oldest first.",
-        {200: answers.TaskPage},
+        {200: jobs.TaskPage},
         query=_PAGED,
     ),
     Operation(
@@ -105,7 +106,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Search tasks",
         "Tasks whose id holds any of the words of `query`, best match first. Only whole words "
         "match, case aside; they are split at everything but letters and digits.",
-        {200: answers.TaskPage},
+        {200: jobs.TaskPage},
         query=("query", *_PAGED),
     ),
     Operation(
@@ -115,7 +116,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Tasks",
         "One task",
         "The task with a page of its jobs, newest first.",
-        {200: answers.TaskDetails},
+        {200: jobs.TaskDetails},
         query=_PAGED,
         problems=(404,),
     ),
@@ -126,7 +127,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Jobs",
         "Create a job",
         "Stores a job and, unless it is scheduled, its first execution. " + _SUBMIT,
-        {200: answers.Submitted},
+        {200: jobs.Submitted},
         query=("Idempotency-Key",),
         body=JobPayload,
         headers=("Idempotent-Replayed",),
@@ -138,7 +139,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Jobs",
         "One job",
         "The job with a page of its executions, newest first.",
-        {200: answers.JobDetails},
+        {200: jobs.JobDetails},
         query=_PAGED,
         problems=(404,),
     ),
@@ -150,7 +151,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Create or replace a job",
         "Creates the job with this id, a UUID4, or replaces its definition and schedule, and "
         "enqueues as a new job does. " + _SUBMIT,
-        {200: answers.Submitted},
+        {200: jobs.Submitted},
         body=JobPayload,
     ),
     Operation(
@@ -160,7 +161,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Jobs",
         "Stop a job",
         "Ends its last execution, its schedule and its retries. Safe to repeat.",
-        {200: answers.StoppedJob},
+        {200: jobs.StoppedJob},
         problems=(404,),
     ),
     Operation(
@@ -171,7 +172,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Run a job once more",
         "A new execution of its last definition; one that still runs is stopped first. 400 when "
         "the job has not run yet.",
-        {200: answers.RetriedJob},
+        {200: jobs.RetriedJob},
         problems=(404,),
     ),
     Operation(
@@ -181,7 +182,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Executions",
         "One execution",
         "How it is or how it ended, with the end of its output.",
-        {200: answers.ExecutionDetails},
+        {200: executions.ExecutionDetails},
         problems=(404,),
     ),
     Operation(
@@ -191,7 +192,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Executions",
         "Stop an execution",
         "Ends this run and its retries; the job's schedule goes on. Safe to repeat.",
-        {200: answers.StoppedExecution},
+        {200: executions.StoppedExecution},
         problems=(404,),
     ),
     *(
@@ -251,7 +252,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Notifications that wait or have failed",
         "Newest first: those that were tried in vain until their retries were used up "
         "(`failed`, the default), or those that are still on their way (`pending`).",
-        {200: answers.NotificationPage},
+        {200: notifications.NotificationPage},
         query=("deliveryState", *_PAGED),
     ),
     Operation(
@@ -261,7 +262,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Notifications",
         "Try a failed notification again",
         "From its first attempt on, under the same id. Safe to repeat; 400 when it was delivered.",
-        {200: answers.Notification},
+        {200: notifications.Notification},
         problems=(404,),
     ),
     Operation(
@@ -271,7 +272,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Server",
         "Which hosts are out",
         "Those that were taken out for new executions, also where no farm has them any more.",
-        {200: answers.Blacklist},
+        {200: server.Blacklist},
     ),
     *(
         Operation(
@@ -282,7 +283,7 @@ OPERATIONS: tuple[Operation, ...] = (
             summary,
             "For new executions, on every instance at once; those that it has go on. Safe to "
             "repeat. 404 for a host that is not in the configuration.",
-            {200: answers.BlacklistedHost},
+            {200: server.BlacklistedHost},
             body=BlacklistPayload,
             problems=(404,),
         )
@@ -299,7 +300,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Server",
         "Whether the storage is well",
         "200 when it is, else 503 with what is wrong.",
-        {200: answers.Health, 503: answers.Health},
+        {200: server.Health, 503: server.Health},
     ),
     Operation(
         "/status",
@@ -308,7 +309,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Server",
         "What the server does",
         "Running containers, hosts, queues and the jobs that have a next run.",
-        {200: answers.ServerStatus},
+        {200: server.ServerStatus},
     ),
     Operation(
         "/openapi.json",
@@ -582,13 +583,38 @@ def document(version: str) -> Mapping[str, Any]:
 @cache
 def schemas() -> Mapping[str, Any]:
     """The schemas of the payload and of the answers, by name."""
-    payloads = [(job_payload(), "validation"), (BlacklistPayload, "validation")]
-    models = [*payloads, *((model, "serialization") for model in answers.MODELS)]
-    _, found = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    answers = _answer_models()
+    models: list[tuple[type[Any], str]] = [
+        *((body, "validation") for body in (job_payload(), BlacklistPayload)),
+        *((model, "serialization") for model in answers),
+    ]
+    added: dict[str, Any] = {
+        name: TypedDict(f"{name}OfChannels", keys)  # type: ignore[operator]
+        for name, keys in added_keys().items()
+    }
+    models += [(model, "serialization") for model in added.values()]
+    _, found = TypeAdapter.json_schemas(
+        [(model.__name__, mode, TypeAdapter(model)) for model, mode in models],  # type: ignore[misc]
+        ref_template="#/components/schemas/{model}",
+    )
     named: dict[str, Any] = _without_titles(found["$defs"])
-    for model in answers.MODELS:
+    for name, model in added.items():
+        more = named.pop(model.__name__)
+        named[name]["properties"] |= more["properties"]
+        named[name]["required"] += more["required"]
+    for model in answers:
         named[model.__name__]["examples"] = [sample(named[model.__name__], named)]
     return named
+
+
+def _answer_models() -> list[type[Any]]:
+    found = {
+        answer
+        for operation in OPERATIONS
+        for answer in operation.answers.values()
+        if answer is not None and not isinstance(answer, tuple)
+    }
+    return [*found, problems.ProblemDetails, problems.PayloadProblem]
 
 
 def _without_titles(value: Any) -> Any:
@@ -613,8 +639,10 @@ def sample(schema: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
     for key in ("examples", "enum"):
         if schema.get(key):
             return schema[key][0]
-    if "anyOf" in schema:
-        return sample(schema["anyOf"][0], named)
+    if "default" in schema:
+        return schema["default"]
+    if {"type": "null"} in schema.get("anyOf", ()):
+        return None
     match schema.get("type"):
         case "object":
             return {
@@ -622,7 +650,9 @@ def sample(schema: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
             }
         case "array":
             return [sample(schema["items"], named)]
-    return schema.get("default", schema.get("const"))
+        case "boolean":
+            return False
+    return ""
 
 
 def _path_item(route: str) -> dict[str, Any]:
@@ -717,7 +747,7 @@ def _everywhere(path: str) -> frozenset[int]:
 
 
 def _success(
-    operation: Operation, status: int, answer: type[BaseModel] | tuple[str, ...] | None
+    operation: Operation, status: int, answer: type[Any] | tuple[str, ...] | None
 ) -> dict[str, Any]:
     # The handshake is Tornado's own and has the headers of RFC 6455 only.
     headers = () if status == 101 else ("X-Request-ID", *operation.headers)
@@ -732,13 +762,13 @@ def _success(
         found["content"] = {JSON: {"schema": _reference(answer)}}
     if status == 503:
         # The health's own, or a problem, such as one of the server's.
-        found["content"][PROBLEM] = {"schema": _reference(answers.ProblemDetails)}
+        found["content"][PROBLEM] = {"schema": _reference(problems.ProblemDetails)}
     return found
 
 
 def _problem(status: int) -> dict[str, Any]:
     description, headers = PROBLEMS[status]
-    model = answers.PayloadProblem if status == 400 else answers.ProblemDetails
+    model = problems.PayloadProblem if status == 400 else problems.ProblemDetails
     return {
         "description": description,
         "headers": _headers("X-Request-ID", *headers),
@@ -754,7 +784,7 @@ def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _reference(model: type[BaseModel]) -> dict[str, str]:
+def _reference(model: type[Any]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 

@@ -1,16 +1,11 @@
-"""Pages of listings, as the reference shows them."""
+"""Which page of a listing a request asks for."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
 
 from tornado.web import RequestHandler
 
 from fastlane.api.problems import Problem
-from fastlane.storage.base import Page, PageRequest
-
-T = TypeVar("T")
+from fastlane.storage.base import PageRequest
 
 MAX_PER_PAGE = 100
 # Bounds a page number to what every storage can count.
@@ -38,35 +33,3 @@ def _number(handler: RequestHandler, name: str, default: int, most: int) -> int:
     if not 1 <= number <= most:
         raise Problem(400, f"{name} is {text[:50]!r}; it must be a whole number from 1 to {most}.")
     return number
-
-
-def page_body(
-    page: Page[T],
-    request: PageRequest,
-    items: Sequence[Any],
-    url: Callable[..., str],
-    *,
-    per_page: int,
-    name: str = "items",
-) -> dict[str, Any]:
-    """The reference's page object; *url* makes the URL of a page from its query.
-
-    ``nextUrl`` carries the cursor, so that following it costs the same on every page.
-    """
-    pages = -(-page.total // request.size)
-    has_next = page.next_cursor is not None
-    has_prev = request.number > 1 and page.total > 0
-    size = None if request.size == per_page else request.size
-    return {
-        "hasNext": has_next,
-        "hasPrev": has_prev,
-        name: items,
-        "nextUrl": url(page=request.number + 1, perPage=size, after=page.next_cursor)
-        if has_next
-        else None,
-        "page": request.number,
-        "pages": pages,
-        "perPage": request.size,
-        "prevUrl": url(page=min(request.number - 1, pages), perPage=size) if has_prev else None,
-        "total": page.total,
-    }

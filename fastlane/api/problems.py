@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any
 
 from fastlane.errors import FastlaneError
 
@@ -35,23 +33,3 @@ class Problem(FastlaneError):
         self.detail = detail
         self.faults = tuple(faults)
         self.headers = dict(headers or {})
-
-
-def problem_body(
-    status: int, detail: str, request_id: str, faults: Sequence[Fault] = ()
-) -> dict[str, Any]:
-    """The members of RFC 9457, section 3.1, and ours: ``requestId`` and ``errors``."""
-    try:
-        title = HTTPStatus(status).phrase
-    except ValueError:
-        title = "Error"
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "requestId": request_id,
-    }
-    if faults:
-        body["errors"] = [{"pointer": fault.pointer, "message": fault.message} for fault in faults]
-    return body

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fastlane.api import shapes
 from fastlane.api.executions import read_outputs
+from fastlane.api.schemas.common import Urls
+from fastlane.api.schemas.executions import report
 from fastlane.model import Event, Execution
 from fastlane.notifications.base import Report
 from fastlane.redact import redact
@@ -26,8 +27,8 @@ class Reports:
     async def describe(self, execution: Execution, event: Event) -> Report:
         """The execution as it is now, with the ends of its log."""
         outputs = await read_outputs(self._storage, [execution])
-        urls = shapes.Urls(self.base_url)
-        body = shapes.report(execution, outputs[execution.id], self._words, urls)
+        urls = Urls(self.base_url)
+        body = report(execution, outputs[execution.id], self._words, urls)
         definition = execution.definition
         definition = replace(
             definition, envs=redact(definition.envs, self._words), subscriptions=()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fastlane.api import shapes
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
+from fastlane.api.schemas import server as schemas
 from fastlane.errors import StorageUnavailable
-from fastlane.notifications.registry import channels
 
 # Bounds the list of scheduled jobs; the count beside it is whole.
 SCHEDULED_SHOWN = 100
@@ -31,7 +30,7 @@ class Healthcheck(BaseHandler):
         ]
         if errors:
             self.set_header("Retry-After", str(RETRY_AFTER_SECONDS))
-        self.send_json(
+        await self.send_json(
             {
                 "errors": errors,
                 **{source: message is None for source, message in parts.items()},
@@ -51,36 +50,22 @@ class Status(BaseHandler):
         scheduled = await storage.scheduled_jobs(SCHEDULED_SHOWN)
         running = Counter(execution.host for execution in active)
         running_of_farm = Counter(execution.farm for execution in active)
-        self.send_json(
-            {
-                "version": services.version,
-                "executor": services.executor.name,
-                "backend": storage.name,
-                "containers": {"running": [shapes.running_container(e, urls) for e in active]},
-                "hosts": [
-                    shapes.host_status(host, services.hosts, running[host], farm)
-                    for farm in services.farms
-                    for host in farm.hosts
-                ],
-                "farms": [
-                    shapes.farm_status(farm, services.hosts, running_of_farm[farm.name])
-                    for farm in services.farms
-                ],
-                "jobs": {
-                    "count": overview.jobs,
-                    "scheduled": [shapes.scheduled_job(job, urls) for job in scheduled],
-                    "scheduledCount": overview.scheduled,
-                },
-                "queues": {
-                    "jobs": {"length": overview.queued},
-                    "monitor": {"length": overview.active},
-                    "scheduled": {"length": overview.scheduled + overview.delayed},
-                    "error": {"length": overview.undelivered},
-                    **{
-                        channel.key: {"length": overview.pending.get(channel.name, 0)}
-                        for channel in channels()
-                    },
-                },
-                "tasks": {"count": overview.tasks},
-            }
-        )
+        found: schemas.ServerStatus = {
+            "version": services.version,
+            "executor": services.executor.name,
+            "backend": storage.name,
+            "containers": {"running": [schemas.running_container(one, urls) for one in active]},
+            "hosts": [
+                schemas.host_status(host, services.hosts, running[host], farm)
+                for farm in services.farms
+                for host in farm.hosts
+            ],
+            "farms": [
+                schemas.farm_status(farm, services.hosts, running_of_farm[farm.name])
+                for farm in services.farms
+            ],
+            "jobs": schemas.job_counts(overview, scheduled, urls),
+            "queues": schemas.queues(overview),
+            "tasks": {"count": overview.tasks},
+        }
+        await self.send_json(found)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
-from fastlane.api import shapes
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import check_task_id
-from fastlane.api.paging import page_body, requested_page
+from fastlane.api.paging import requested_page
 from fastlane.api.payload import take_payload
 from fastlane.api.problems import Problem
+from fastlane.api.schemas import jobs as schemas
+from fastlane.api.schemas.common import page_keys
 from fastlane.storage.base import IdempotencyKey
 
 TASKS_PER_PAGE = 10
@@ -26,8 +27,8 @@ class Tasks(BaseHandler):
     async def get(self) -> None:
         request = requested_page(self, TASKS_PER_PAGE)
         page = await self.services.storage.tasks(request)
-        items = [shapes.task_item(task, self.urls) for task in page.items]
-        self.send_json(page_body(page, request, items, self.urls.tasks, per_page=TASKS_PER_PAGE))
+        keys = page_keys(page, request, self.urls.tasks(), per_page=TASKS_PER_PAGE)
+        await self.send_json(schemas.task_page(page, keys, self.urls))
 
 
 class Search(BaseHandler):
@@ -39,12 +40,8 @@ class Search(BaseHandler):
             raise Problem(400, f"query has {len(query)} characters; at most {QUERY_MAX_CHARS}.")
         request = requested_page(self, TASKS_PER_PAGE)
         page = await self.services.storage.search_tasks(query, request)
-        items = [shapes.task_item(task, self.urls) for task in page.items]
-
-        def url(**keys: object) -> str:
-            return self.urls.search(query=query, **keys)
-
-        self.send_json(page_body(page, request, items, url, per_page=TASKS_PER_PAGE))
+        keys = page_keys(page, request, self.urls.search(), per_page=TASKS_PER_PAGE, query=query)
+        await self.send_json(schemas.task_page(page, keys, self.urls))
 
 
 class Task(BaseHandler):
@@ -54,17 +51,8 @@ class Task(BaseHandler):
         request = requested_page(self, JOBS_PER_PAGE)
         task = await self.services.storage.task(task_id)
         page = await self.services.storage.jobs(task_id, request)
-        items = [shapes.job_item(job, self.urls) for job in page.items]
-
-        def url(**keys: object) -> str:
-            return self.urls.task(task_id, **keys)
-
-        self.send_json(
-            {
-                **shapes.task_item(task, self.urls),
-                **page_body(page, request, items, url, per_page=JOBS_PER_PAGE, name="jobs"),
-            }
-        )
+        keys = page_keys(page, request, self.urls.task(task_id), per_page=JOBS_PER_PAGE)
+        await self.send_json(schemas.task_details(task, page, keys, self.urls))
 
     async def post(self, task_id: str) -> None:
         check_task_id(task_id)
@@ -90,7 +78,7 @@ class Task(BaseHandler):
         )
         if submitted.repeated:
             self.set_header("Idempotent-Replayed", "true")
-        self.send_json(shapes.submitted(submitted.job, submitted.execution, self.urls))
+        await self.send_json(schemas.submitted(submitted.job, submitted.execution, self.urls))
 
     def _idempotency_key(self) -> IdempotencyKey | None:
         key = self.request.headers.get("Idempotency-Key")

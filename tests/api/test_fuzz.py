@@ -11,12 +11,13 @@ import random
 from typing import Any
 from urllib.parse import quote
 
-import ujson
-
-from fastlane.api import shapes
 from fastlane.api.payload import JobPayload, read_payload
-from fastlane.api.problems import Problem, problem_body
+from fastlane.api.problems import Problem
+from fastlane.api.schemas import jobs
+from fastlane.api.schemas.common import Urls
+from fastlane.api.schemas.problems import problem_details
 from fastlane.config import Config
+from fastlane.encoding import to_json
 from fastlane.events import Bus
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Backoff, Execution, Farm, Job
@@ -225,7 +226,7 @@ async def test_twenty_thousand_payloads() -> None:
         farms=[Farm("default", ("h",), 1)],
         instance="fuzz",
     )
-    urls, config = shapes.Urls("http://localhost"), Config()
+    urls, config = Urls("http://localhost"), Config()
     payloads = Payloads(seed=2019)
     accepted = refused = 0
     for number in range(PAYLOADS):
@@ -233,7 +234,7 @@ async def test_twenty_thousand_payloads() -> None:
         payload = read(number, body)
         if isinstance(payload, Problem):
             assert payload.status == 400, (number, body, payload)
-            answer = sent(problem_body(400, payload.detail, "id", payload.faults))
+            answer = sent(problem_details(payload, "id"))
             if number % 20 == 0:
                 reference = {"$ref": "#/components/schemas/PayloadProblem"}
                 validate(answer, reference, f"{number}: {body!r}")
@@ -246,8 +247,8 @@ async def test_twenty_thousand_payloads() -> None:
                 assert definition.command.argv
                 assert definition.effective_pull_policy
                 assert definition_from(definition_text(definition)) == definition
-                sent(shapes.submitted(done.job, done.execution, urls))
-                details = sent(shapes.job_details(done.job, [], None, config, urls))
+                sent(jobs.submitted(done.job, done.execution, urls))
+                details = sent(jobs.job_details(done.job, [], None, config, urls))
                 if number % 20 == 0:
                     validate(details, {"$ref": "#/components/schemas/Job"}, f"{number}: {body!r}")
             except Exception as error:
@@ -272,8 +273,7 @@ def sent(answer: Any) -> Any:
 
     :raises Exception: it cannot be sent as JSON.
     """
-    text = ujson.dumps(answer, ensure_ascii=False, escape_forward_slashes=False)
-    return json.loads(text.encode("utf-8"))
+    return json.loads(to_json(answer).encode("utf-8"))
 
 
 async def test_over_http(make_site: MakeSite) -> None:

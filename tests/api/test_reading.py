@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import threading
 import uuid
 from typing import Any
 
 import pytest
 
+from fastlane.api import large
 from fastlane.model import Definition, LogCap, Schedule, Stream
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Site
@@ -221,6 +224,39 @@ async def test_log_in_details_is_cut_from_its_beginning(still: Site) -> None:
     assert shown["logTruncated"] is True
     assert shown["log"].endswith("éz")
     assert len(shown["log"].encode()) <= 65_536 + 3
+
+
+async def test_large_answers_leave_the_loop(still: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are encoded and compressed in a thread, and are the same as any other answer."""
+    threads = []
+    encode = large.encode
+
+    def observed(*args: Any, **keys: Any) -> large.Encoded:
+        threads.append(threading.current_thread())
+        return encode(*args, **keys)
+
+    monkeypatch.setattr(large, "encode", observed)
+    owner = still.owner()
+    await owner.start()
+    small = await still.get(owner.path)
+    assert threads == []
+    await owner.write(b"x\n" * 100_000, (Stream.STDERR, b"\0\xff" * 100_000))
+    for _ in range(2):
+        await owner.finish(0)
+        await still.post(f"{owner.job_path}/retry/")
+        await owner.lifecycle.started(await owner.claim(), "run")
+        owner.seq = 0
+        await owner.write(b"x\n" * 100_000, (Stream.STDERR, b"\0\xff" * 100_000))
+    plain = await still.get(owner.job_path)
+    packed = await still.get(owner.job_path, Accept_Encoding="gzip")
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
+    assert len(plain.json["job"]["executions"]) == 3
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    assert packed.headers["Etag"] == plain.headers["Etag"] != small.headers["Etag"]
+    again = await still.get(owner.job_path, If_None_Match=plain.headers["Etag"])
+    assert (again.status, again.body) == (304, b"")
 
 
 async def test_log_that_is_not_text(still: Site) -> None:
