@@ -21,7 +21,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 
 #: Each phrase, as a regular expression over text with single spaces, and what to write instead.
 PHRASES = {
-    r"(is|are|was|were|be) (not )?taken (?!from|down|out|offline|as|by)": "accepted, supported",
+    r"(is|are|was|were|be) (not )?taken (?!from|away|down|out|offline|as|by)": "accepted, supported",
     r"(is|are|was|were|be) (not )?taken[.;,]": "accepted, supported",
     r"is taken by another": "already used",
     r"taken for (a|an|the)\b": "mistaken for, treated as",
@@ -80,7 +80,6 @@ PHRASES = {
     r"(the|a) wait broke\b|wait for a run broke": "failed",
     r"(broke|breaks) in the middle": "failed part-way",
     r"what (it|they) (is|are) asked\b": "the request",
-    r"says? so\b": "reports it",
     r"nearest one is": "did you mean",
     r"such as it is\b": "as is",
 }
@@ -110,7 +109,9 @@ def texts() -> Iterator[Text]:
     pages = [*ROOT.rglob("templates/**/*.html"), *ROOT.rglob("static/**/*.js")]
     for path in [*(ROOT / name for name in DOCUMENTS), *(ROOT / "docs").rglob("*.md"), *pages]:
         if path.is_file() and ".venv" not in path.parts:
-            yield from _paragraphs(str(path.relative_to(ROOT)), path.read_text())
+            # The glossary ends with a table of what not to write.
+            content = path.read_text().partition("## Words to avoid")[0]
+            yield from _paragraphs(str(path.relative_to(ROOT)), content)
 
 
 def _strings(source: str) -> Iterator[tuple[int, str]]:
