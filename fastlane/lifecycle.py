@@ -135,13 +135,13 @@ class Lifecycle:
         if (execution.task_id, execution.job_id) != (task_id, job_id):
             raise NotFound(f"Job {job_id} of task {task_id!r} has no execution {execution_id}.")
         stopped = await self._request_stop(execution_id, Reason.STOPPED)
-        retry = await self._retry_after(stopped)
+        retry = await self.retry_after(stopped)
         while retry is not None:
-            retry = await self._retry_after(await self._request_stop(retry.id, Reason.STOPPED))
+            retry = await self.retry_after(await self._request_stop(retry.id, Reason.STOPPED))
         return stopped
 
-    async def _retry_after(self, execution: Execution) -> Execution | None:
-        """The retry that was stored with the outcome of *execution*; None when none was."""
+    async def retry_after(self, execution: Execution) -> Execution | None:
+        """The retry that was stored with the outcome of *execution*, or None."""
         if not execution.final or execution.reason is None:
             return None
         outcome = Outcome(execution.status, execution.reason)

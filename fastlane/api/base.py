@@ -198,7 +198,7 @@ class BaseHandler(RequestHandler):
         self.set_header("Access-Control-Allow-Origin", origin)
         self.set_header(
             "Access-Control-Expose-Headers",
-            "X-Request-ID, Fastlane-Exit-Code, Fastlane-Status, Retry-After",
+            "X-Request-ID, Fastlane-Exit-Code, Fastlane-Reason, Fastlane-Status, Retry-After",
         )
         if self.request.method == "OPTIONS":
             self.set_header("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE")

@@ -206,7 +206,7 @@ OPERATIONS: tuple[Operation, ...] = (
             {200: (TEXT,)},
             query=("tail",),
             problems=(404,),
-            headers=("Fastlane-Status", "Fastlane-Exit-Code"),
+            headers=("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code"),
         )
         for path, whose, of in (
             (JOB, "Job", "the last execution"),
@@ -484,6 +484,10 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
     "Fastlane-Status": {
         "description": "The execution's status; `scheduled` when there is none yet.",
         "required": True,
+        "schema": {"type": "string"},
+    },
+    "Fastlane-Reason": {
+        "description": "Why it ended, as `reason` in its details; only once it has.",
         "schema": {"type": "string"},
     },
     "Fastlane-Exit-Code": {

@@ -34,8 +34,10 @@ class OutputHandler(BaseHandler):
         if execution is None:
             self.set_header("Fastlane-Status", "scheduled")
             return
-        # The status is read first: behind a final one the log is complete.
+        # The status is read first: once it is final, the log is complete.
         self.set_header("Fastlane-Status", execution.status)
+        if execution.reason is not None:
+            self.set_header("Fastlane-Reason", execution.reason)
         if execution.exit_code is not None:
             self.set_header("Fastlane-Exit-Code", str(execution.exit_code))
         if self.request.method == "HEAD":

@@ -19,6 +19,7 @@ from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.api.feed import Format, Watch, frame_header, time_text
 from fastlane.api.lookup import find_log
 from fastlane.api.problems import Problem
+from fastlane.api.waiting import reasons
 from fastlane.errors import NotFound, StorageError
 from fastlane.model import Execution, Job, Status
 
@@ -52,12 +53,14 @@ class LogSocket(BaseHandler, WebSocketHandler):
     _stream_format = Format.PLAIN
     _after = 0
     _tells_state = False
+    _follows_job: bool
     _job: Job
     _execution: Execution | None = None
 
     async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
         """Refuse with an HTTP answer what can be refused, then shake hands."""
         self._read_query()
+        self._follows_job = execution_id is None
         self._job, self._execution = await find_log(
             self.services.storage, task_id, job_id, execution_id
         )
@@ -151,21 +154,23 @@ class LogSocket(BaseHandler, WebSocketHandler):
     async def _stream(self) -> tuple[int, str]:
         """Send everything that there is to send; the close code and reason that fit."""
         if self._execution is None:
-            await self._tell_state(None)
+            await self._tell_state(None, None)
             return NORMAL, RETRY
-        told = None
+        told = retry = None
         async with self.services.sockets.feed.watch(self._execution.id) as watch:
             while True:
                 execution, version = watch.execution, watch.version
                 if execution != told:
-                    await self._tell_state(execution)
+                    # It was stored with the outcome, so it is there once the status is final.
+                    retry = await self.services.lifecycle.retry_after(execution)
+                    await self._tell_state(execution, retry)
                     told = execution
                 if execution.status is Status.ENQUEUED:
                     return NORMAL, RETRY
                 await self._drain(watch)
                 if execution.final:
                     await self._tell_end(execution)
-                    return NORMAL, DONE
+                    return NORMAL, RETRY if self._follows_job and retry else DONE
                 await watch.news(version)
 
     async def _drain(self, watch: Watch) -> None:
@@ -173,9 +178,14 @@ class LogSocket(BaseHandler, WebSocketHandler):
             await self._send(page.behind(self._after))
             self._after = page.last
 
-    async def _tell_state(self, execution: Execution | None) -> None:
-        if self._tells_state:
-            await self._send_json({"state": state_of(self._job, execution, self.services.clock())})
+    async def _tell_state(self, execution: Execution | None, retry: Execution | None) -> None:
+        if not self._tells_state:
+            return
+        state = {**_state_of_job(self._job), "now": time_text(self.services.clock())}
+        if execution is not None:
+            waiting = await reasons(self.services, [execution])
+            state |= _state_of(execution, waiting[execution.id], retry)
+        await self._send_json({"state": state})
 
     async def _tell_end(self, execution: Execution) -> None:
         if self._stream_format is Format.JSON:
@@ -215,26 +225,39 @@ class LogSocket(BaseHandler, WebSocketHandler):
         written.result()
 
 
-def state_of(job: Job, execution: Execution | None, now: float) -> Mapping[str, Any]:
-    """What the page shows beside the log; times as the API writes them."""
+def _text(at: float | None) -> str | None:
+    return None if at is None else time_text(at)
 
-    def text(at: float | None) -> str | None:
-        return None if at is None else time_text(at)
 
-    common = {
+def _state_of_job(job: Job) -> dict[str, Any]:
+    """What the page shows of a job that has not run yet."""
+    return {
+        "status": "scheduled" if job.scheduled else "idle",
+        "executionId": None,
         "scheduled": job.scheduled,
-        "nextScheduledAt": text(job.next_run_at),
-        "now": text(now),
+        "nextScheduledAt": _text(job.next_run_at),
     }
-    if execution is None:
-        return {"status": "scheduled" if job.scheduled else "idle", "executionId": None, **common}
+
+
+def _state_of(
+    execution: Execution, waiting: str | None, retry: Execution | None
+) -> Mapping[str, Any]:
+    """What the page shows beside the log.
+
+    :param waiting: why it does not run yet, in a sentence.
+    :param retry: the execution that follows it as its retry.
+    """
     return {
         "status": execution.status,
         "executionId": execution.id,
         "exitCode": execution.exit_code,
         "reason": execution.reason,
         "error": execution.error,
-        "startedAt": text(execution.started_at),
-        "finishedAt": text(execution.finished_at),
-        **common,
+        "startedAt": _text(execution.started_at),
+        "finishedAt": _text(execution.finished_at),
+        "waiting": waiting,
+        "attempt": execution.attempt + 1,
+        "attempts": execution.definition.retries + 1,
+        "dueAt": _text(execution.due_at),
+        "retry": retry and {"executionId": retry.id, "dueAt": _text(retry.due_at)},
     }

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from fastlane.events import Bus
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
+    Backoff,
     Definition,
     Execution,
     Farm,
@@ -38,10 +40,24 @@ class Owner:
         self.job_id = ""
 
     async def submit(
-        self, *, schedule: Schedule | None = None, expires_at: float | None = None
+        self,
+        *,
+        schedule: Schedule | None = None,
+        expires_at: float | None = None,
+        retries: int = 0,
+        retry_after: float = 60.0,
     ) -> Execution | None:
-        """Store a job; its first execution when it has one."""
-        definition = Definition.parse(image="busy:latest", command="true", expires_at=expires_at)
+        """Store a job; its first execution when it has one.
+
+        :param retry_after: seconds between the attempts.
+        """
+        definition = Definition.parse(
+            image="busy:latest",
+            command="true",
+            expires_at=expires_at,
+            retries=retries,
+            backoff=Backoff(min_ms=retry_after * 1000, factor=1.0, max_ms=retry_after * 1000),
+        )
         submitted = await self.lifecycle.submit(
             task_id=self.task_id,
             job_id=None,
@@ -59,11 +75,18 @@ class Owner:
         assert self.execution.job_id == self.job_id
         return self.execution
 
-    async def start(self) -> Execution:
-        """Submit, claim and start."""
-        await self.submit()
+    async def start(self, **options: Any) -> Execution:
+        """Submit (see :meth:`submit`), claim and start."""
+        await self.submit(**options)
         execution = await self.claim()
         self.execution = await self.lifecycle.started(execution, "run-1")
+        return self.execution
+
+    async def start_retry(self) -> Execution:
+        """Claim and start the attempt that follows the one that has just failed."""
+        await self.lifecycle.run_due()
+        self.seq = 0
+        self.execution = await self.lifecycle.started(await self.claim(), "run-2")
         return self.execution
 
     async def write(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fastlane.api import large
-from fastlane.model import Definition, LogCap, Schedule, Stream
+from fastlane.model import Definition, LogCap, Outcome, Reason, Schedule, Status, Stream
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Site
 
@@ -147,6 +147,19 @@ async def test_output_before_it_has_run(still: Site) -> None:
             assert answer.body in (b"", b"\n-=-\n")
             assert answer.headers["Fastlane-Status"] == status
             assert "Fastlane-Exit-Code" not in answer.headers
+            assert "Fastlane-Reason" not in answer.headers
+
+
+async def test_output_of_what_never_ran_says_why(still: Site) -> None:
+    owner = still.owner()
+    await owner.submit()
+    outcome = Outcome(Status.FAILED, Reason.PULL_FAILED, error="Image x:1 was not pulled.")
+    await owner.lifecycle.finish(await owner.claim(), outcome)
+    for base in (owner.job_path, owner.path):
+        for name in ("logs", "stdout", "stderr"):
+            answer = await still.get(f"{base}/{name}/")
+            assert answer.headers["Fastlane-Status"] == "failed"
+            assert answer.headers["Fastlane-Reason"] == "pull-failed"
 
 
 async def test_output_while_it_runs(still: Site) -> None:

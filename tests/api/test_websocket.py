@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from fastlane.api import websocket
 from fastlane.events import log_topic
 from fastlane.model import LogCap, Schedule, Stream
-from tests.api.log_owner import Owner
+from tests.api.log_owner import FARM, Owner
 from tests.api.log_site import Site, eventually, serve
 
 # Bounds every wait of these tests, in seconds.
@@ -226,6 +227,45 @@ async def test_retry_while_nothing_has_run(site: Site, owner: Owner) -> None:
     for path in (owner.job_path, owner.path):
         viewer = await watch(site, f"{path}/ws/?format=json")
         assert (viewer.frames, viewer.end[1]) == ([], "retry")
+
+
+async def test_retry_while_a_retry_is_due(site: Site, owner: Owner) -> None:
+    """A job's socket is done only with its last attempt; an execution's with that execution."""
+    await owner.start(retries=1, retry_after=0.0)
+    first = owner.path
+    viewers = [
+        await Viewer.connect(site, f"{path}/ws/?format=json&state=true")
+        for path in (owner.job_path, owner.path)
+    ]
+    for viewer in viewers:
+        await viewer.until('"running"')
+    await owner.finish(1)
+    for viewer, reason in zip(viewers, ("retry", "done"), strict=True):
+        await viewer.rest()
+        assert viewer.end == (1000, reason)
+        assert viewer.messages[-1]["end"] is True
+        state = viewer.messages[-2]["state"]
+        assert (state["attempt"], state["attempts"]) == (1, 2)
+    retry_id = state["retry"]["executionId"]
+    (due,) = (await watch(site, f"{owner.job_path}/ws/?format=json&state=true")).messages
+    assert (due["state"]["executionId"], due["state"]["attempt"]) == (retry_id, 2)
+    assert due["state"]["dueAt"] is not None
+    await owner.start_retry()
+    viewer = await Viewer.connect(site, f"{owner.job_path}/ws/")
+    await owner.write(b"again\n")
+    await owner.finish(1)
+    assert await viewer.rest() == "again\n"
+    assert viewer.end == (1000, "done")
+    # The first attempt's own socket is done, as before.
+    assert (await watch(site, f"{first}/ws/")).end == (1000, "done")
+
+
+async def test_the_page_is_told_why_it_waits(site: Site, owner: Owner) -> None:
+    (record,) = (site.services.hosts.record(host) for host in FARM.hosts)
+    site.services.hosts.take([replace(record, blacklisted=True)])
+    await owner.submit()
+    (told,) = (await watch(site, f"{owner.path}/ws/?format=json&state=true")).messages
+    assert "localhost" in told["state"]["waiting"]
 
 
 async def test_a_viewer_of_a_pulling_execution_waits_for_its_log(site: Site, owner: Owner) -> None:
