@@ -17,7 +17,7 @@ from fastlane.errors import ExecutorError, NotFound, StorageInUse
 from fastlane.events import Bus
 from fastlane.executors.base import ListedRun, Phase
 from fastlane.model import FINAL
-from fastlane.server import make_executor, make_storage, with_installation
+from fastlane.wiring import make_executor, make_storage, with_installation
 
 IsOver = Callable[[ListedRun], Awaitable[bool]]
 """Whether the execution of a run is known to be over."""

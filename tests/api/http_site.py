@@ -32,7 +32,7 @@ class StillServer(Server):
 
     def __init__(self, config: Config, **parts: Any) -> None:
         super().__init__(config, **parts)
-        self._work = ()  # type: ignore[assignment]
+        self._work = ()
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ async def test_log_and_error_are_cut(make_site: MakeSite) -> None:
         LogRecord(2, 1.0, Stream.STDERR, b"b" + b"y" * 100_000),
     ]
     await site.server.lifecycle.append_log(execution, records, bookmark="1", cap=None)
-    told = await site.server._reports.describe(
+    told = await site.server.parts.reports.describe(
         await site.storage.execution(execution.id), Event.FINISHES
     )
     assert (told.log, told.log_truncated) == ("x" * 65536, True)

@@ -137,7 +137,7 @@ def break_storage(site: Site, storage: Any) -> None:
         services.bus,
         clock=services.clock,
         farms=services.farms,
-        instance=server.instance,
+        instance=server.lifecycle.instance,
     )
     server.app.settings["services"] = replace(services, storage=storage, lifecycle=lifecycle)
 

@@ -67,6 +67,23 @@ async def test_an_open_api_beyond_loopback_does_not_start(tmp_path: Path) -> Non
     await worker.stop()
 
 
+class UnopenedExecutor(MemoryExecutor):
+    """Cannot be opened."""
+
+    async def open(self) -> None:
+        raise RuntimeError("no room for executors")
+
+
+async def test_a_start_that_fails_closes_what_it_opened(tmp_path: Path) -> None:
+    config = Config(port=0, data_dir=tmp_path, docker_host="tcp://localhost:1234")
+    with pytest.raises(RuntimeError, match="no room for executors"):
+        await Server(config, executor=UnopenedExecutor()).start()
+    # Otherwise the data directory would still be in use.
+    storage = SqliteStorage(tmp_path)
+    await storage.open()
+    await storage.close()
+
+
 async def test_a_request_under_way_is_answered(make_site: MakeSite) -> None:
     """REGRESSIONS 10: who gets no answer sends the job again, and it runs twice."""
     site = await make_site(storage=SlowSubmit)

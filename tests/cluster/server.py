@@ -8,7 +8,7 @@ import time
 
 import uvloop
 
-from fastlane import config, logs, server
+from fastlane import config, logs, server, wiring
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         return time.time() + skew_seconds
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        loaded = runner.run(server.with_installation(loaded))
+        loaded = runner.run(wiring.with_installation(loaded))
         runner.run(server.serve(server.Server(loaded, clock=clock)))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from fastlane import config, logs, server
+from fastlane import config, logs, server, wiring
 from fastlane.executors.base import Executor
 from fastlane.storage.base import Storage
 from fastlane.storage.sqlite import SqliteStorage
@@ -74,7 +74,7 @@ def main() -> None:
         return Crashing(target, crash_at, crash_on, armed)
 
     storage = cast(Storage, crashing(SqliteStorage(loaded.data_dir)))
-    executor = cast(Executor, crashing(server.make_executor(loaded)))
+    executor = cast(Executor, crashing(wiring.make_executor(loaded)))
     asyncio.run(server.serve(server.Server(loaded, storage=storage, executor=executor)))
 
 
