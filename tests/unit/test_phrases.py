@@ -21,8 +21,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 
 #: Each phrase, as a regular expression over text with single spaces, and what to write instead.
 PHRASES = {
-    r"(is|are|was|were|be) (not )?taken (?!from|away|down|out|offline|as|by)": "accepted, supported",
-    r"(is|are|was|were|be) (not )?taken[.;,]": "accepted, supported",
+    r"(is|are|was|were|be) (not )?taken( (?!from|away|down|out|offline|as|by)|[.;,])": "accepted",
     r"is taken by another": "already used",
     r"taken for (a|an|the)\b": "mistaken for, treated as",
     r"go(es)? on\b(?! (call|hold|strike))": "continue",
