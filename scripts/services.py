@@ -31,6 +31,7 @@ PROGRAMS = {
     "docker-registry": "docker-registry",
     "busybox": "busybox-static",
     "docker-compose": "docker-compose",
+    "nginx": "nginx-light",
 }
 
 # Those of them that a store needs, beside mongod.
