@@ -74,5 +74,5 @@ SETUPS: tuple[tuple[str, Callable[[], AbstractAsyncContextManager[Setup]]], ...]
 def storage_of(options: Mapping[str, str]) -> Storage:
     """The storage that a server with *options* has, to be opened while no server has it."""
     if "MONGODB_URL" in options:
-        return ClusterStorage(options["MONGODB_URL"], options["REDIS_URL"])
+        return ClusterStorage(options["MONGODB_URL"])
     return SqliteStorage(Path(options["DATA_DIR"]))

@@ -1,99 +1,156 @@
-"""In-process publish/subscribe: hints that something changed, never the change itself.
+"""What happened, as frozen records.
 
-Who hears a topic reads the storage again, so a lost or doubled hint costs nothing but time.
+An event is news and never the change itself: whoever hears one reads the storage before acting on
+it, so a lost, late or repeated event costs time and nothing else. Its content is there to decide
+whether the storage is worth reading at all, and for those who count. Times are unix seconds.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
 
-QUEUE = "queue"
-"""Something was queued, or a slot came free."""
-SCHEDULE = "schedule"
-"""Something is due at another time than before."""
-HOSTS = "hosts"
-"""A host was black-listed or put back, or its circuit breaker has moved."""
-OUTBOX = "outbox"
-"""A notification waits for delivery."""
+from fastlane.model import FINAL, Execution, HostRecord, Job, Reason, Status
 
 
-def log_topic(execution_id: str) -> str:
-    """News of an execution's log or status, for those who watch it."""
-    return f"log:{execution_id}"
+class Event:
+    """The root of all events."""
+
+    __slots__ = ()
+    KEY: ClassVar[str | None] = None
+    """The field by which subscribers pick theirs out of many."""
+
+    @property
+    def key(self) -> str | None:
+        """What it is about: an execution's id, a job's id or a host."""
+        return None if self.KEY is None else getattr(self, self.KEY)
 
 
-def end_topic(execution_id: str) -> str:
-    """An execution has its outcome, for those who watch it and are not to be kept waiting."""
-    return f"end:{execution_id}"
+@dataclass(frozen=True, slots=True)
+class ExecutionChanged(Event):
+    """An execution was created, has another status or farm, or is to be stopped."""
+
+    KEY = "execution_id"
+    task_id: str
+    job_id: str
+    execution_id: str
+    status: Status
+    number: int = 0
+    attempt: int = 0
+    farm: str = ""
+    host: str | None = None
+    reason: Reason | None = None
+    exit_code: int | None = None
+    stop_reason: Reason | None = None
+    """Why it is to end early, from the request on."""
+    created_at: float | None = None
+    due_at: float | None = None
+    """When a retry joins the queue."""
+    expires_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL
+
+    @classmethod
+    def of(cls, execution: Execution) -> ExecutionChanged:
+        """The event for what *execution* is now."""
+        return cls(
+            task_id=execution.task_id,
+            job_id=execution.job_id,
+            execution_id=execution.id,
+            status=execution.status,
+            number=execution.number,
+            attempt=execution.attempt,
+            farm=execution.farm,
+            host=execution.host,
+            reason=execution.reason,
+            exit_code=execution.exit_code,
+            stop_reason=execution.stop_reason,
+            created_at=execution.created_at,
+            due_at=execution.due_at,
+            expires_at=execution.definition.expires_at,
+            started_at=execution.started_at,
+            finished_at=execution.finished_at,
+        )
 
 
-def stop_topic(execution_id: str) -> str:
-    """Somebody wants the execution to end, for the one who runs it."""
-    return f"stop:{execution_id}"
+class JobChange(StrEnum):
+    """What happened to a job."""
+
+    CREATED = "created"
+    REPLACED = "replaced"
+    STOPPED = "stopped"
+    TICK_SKIPPED = "tick-skipped"
 
 
-class Signal:
-    """One subscriber's view of some topics: set while there is news it has not taken."""
+@dataclass(frozen=True, slots=True)
+class JobChanged(Event):
+    """A job was created, replaced or stopped, or went without one of its ticks."""
 
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
+    KEY = "job_id"
+    task_id: str
+    job_id: str
+    change: JobChange
+    next_run_at: float | None = None
 
-    def notify(self) -> None:
-        self._event.set()
-
-    async def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait for news and take it; False when *timeout_seconds* passed without any."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._event.wait()
-        except TimeoutError:
-            return False
-        self._event.clear()
-        return True
+    @classmethod
+    def of(cls, job: Job, change: JobChange) -> JobChanged:
+        """The event for *change*, which made *job* what it is now."""
+        return cls(job.task_id, job.id, change, job.next_run_at)
 
 
-class Bus:
-    """The process's own exchange of hints. Use it from the event loop's thread only."""
+@dataclass(frozen=True, slots=True)
+class HostChanged(Event):
+    """A host was drained or undrained, or its circuit breaker has counted."""
 
-    def __init__(self) -> None:
-        self._subscribers: dict[str, set[Signal]] = defaultdict(set)
-        self._relays: list[Callable[[str], None]] = []
+    KEY = "host"
+    host: str
+    blacklisted: bool | None = None
+    """None where the breaker is what changed."""
+    failures: int = 0
+    open_until: float | None = None
 
-    def publish(self, *topics: str) -> None:
-        """Tell every subscriber of *topics*, here and behind every relay."""
-        for topic in topics:
-            self.deliver(topic)
-            for relay in self._relays:
-                relay(topic)
+    @classmethod
+    def of(cls, record: HostRecord) -> HostChanged:
+        """The event for the breaker that *record* tells of."""
+        return cls(record.host, None, record.failures, record.open_until)
 
-    def deliver(self, topic: str) -> None:
-        """Tell the subscribers in this process only (what a relay does with what it hears)."""
-        for signal in self._subscribers.get(topic, ()):
-            signal.notify()
 
-    def deliver_all(self) -> None:
-        """Tell every subscriber in this process: what was missed is not known."""
-        for signals in self._subscribers.values():
-            for signal in signals:
-                signal.notify()
+@dataclass(frozen=True, slots=True)
+class LogGrown(Event):
+    """Records were added to the log of an execution."""
 
-    def relay_to(self, relay: Callable[[str], None]) -> None:
-        """Hand every published topic to *relay* too, which carries it to other instances."""
-        self._relays.append(relay)
+    KEY = "execution_id"
+    task_id: str
+    job_id: str
+    execution_id: str
+    last_seq: int
 
-    @contextmanager
-    def subscribe(self, *topics: str) -> Iterator[Signal]:
-        """A signal for *topics*, for as long as the context lasts."""
-        signal = Signal()
-        for topic in topics:
-            self._subscribers[topic].add(signal)
-        try:
-            yield signal
-        finally:
-            for topic in topics:
-                self._subscribers[topic].discard(signal)
-                if not self._subscribers[topic]:
-                    del self._subscribers[topic]
+
+@dataclass(frozen=True, slots=True)
+class OutboxChanged(Event):
+    """Notifications about a job are to be delivered."""
+
+    KEY = "job_id"
+    task_id: str
+    job_id: str
+    execution_id: str | None = None
+    """None where several executions may have ended together."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueChanged(Event):
+    """Executions can be claimed that could not be before; which ones is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missed(Event):
+    """Events may have been lost: anything may have happened. Subscribers to anything hear it."""
+
+
+KINDS = (ExecutionChanged, JobChanged, HostChanged, LogGrown, OutboxChanged, QueueChanged)
+"""Every kind of event that is published."""

@@ -1,28 +1,38 @@
 """The life of a job: submit, tick, claim, start, finish, retry, stop.
 
 The only code that changes a status. Each operation is one call of the storage, which is atomic;
-what is to happen comes from ``policy``; who should know hears of it on the bus afterwards.
+``policy`` decides what happens; an event tells of it afterwards.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
 
 from fastlane import policy
+from fastlane.bus.local import Bus
 from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailable
-from fastlane.events import HOSTS, OUTBOX, QUEUE, SCHEDULE, Bus, end_topic, log_topic, stop_topic
+from fastlane.events import (
+    Event,
+    ExecutionChanged,
+    HostChanged,
+    JobChange,
+    JobChanged,
+    LogGrown,
+    OutboxChanged,
+    QueueChanged,
+)
 from fastlane.model import (
-    Attempt,
-    Backoff,
     Clock,
     Definition,
     Delivery,
     Execution,
     Farm,
+    HostRecord,
     Job,
     LogCap,
     LogRecord,
@@ -30,14 +40,15 @@ from fastlane.model import (
     Overlap,
     Reason,
     Schedule,
+    Status,
 )
 from fastlane.storage.base import IdempotencyKey, PageRequest, Storage, Submitted
 
 log = structlog.get_logger(__name__)
 
-# Bounds one round of due work, so that a long absence is made up for in steps.
-DUE_BATCH = 200
-# Bounds one step of the clean-up, which everybody else's writes wait for.
+# Bounds the executions that are moved to another farm in one step.
+REASSIGN_BATCH = 200
+# Bounds one step of the clean-up, during which other writes wait.
 CLEAN_UP_BATCH = 100
 # Bounds how often a decision is made again because the record moved under it.
 COMPARE_ATTEMPTS = 20
@@ -63,8 +74,26 @@ class Lifecycle:
         self._clock = clock
         self._farms = tuple(farms)
         self.instance = instance
-        self.claims_under_way = 0
-        """Claims that were asked for and not answered yet."""
+
+    def _publish(self, *news: Execution | Event) -> None:
+        """Tell of what was stored. Nothing else publishes an event.
+
+        An execution tells of its status, and of its notifications where that has some.
+        """
+        for one in news:
+            if not isinstance(one, Execution):
+                self._bus.publish(one)
+                continue
+            self._bus.publish(ExecutionChanged.of(one))
+            if (one.final or one.status is Status.RUNNING) and one.definition.subscriptions:
+                self._bus.publish(OutboxChanged(one.task_id, one.job_id, one.id))
+
+    async def _publish_current(self, execution: Execution) -> None:
+        """Tell of what became of *execution* in a write that did not return it."""
+        # The write itself went well; older news makes others look, too.
+        with suppress(StorageUnavailable):
+            execution = await self._storage.execution(execution.id)
+        self._publish(execution)
 
     # -- asked for by clients -----------------------------------------------------------------
 
@@ -106,10 +135,14 @@ class Lifecycle:
         submitted = await self._storage.submit(
             job, execution, replace=job_id is not None, idempotency=idempotency
         )
-        self._bus.publish(SCHEDULE if execution is None else QUEUE, *_expiry_of(definition))
-        if job_id is not None:
-            # A replaced job's retries have ended, and are told of.
-            self._bus.publish(OUTBOX)
+        if submitted.repeated:
+            return submitted
+        job, execution = submitted.job, submitted.execution
+        change = JobChange.CREATED if job.generation == 1 else JobChange.REPLACED
+        self._publish(JobChanged.of(job, change), *(() if execution is None else (execution,)))
+        if change is JobChange.REPLACED:
+            # Retries of the job that was replaced have ended.
+            self._publish(OutboxChanged(task_id, job.id))
         return submitted
 
     async def stop_job(self, task_id: str, job_id: str) -> Job:
@@ -119,9 +152,9 @@ class Lifecycle:
         """
         job = await self._storage.stop_job(task_id, job_id, now=self._clock())
         last = await self._storage.last_execution(job_id)
-        self._bus.publish(SCHEDULE, QUEUE, OUTBOX)
-        if last is not None:
-            self._bus.publish(stop_topic(last.id), log_topic(last.id))
+        self._publish(JobChanged.of(job, JobChange.STOPPED), *(() if last is None else (last,)))
+        # Its retries have ended, too.
+        self._publish(OutboxChanged(task_id, job_id))
         return job
 
     async def stop_execution(self, task_id: str, job_id: str, execution_id: str) -> Execution:
@@ -185,51 +218,34 @@ class Lifecycle:
                 stored = await self._storage.retry_job(job, execution, now=now)
             except CompareFailed:
                 continue
-            if last is not None:
-                self._bus.publish(stop_topic(last.id), log_topic(last.id), OUTBOX)
-            self._bus.publish(QUEUE, *_expiry_of(stored.definition))
+            if last is not None and not last.final:
+                await self._publish_current(last)
+            self._publish(stored)
             return stored
         raise Rejected(f"Job {job_id} keeps changing while it is retried; try again.")
 
     # -- done by the clock --------------------------------------------------------------------
 
-    async def next_due_at(self) -> float | None:
-        """When :meth:`run_due` has something to do next."""
-        return await self._storage.next_due_at()
+    async def expire_due(self, limit: int) -> int:
+        """End up to *limit* executions that have waited for too long; how many there were."""
+        expired = await self._storage.expire(self._clock(), limit)
+        for execution in expired:
+            log.info("Execution expired", task=execution.task_id, execution=execution.id)
+        self._publish(*expired)
+        return len(expired)
 
-    async def run_due(self) -> None:
-        """Act on everything whose time has come: expiries, back-offs, ticks.
-
-        One job that cannot be ticked does not keep the others from theirs.
-
-        :raises ExceptionGroup: with what kept jobs from their ticks, when all others had theirs.
-        """
-        now = self._clock()
-        for expired in await self._storage.expire(now, DUE_BATCH):
-            log.info("execution expired", task=expired.task_id, execution=expired.id)
-            self._bus.publish(log_topic(expired.id), QUEUE, *_outbox_of(expired))
-        if await self._storage.queue_due(now, DUE_BATCH):
-            self._bus.publish(QUEUE)
-        failures: list[Exception] = []
-        for job in await self._storage.due_jobs(now, DUE_BATCH):
-            try:
-                await self.run_tick(job)
-            except CompareFailed:
-                # Another instance took the tick, or the job was changed: both are in order.
-                continue
-            except StorageUnavailable:
-                raise
-            except Exception as error:
-                error.add_note(f"job {job.id} of task {job.task_id!r}")
-                failures.append(error)
-        if failures:
-            raise ExceptionGroup("jobs that are due could not be run", failures)
+    async def queue_due(self, limit: int) -> int:
+        """Queue up to *limit* retries whose time has come; how many there were."""
+        queued = await self._storage.queue_due(self._clock(), limit)
+        if queued:
+            self._publish(QueueChanged())
+        return queued
 
     async def run_tick(self, job: Job) -> Execution | None:
-        """Act on the tick that *job* stands at, with all that were missed before it as one.
+        """Run *job*'s next tick, and with it all ticks that were missed before.
 
         :return: the execution, or None when the job's overlap rule skipped the tick.
-        :raises CompareFailed: the job is no longer what *job* says.
+        :raises CompareFailed: another instance ran the tick, or the job was changed.
         """
         assert job.next_run_at is not None
         now = self._clock()
@@ -245,51 +261,49 @@ class Lifecycle:
             if last is not None and not last.final:
                 if job.definition.overlap is Overlap.SKIP:
                     execution = None
-                    log.info("tick skipped", task=job.task_id, job=job.id, running=last.id)
+                    log.info("Tick skipped", task=job.task_id, job=job.id, running=last.id)
                 else:
                     assert execution is not None
                     execution = replace(execution, waits_for=last.id)
         stored = await self._storage.tick(
             job, execution, next_run_at=policy.run_after(job.schedule, now), now=now
         )
-        if stored is not None:
-            self._bus.publish(QUEUE)
+        self._publish(JobChanged.of(job, JobChange.TICK_SKIPPED) if stored is None else stored)
         return stored
 
     # -- done by the owner of an execution ----------------------------------------------------
 
     async def claim(self, farm: Farm, host: str) -> Execution | None:
-        """Take the next execution of *farm* to run it on *host*; None when there is none."""
-        self.claims_under_way += 1
-        try:
-            return await self._storage.claim(
-                farm.name,
-                host=host,
-                owner=self.instance,
-                max_running=farm.max_running,
-                now=self._clock(),
-            )
-        finally:
-            self.claims_under_way -= 1
+        """Claim the next execution of *farm* to run it on *host*; None when there is none."""
+        execution = await self._storage.claim(
+            farm.name,
+            host=host,
+            owner=self.instance,
+            max_running=farm.max_running,
+            now=self._clock(),
+        )
+        if execution is not None:
+            self._publish(execution)
+        return execution
 
     async def release(self, execution: Execution) -> None:
-        """Hand an execution back to the queue, of which no run was ever asked for.
+        """Hand back an execution for which no run was ever requested from a host.
 
         :raises CompareFailed: it is no longer ours.
         """
         await self._storage.release(execution.id, execution.epoch)
-        # With a stop intent that was its end.
-        self._bus.publish(QUEUE, log_topic(execution.id), *_outbox_of(execution))
+        # It is in the queue again or, where its end was requested, final.
+        await self._publish_current(execution)
 
     async def started(self, execution: Execution, run_id: str) -> Execution:
-        """Say that the run is on its way.
+        """Record that the run was started.
 
         :raises CompareFailed: it is no longer ours.
         """
         execution = await self._storage.started(
             execution.id, execution.epoch, run_id=run_id, started_at=self._clock()
         )
-        self._bus.publish(log_topic(execution.id), *_outbox_of(execution))
+        self._publish(execution)
         return execution
 
     async def append_log(
@@ -300,23 +314,25 @@ class Lifecycle:
         bookmark: str,
         cap: LogCap | None,
     ) -> None:
-        """Keep a piece of log and tell those who watch it.
+        """Store a piece of log.
 
         :raises CompareFailed: the execution is no longer ours.
         """
         await self._storage.append_log(
             execution.id, execution.epoch, records, bookmark=bookmark, cap=cap
         )
-        self._bus.publish(log_topic(execution.id))
+        if records:
+            last_seq = records[-1].seq
+            self._publish(LogGrown(execution.task_id, execution.job_id, execution.id, last_seq))
 
     async def timed_out(self, execution: Execution) -> Execution:
-        """Write down that the execution is to end because its time is over."""
+        """Record that the execution is to end because its time limit has passed."""
         return await self._request_stop(execution.id, Reason.TIMEOUT)
 
     async def finish(self, execution: Execution, outcome: Outcome) -> Execution:
         """Make the outcome final, with a retry where one follows.
 
-        A stop that arrived in the meantime is taken into the decision.
+        A stop that was requested in the meantime takes part in the decision.
 
         :raises CompareFailed: the execution is no longer ours, or is final already.
         """
@@ -338,107 +354,84 @@ class Lifecycle:
                     raise
                 execution = moved.current
                 continue
-            self._bus.publish(log_topic(final.id), end_topic(final.id), QUEUE, *_outbox_of(final))
-            if retry is not None:
-                self._bus.publish(SCHEDULE)
+            self._publish(final, *(() if retry is None else (retry,)))
             return final
         raise CompareFailed(f"execution {execution.id} keeps changing", execution)
 
     # -- farms and hosts ----------------------------------------------------------------------
 
     async def blacklist_host(self, host: str, *, blacklisted: bool) -> None:
-        """Take a host out for new executions, or put it back."""
+        """Drain a host, so that it gets no new executions, or undrain it."""
         await self._storage.blacklist_host(host, blacklisted=blacklisted)
-        log.info("host black-listed" if blacklisted else "host put back", host=host)
-        self._bus.publish(HOSTS, QUEUE)
+        log.info("Host drained" if blacklisted else "Host undrained", host=host)
+        self._publish(HostChanged(host, blacklisted))
 
-    async def reassign_strays(self) -> None:
-        """Give queued executions whose farm is no longer there to the farm that takes their task.
+    async def store_breaker(self, record: HostRecord) -> None:
+        """Store what a host's circuit breaker has counted."""
+        await self._storage.store_breaker(record)
+        self._publish(HostChanged.of(record))
 
-        One that no farm takes stays where it is until there is one.
+    async def reassign_orphaned(self) -> None:
+        """Move queued executions whose farm is no longer configured to the farm of their task.
+
+        One that no farm accepts stays where it is until there is one.
         """
         names = [farm.name for farm in self._farms]
         after = 0
-        while strays := await self._storage.stray_executions(names, after=after, limit=DUE_BATCH):
-            for stray in strays:
-                assert stray.position is not None
-                after = stray.position
-                farm = policy.farm_for(stray.task_id, self._farms)
+        while orphaned := await self._storage.stray_executions(
+            names, after=after, limit=REASSIGN_BATCH
+        ):
+            for execution in orphaned:
+                assert execution.position is not None
+                after = execution.position
+                farm = policy.farm_for(execution.task_id, self._farms)
                 if farm is None:
                     continue
                 try:
-                    await self._storage.assign_farm(stray.id, expected=stray.farm, farm=farm.name)
+                    await self._storage.assign_farm(
+                        execution.id, expected=execution.farm, farm=farm.name
+                    )
                 except CompareFailed:
                     continue
-                log.info("execution goes to another farm", execution=stray.id, farm=farm.name)
-                self._bus.publish(QUEUE, log_topic(stray.id))
+                log.info("Execution moved to another farm", execution=execution.id, farm=farm.name)
+                self._publish(replace(execution, farm=farm.name))
 
     async def clean_up(self, older_than_seconds: float) -> int:
-        """One step of forgetting what ended longer ago than that; how much went, 0 at the end."""
+        """Delete some records that ended longer ago than that; how many, 0 when none is left."""
         return await self._storage.clean_up(self._clock() - older_than_seconds, CLEAN_UP_BATCH)
 
     # -- the outbox ---------------------------------------------------------------------------
 
-    async def next_delivery_at(self) -> float | None:
-        """When :meth:`claim_deliveries` has something next."""
-        return await self._storage.next_delivery_at()
-
-    async def claim_deliveries(
-        self, *, claim_seconds: float, limit: int, per_receiver: int, busy: Mapping[str, int]
-    ) -> Sequence[Delivery]:
-        """Claim deliveries that are due, to try them within *claim_seconds*."""
-        return await self._storage.claim_deliveries(
-            now=self._clock(),
-            claim_seconds=claim_seconds,
-            limit=limit,
-            per_receiver=per_receiver,
-            busy=busy,
-        )
-
-    async def attempted(
-        self, delivery: Delivery, attempt: Attempt, *, retries: int, backoff: Backoff
-    ) -> Delivery:
-        """Record an attempt at a claimed delivery; a failed one has *retries* in all.
-
-        :raises CompareFailed: the claim has run out, and another has it or had it.
-        """
-        retry_at = policy.next_attempt_at(
-            delivery, attempt, retries=retries, backoff=backoff, now=self._clock()
-        )
-        return await self._storage.attempted(
-            delivery.id, delivery.claim, attempt, retry_at=retry_at
-        )
-
     async def unclaim_delivery(self, delivery: Delivery) -> None:
-        """Hand back a delivery that was not tried.
+        """Hand back a claimed delivery without an attempt.
 
-        :raises CompareFailed: as :meth:`attempted`.
+        :raises CompareFailed: the claim has expired.
         """
         await self._storage.unclaim_delivery(delivery.id, delivery.claim)
-        self._bus.publish(OUTBOX)
+        self._publish(OutboxChanged(delivery.task_id, delivery.job_id, delivery.execution_id))
 
     async def requeue_delivery(self, delivery_id: str) -> Delivery:
         """Try a delivery of the error queue again, from its first attempt.
 
-        :raises NotFound: there is none of this id.
+        :raises NotFound: there is no such notification.
         :raises Rejected: it was delivered.
         """
         delivery = await self._storage.requeue_delivery(delivery_id, now=self._clock())
-        self._bus.publish(OUTBOX)
+        self._publish(OutboxChanged(delivery.task_id, delivery.job_id, delivery.execution_id))
         return delivery
 
-    # -- the house-keeping of instances -------------------------------------------------------
+    # -- instances -------------------------------------------------------
 
     async def beat(self, lease_seconds: float) -> None:
-        """Say that this instance lives."""
+        """Renew the lease of this instance."""
         await self._storage.beat(self.instance, now=self._clock(), lease_seconds=lease_seconds)
 
     async def leave(self) -> None:
-        """Say that this instance ends in order."""
+        """End the lease of this instance, because it stops."""
         await self._storage.leave(self.instance)
 
     async def adopt(self, limit: int) -> Sequence[Execution]:
-        """Take over executions of instances that no longer live."""
+        """Take over executions of instances whose lease has expired."""
         return await self._storage.adopt(self.instance, now=self._clock(), limit=limit)
 
     # -- helpers ------------------------------------------------------------------------------
@@ -447,9 +440,7 @@ class Lifecycle:
         execution = await self._storage.stop_execution(
             execution_id, reason=reason, now=self._clock()
         )
-        self._bus.publish(
-            stop_topic(execution_id), log_topic(execution_id), QUEUE, *_outbox_of(execution)
-        )
+        self._publish(execution)
         return execution
 
     def _farm_for(self, task_id: str) -> Farm:
@@ -459,16 +450,6 @@ class Lifecycle:
                 f"No farm takes task {task_id!r}; give one of DOCKER_HOSTS a match for it."
             )
         return farm
-
-
-def _expiry_of(definition: Definition) -> tuple[str, ...]:
-    """The topic of what is due, where an enqueued execution may expire."""
-    return () if definition.expires_at is None else (SCHEDULE,)
-
-
-def _outbox_of(execution: Execution) -> tuple[str, ...]:
-    """The topic of the outbox, where anybody is notified of *execution*."""
-    return (OUTBOX,) if execution.definition.subscriptions else ()
 
 
 def _execution_of(job: Job, farm: Farm | None, now: float) -> Execution:

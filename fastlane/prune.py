@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from fastlane.client import connected
 from fastlane.config import Config
 from fastlane.errors import ExecutorError, NotFound, StorageInUse
-from fastlane.events import Bus
 from fastlane.executors.base import ListedRun, Phase
 from fastlane.model import FINAL
 from fastlane.wiring import make_executor, make_storage, with_installation
@@ -71,7 +70,7 @@ async def prune(config: Config, server: str, *, dry_run: bool) -> AsyncIterator[
 @asynccontextmanager
 async def _knowing(config: Config, server: str) -> AsyncIterator[IsOver]:
     """Whoever knows the executions: the storage itself, or the server that has it."""
-    storage = make_storage(config, Bus(), time.time)
+    storage = make_storage(config, time.time)
     try:
         await storage.open()
     except StorageInUse:

@@ -79,6 +79,9 @@ class Server:
                 opened.callback(bound.close)
             opened.push_async_callback(parts.storage.close)
             await parts.storage.open()
+            if parts.relay is not None:
+                opened.push_async_callback(parts.relay.close)
+                await parts.relay.open()
             opened.push_async_callback(parts.executor.close)
             await parts.executor.open()
             if roles & RUNNING_ROLES:

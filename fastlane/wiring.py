@@ -6,9 +6,11 @@ import os
 import socket
 import ssl
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from fastlane import __version__, policy
 from fastlane.api.feed import Feed
@@ -20,11 +22,13 @@ from fastlane.background.hostwatch import HostWatch
 from fastlane.background.keeper import Keeper, KeeperOptions
 from fastlane.background.loop import Loop
 from fastlane.background.notifier import Notifier
-from fastlane.background.runner import Runner, RunnerOptions
+from fastlane.background.run import RunOptions
+from fastlane.background.runner import Runner
 from fastlane.background.scheduler import Scheduler
+from fastlane.bus.local import Bus
 from fastlane.config import ROLES, Config
 from fastlane.errors import ConfigError
-from fastlane.events import HOSTS, OUTBOX, QUEUE, SCHEDULE, Bus
+from fastlane.events import HostChanged, Missed
 from fastlane.executors.base import Executor
 from fastlane.executors.docker import DockerExecutor
 from fastlane.executors.process import ProcessExecutor
@@ -35,6 +39,9 @@ from fastlane.model import Clock, TlsFiles
 from fastlane.notifications.registry import channels
 from fastlane.storage.base import Storage
 from fastlane.storage.sqlite import SqliteStorage
+
+if TYPE_CHECKING:
+    from fastlane.bus.redis import Relay
 
 RUNNING_ROLES = frozenset({"dispatcher", "monitor"})
 """The roles that own executions: the dispatcher claims them, the monitor adopts them."""
@@ -47,6 +54,8 @@ class Parts:
     storage: Storage
     executor: Executor
     bus: Bus
+    relay: Relay | None
+    """Carries the events of the bus between the instances of a cluster."""
     lifecycle: Lifecycle
     hosts: Hosts
     runner: Runner
@@ -61,7 +70,10 @@ class Parts:
 def wire(config: Config, clock: Clock, storage: Storage | None, executor: Executor | None) -> Parts:
     """Build everything; *storage* and *executor* replace what *config* asks for."""
     bus = Bus()
-    storage = storage or make_storage(config, bus, clock)
+    relay = None if storage else make_relay(config, bus)
+    storage = storage or make_storage(
+        config, clock, relay=relay, repaired=lambda: bus.deliver(Missed())
+    )
     executor = executor or make_executor(config)
     instance = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     farms = config.docker_hosts
@@ -74,10 +86,10 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
             config.docker_circuit_breaker_reset_timeout_seconds,
         ),
         # Only to this instance: the others are told once it is stored.
-        changed=lambda: bus.deliver(HOSTS),
+        changed=lambda: bus.wake(HostChanged),
     )
     runner = make_runner(config, clock, lifecycle, storage, executor, bus, hosts)
-    host_watch = HostWatch(storage, bus, hosts)
+    host_watch = HostWatch(lifecycle, storage, bus, hosts)
     reports = Reports(storage, config.env_blacklisted_words, config.public_url)
     notifier = Notifier(
         lifecycle,
@@ -101,22 +113,29 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         sockets=Sockets(Feed(storage, bus)),
     )
     keeper = make_keeper(config, clock, lifecycle, storage, executor, runner, hosts)
-    scheduler = Scheduler(lifecycle, clock)
-    dispatcher = Dispatcher(lifecycle, storage, runner, hosts, farms=farms, clock=clock)
+    scheduler = Scheduler(lifecycle, storage, clock)
+    dispatcher = Dispatcher(storage, runner, hosts, farms=farms, clock=clock)
     work = (
         # An instance that claims must prove that it is alive; one that is alive adopts.
-        (Loop("heartbeat", (), keeper.beat), RUNNING_ROLES),
-        (Loop("scheduler", (SCHEDULE,), scheduler.step), frozenset({"scheduler"})),
-        (Loop("dispatcher", (QUEUE,), dispatcher.step), frozenset({"dispatcher"})),
-        (Loop("hosts", (HOSTS,), host_watch.step), frozenset(ROLES)),
-        (Loop("sweep", (), keeper.sweep), frozenset({"monitor"})),
-        (Loop("retention", (), keeper.forget), frozenset({"monitor"})),
-        (Loop("notifier", (OUTBOX,), notifier.step), frozenset({"notifier"})),
+        (Loop("heartbeat", keeper.beat), RUNNING_ROLES),
+        (
+            Loop("scheduler", scheduler.step, scheduler.wakes_on, scheduler.wants),
+            frozenset({"scheduler"}),
+        ),
+        (
+            Loop("dispatcher", dispatcher.step, dispatcher.wakes_on, dispatcher.wants),
+            frozenset({"dispatcher"}),
+        ),
+        (Loop("hosts", host_watch.step, host_watch.wakes_on), frozenset(ROLES)),
+        (Loop("sweep", keeper.sweep), frozenset({"monitor"})),
+        (Loop("retention", keeper.forget), frozenset({"monitor"})),
+        (Loop("notifier", notifier.step, notifier.wakes_on), frozenset({"notifier"})),
     )
     return Parts(
         storage=storage,
         executor=executor,
         bus=bus,
+        relay=relay,
         lifecycle=lifecycle,
         hosts=hosts,
         runner=runner,
@@ -145,7 +164,7 @@ def make_runner(
         hosts,
         farms=config.docker_hosts,
         clock=clock,
-        options=RunnerOptions(
+        options=RunOptions(
             stop_grace_seconds=config.stop_grace_seconds,
             host_lost_after_seconds=config.host_lost_after_seconds,
             log_cap=policy.log_cap(config.log_max_bytes),
@@ -179,14 +198,36 @@ def make_keeper(
     )
 
 
-def make_storage(config: Config, bus: Bus, clock: Clock) -> Storage:
+def make_relay(config: Config, bus: Bus) -> Relay | None:
+    """What carries the events of *bus* between the instances of a cluster.
+
+    :raises ConfigError: ``REDIS_URL`` is malformed.
+    """
+    if config.cluster_urls is None:
+        return None
+    # Imported where they are used: one machine needs neither client, and they take 0.2 s.
+    from fastlane.bus.redis import Relay
+    from fastlane.storage.mongo.database import DEFAULT_DATABASE
+
+    mongodb_url, redis_url = config.cluster_urls
+    database = urlsplit(mongodb_url).path.strip("/").partition(".")[0]
+    # Redis Cluster keeps what is in braces on one node.
+    return Relay(redis_url, f"fastlane:{{{unquote(database) or DEFAULT_DATABASE}}}:news", bus)
+
+
+def make_storage(
+    config: Config,
+    clock: Clock,
+    *,
+    relay: Relay | None = None,
+    repaired: Callable[[], None] = lambda: None,
+) -> Storage:
     """The cluster storage where its URLs are given, else the embedded one."""
     if config.cluster_urls is None:
         return SqliteStorage(config.data_dir)
-    # Imported where it is used: one machine needs neither client, and they take 0.2 s.
     from fastlane.storage.cluster import ClusterStorage
 
-    return ClusterStorage(*config.cluster_urls, bus=bus, clock=clock)
+    return ClusterStorage(config.cluster_urls[0], relay=relay, repaired=repaired, clock=clock)
 
 
 async def with_installation(config: Config) -> Config:
@@ -198,7 +239,7 @@ async def with_installation(config: Config) -> Config:
         return config
     from fastlane.storage.cluster import ClusterStorage
 
-    storage = ClusterStorage(*config.cluster_urls)
+    storage = ClusterStorage(config.cluster_urls[0])
     await storage.open()
     try:
         return config.model_copy(update={"installation": await storage.installation()})

@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from fastlane.events import Bus, end_topic, log_topic
+from fastlane.bus.local import Bus
+from fastlane.events import Event, ExecutionChanged, LogGrown
 from fastlane.model import Execution, LogRecord
 from fastlane.storage.base import Storage
 
@@ -283,8 +284,8 @@ class Watch:
         try:
             bus = self._feed.bus
             with (
-                bus.subscribe(log_topic(self._id)) as news,
-                bus.subscribe(end_topic(self._id)) as end,
+                bus.subscribe(LogGrown, ExecutionChanged, key=self._id) as news,
+                bus.subscribe(ExecutionChanged, key=self._id, wanted=_is_end) as end,
             ):
                 while True:
                     self._execution = await self._feed.storage.execution(self._id)
@@ -311,6 +312,10 @@ class Watch:
         self._feed.tasks.add(self._follower)
         for read in self._reads.values():
             read.task.cancel()
+
+
+def _is_end(event: Event) -> bool:
+    return isinstance(event, ExecutionChanged) and event.final
 
 
 class Feed:

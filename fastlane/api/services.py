@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from fastlane.api.requests import Requests
 from fastlane.api.sockets import Sockets
+from fastlane.bus.local import Bus
 from fastlane.config import Config
-from fastlane.events import Bus
 from fastlane.executors.base import Executor
 from fastlane.hosts import Hosts
 from fastlane.lifecycle import Lifecycle

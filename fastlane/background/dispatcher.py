@@ -1,4 +1,4 @@
-"""Gives queued executions to hosts, farm by farm, and hands each to the runner."""
+"""Assigns queued executions to hosts, farm by farm, and has the runner run them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Sequence
 
 from fastlane import policy
 from fastlane.background.runner import Runner
+from fastlane.events import Event, ExecutionChanged, JobChange, JobChanged, QueueChanged
 from fastlane.hosts import Hosts
-from fastlane.lifecycle import Lifecycle
-from fastlane.model import Clock, Farm
+from fastlane.model import Clock, Farm, Status
 from fastlane.storage.base import Storage
 
-# Bounds how long a lost wake-up delays an execution.
+# Bounds how long a lost event delays an execution.
 PERIOD_SECONDS = 5.0
 
 
 class Dispatcher:
     """Claims executions for the slots that are free."""
 
+    wakes_on = (QueueChanged, ExecutionChanged, JobChanged)
+
     def __init__(
         self,
-        lifecycle: Lifecycle,
         storage: Storage,
         runner: Runner,
         hosts: Hosts,
@@ -29,12 +30,22 @@ class Dispatcher:
         farms: Sequence[Farm],
         clock: Clock,
     ) -> None:
-        self._lifecycle = lifecycle
         self._storage = storage
         self._runner = runner
         self._hosts = hosts
         self._farms = tuple(farms)
         self._clock = clock
+
+    @staticmethod
+    def wants(event: Event) -> bool:
+        """Whether *event* may mean that something can be claimed that could not be before."""
+        if isinstance(event, ExecutionChanged):
+            # Queued, or a slot is free.
+            return event.final or (event.status is Status.ENQUEUED and event.due_at is None)
+        if isinstance(event, JobChanged):
+            # With its executions, those end for which others wait.
+            return event.change in {JobChange.REPLACED, JobChange.STOPPED}
+        return True
 
     async def step(self) -> float:
         """Claim until every farm is full or its queue is empty."""
@@ -56,17 +67,15 @@ class Dispatcher:
             host = await self._host_for_next(farm, load)
             if host is None:
                 return
-            execution = await self._lifecycle.claim(farm, host)
-            if execution is None:
+            if not await self._runner.claim(farm, host):
                 return
             load[host] += 1
             self._hosts.given(host)
-            self._runner.take(execution)
 
     async def _host_for_next(self, farm: Farm, load: Counter[str]) -> str | None:
-        """The host for the next execution of *farm*; None when no host or no execution is there.
+        """The host for the next execution of *farm*; None without an available host or execution.
 
-        Of hosts that are loaded alike, one that has the execution's image is taken.
+        Among equally loaded hosts, one that has the execution's image is preferred.
         """
         hosts = policy.least_loaded(self._hosts.available(farm.hosts), load)
         if len(hosts) < 2:

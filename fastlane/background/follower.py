@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from contextlib import aclosing
 
 import structlog
 
-from fastlane.background.appending import append_log
-from fastlane.background.patience import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, keep_trying
+from fastlane.background.logwriter import LogWriter
+from fastlane.background.retrying import new_pause
 from fastlane.errors import HostUnavailable, RunVanished
 from fastlane.executors.base import Executor, LogBatch, LogPiece
-from fastlane.lifecycle import Lifecycle
-from fastlane.model import Execution, LogCap, LogRecord, LogState, Stream
-from fastlane.storage.base import Storage
+from fastlane.model import Stream
 
 log = structlog.get_logger(__name__)
 
@@ -30,92 +27,80 @@ class LogFollower:
 
     def __init__(
         self,
-        lifecycle: Lifecycle,
-        storage: Storage,
         executor: Executor,
-        execution: Execution,
+        host: str,
         run_id: str,
+        writer: LogWriter,
         *,
-        cap: LogCap | None,
         give_up_after_seconds: float,
-        resume: bool = False,
     ) -> None:
-        """:param give_up_after_seconds: how long a log that cannot be read keeps an ended run.
-        :param resume: there may be something in the log already.
-        """
-        assert execution.host is not None
-        self._lifecycle = lifecycle
-        self._storage = storage
+        """:param give_up_after_seconds: how long a log that cannot be read keeps an ended run."""
         self._executor = executor
-        self._execution = execution
-        self._host = execution.host
+        self._host = host
         self._run_id = run_id
-        self._cap = cap
+        self._writer = writer
         self._give_up_after_seconds = give_up_after_seconds
-        self._resume = resume or execution.epoch > 1
-        self._state = LogState()
 
     async def follow(self, ended: asyncio.Event) -> None:
         """Return when the whole log of an ended run is stored, or the run is gone.
 
-        While the run lasts a host that is out of reach is waited for; whoever knows when it is lost
-        cancels this. When it has ended, what cannot be read for too long is given up, and the log
-        says so: the outcome is known and must not wait for ever.
+        While the run lasts, an unreachable host is waited for; the caller decides when it is lost
+        and cancels this. Once the run has ended, a log that cannot be read for too long is given
+        up, and the log says so: the outcome is known and must not wait for ever.
 
         :raises CompareFailed: the execution is no longer ours.
         """
-        if self._resume:
-            self._state = await keep_trying(lambda: self._storage.log_state(self._execution.id))
         now = asyncio.get_running_loop().time
-        pause_seconds = FIRST_PAUSE_SECONDS
+        pause = new_pause()
         gives_up_at: float | None = None
         while True:
-            before = self._state.last_seq
+            before = (await self._writer.state()).last_seq
             try:
                 await self._copy(ended)
             except HostUnavailable as error:
-                log.info("log stream broke", error=str(error), seq=self._state.last_seq)
-                if self._state.last_seq > before:
-                    pause_seconds = FIRST_PAUSE_SECONDS
+                last_seq = (await self._writer.state()).last_seq
+                log.info("The log stream broke", error=str(error), seq=last_seq)
+                if last_seq > before:
+                    pause.reset()
                     gives_up_at = None
                 if ended.is_set():
                     gives_up_at = gives_up_at or now() + self._give_up_after_seconds
                     if now() >= gives_up_at:
                         await self._give_up(error)
                         return
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(pause_seconds * 2, MAX_PAUSE_SECONDS)
+                await pause.wait()
             except RunVanished as error:
-                log.warning("run vanished before its log was read", error=str(error))
+                log.warning("The run vanished before its log was read", error=str(error))
                 return
             else:
                 return
 
     async def _give_up(self, error: HostUnavailable) -> None:
-        log.warning("the rest of a log could not be read", error=str(error))
+        log.warning("The rest of a log could not be read", error=str(error))
         note = f"[fastlane: the rest of this log could not be read: {error}]\n"
         piece = LogPiece(time.time(), Stream.FASTLANE, note.encode(errors="replace"))
-        await self._store([LogBatch([piece], self._state.bookmark)])
+        await self._writer.append([piece])
 
     async def _copy(self, ended: asyncio.Event) -> None:
-        """Read ahead of the storage, so that neither waits for the other's every step."""
+        """Read ahead of the storage, so that neither waits for each step of the other."""
         batches: asyncio.Queue[LogBatch | None] = asyncio.Queue(READ_AHEAD_BATCHES)
         reader = asyncio.create_task(self._read(batches, ended))
         try:
             at_end = False
             while not at_end:
                 batch = await batches.get()
-                taken: list[LogBatch] = []
-                size = 0
+                pieces: list[LogPiece] = []
+                bookmark, size = None, 0
                 while batch is not None:
-                    taken.append(batch)
+                    pieces += batch.pieces
+                    bookmark = batch.bookmark
                     size += sum(len(piece.data) for piece in batch.pieces)
                     if size >= APPEND_BYTES or batches.empty():
                         break
                     batch = batches.get_nowait()
                 at_end = batch is None
-                if taken:
-                    await self._store(taken)
+                if bookmark is not None:
+                    await self._writer.append(pieces, bookmark)
             await reader
         finally:
             reader.cancel()
@@ -123,33 +108,14 @@ class LogFollower:
 
     async def _read(self, batches: asyncio.Queue[LogBatch | None], ended: asyncio.Event) -> None:
         try:
+            bookmark = (await self._writer.state()).bookmark
             async with aclosing(
-                self._executor.logs(
-                    self._host, self._run_id, bookmark=self._state.bookmark, ended=ended
-                )
+                self._executor.logs(self._host, self._run_id, bookmark=bookmark, ended=ended)
             ) as output:
                 async for batch in output:
                     await batches.put(batch)
         except Exception:
-            # Whatever it is: who waits for the next batch must hear that there is none.
+            # Whatever it is: nobody must wait for another batch.
             await batches.put(None)
             raise
         await batches.put(None)
-
-    async def _store(self, batches: Sequence[LogBatch]) -> None:
-        seq = self._state.last_seq
-        records: list[LogRecord] = []
-        for batch in batches:
-            for piece in batch.pieces:
-                seq += 1
-                records.append(LogRecord(seq, piece.at, piece.stream, piece.data))
-        bookmark = batches[-1].bookmark
-        await append_log(
-            self._lifecycle,
-            self._storage,
-            self._execution,
-            records,
-            bookmark=bookmark,
-            cap=self._cap,
-        )
-        self._state = LogState(last_seq=seq, bookmark=bookmark)

@@ -1,32 +1,35 @@
-"""Carries the health of the hosts from this instance to the others, and theirs to this one."""
+"""Shares the state of the hosts: stores what this instance found out, reads what others did."""
 
 from __future__ import annotations
 
-from fastlane.events import HOSTS, QUEUE, Bus
+from fastlane.bus.local import Bus
+from fastlane.events import HostChanged, QueueChanged
 from fastlane.hosts import Hosts
+from fastlane.lifecycle import Lifecycle
 from fastlane.storage.base import Storage
 
-# Bounds how long a lost hint keeps an instance from obeying the others.
+# Bounds how long an instance acts on old news when an event was lost.
 PERIOD_SECONDS = 10.0
 
 
 class HostWatch:
-    """Stores what is news about hosts, and reads what is news from others."""
+    """Stores what is new about hosts, and reads what others have stored."""
 
-    def __init__(self, storage: Storage, bus: Bus, hosts: Hosts) -> None:
+    wakes_on = (HostChanged,)
+
+    def __init__(self, lifecycle: Lifecycle, storage: Storage, bus: Bus, hosts: Hosts) -> None:
+        self._lifecycle = lifecycle
         self._storage = storage
         self._bus = bus
         self._hosts = hosts
 
     async def step(self) -> float:
-        """Store, tell, read."""
-        if unsaved := self._hosts.unsaved():
-            for record in unsaved:
-                await self._storage.store_breaker(record)
-                self._hosts.saved(record)
-            # Only now, so that whoever hears it reads what was stored.
-            self._bus.publish(HOSTS)
-        # Our own news may have made a host free as well.
+        """Store, then read."""
+        unsaved = self._hosts.unsaved()
+        for record in unsaved:
+            await self._lifecycle.store_breaker(record)
+            self._hosts.saved(record)
+        # What this instance found out may have freed a host as well.
         if self._hosts.take(await self._storage.hosts()) or unsaved:
-            self._bus.deliver(QUEUE)
+            self._bus.wake(QueueChanged)
         return PERIOD_SECONDS

@@ -1,4 +1,4 @@
-"""Keeps house: says that this instance lives, adopts what others left, removes what is over."""
+"""Renews this instance's lease, adopts what others left, removes what is over."""
 
 from __future__ import annotations
 
@@ -65,19 +65,18 @@ class Keeper:
         """Renew the lease and adopt what dead instances left; three times in a lease."""
         await self._lifecycle.beat(self._lease_seconds)
         for execution in await self._lifecycle.adopt(ADOPT_BATCH):
-            log.info("execution adopted", execution=execution.id, status=str(execution.status))
+            log.info("Execution adopted", execution=execution.id, status=str(execution.status))
             self._runner.take(execution, resumed=True)
         await self._resume()
         return self._lease_seconds / 3
 
     async def _resume(self) -> None:
-        """Go on with what is ours while nobody here is at work on it.
+        """Continue with what is ours while nobody here is working on it.
 
-        So it is when the storage has made a claim whose answer was lost, or when a task has failed.
-        Only what was so a round ago as well is taken, and never while a claim is under way: between
-        a claim and its task there is a moment.
+        That happens when the answer to a claim was lost, or when a task has failed. Only what was
+        so a round ago as well is resumed, and never while a claim is under way.
         """
-        if self._lifecycle.claims_under_way:
+        if self._runner.claiming:
             return
         idle = {
             (execution.id, execution.epoch): execution
@@ -86,7 +85,7 @@ class Keeper:
         }
         for name in idle.keys() & self._idle:
             execution = idle.pop(name)
-            log.warning("execution resumed", execution=execution.id, status=str(execution.status))
+            log.warning("Execution resumed", execution=execution.id, status=str(execution.status))
             self._runner.take(execution, resumed=True)
         self._idle = frozenset(idle)
 
@@ -101,7 +100,7 @@ class Keeper:
         """Find homes for executions without a farm, and remove runs whose execution is over: those
         that were kept for long enough, and those that a crash left.
         """
-        await self._lifecycle.reassign_strays()
+        await self._lifecycle.reassign_orphaned()
         hosts = [
             host for host in self._hosts.all() if self._hosts.circuit(host) is not Circuit.OPEN
         ]
@@ -116,14 +115,14 @@ class Keeper:
             runs = await self._executor.runs(host)
         except HostUnavailable as error:
             self._hosts.failed(host, str(error))
-            log.warning("host could not be swept", host=host, error=str(error))
+            log.warning("The host could not be swept", host=host, error=str(error))
             return
         self._hosts.answered(host)
         for run in runs:
             try:
                 await self._sweep_run(host, run)
             except ExecutorError as error:
-                log.warning("run could not be removed", host=host, error=str(error))
+                log.warning("A run could not be removed", host=host, error=str(error))
 
     async def _sweep_run(self, host: str, run: ListedRun) -> None:
         if self._runner.holds(run.execution_id):
@@ -139,6 +138,6 @@ class Keeper:
         if run.phase is Phase.ENDED and self._clock() < kept_until:
             await self._executor.set_aside(host, run.run_id)
             return
-        log.info("run removed", execution=execution.id, run=run.run_id, host=host)
+        log.info("Run removed", execution=execution.id, run=run.run_id, host=host)
         await self._executor.stop(host, run.run_id, grace_seconds=0)
         await self._executor.remove(host, run.run_id)

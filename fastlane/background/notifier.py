@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from fastlane.background.patience import keep_trying
+from fastlane import policy
+from fastlane.background.retrying import retry_until_available
+from fastlane.bus.local import Bus
 from fastlane.errors import CompareFailed, DeliveryFailed, NotFound, StorageUnavailable
-from fastlane.events import OUTBOX, Bus
+from fastlane.events import OutboxChanged
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
     Attempt,
@@ -48,6 +50,8 @@ Describe = Callable[[Execution, Event], Awaitable[Report]]
 class Notifier:
     """Claims deliveries that are due, and tries each in a task of its own."""
 
+    wakes_on = (OutboxChanged,)
+
     def __init__(
         self,
         lifecycle: Lifecycle,
@@ -79,16 +83,17 @@ class Notifier:
         room = PARALLEL - len(self._tasks)
         if room <= 0:
             return IDLE_SECONDS
-        due_at = await self._lifecycle.next_delivery_at()
+        due_at = await self._storage.next_delivery_at()
         if due_at is not None and due_at <= self._clock():
-            for delivery in await self._lifecycle.claim_deliveries(
+            for delivery in await self._storage.claim_deliveries(
+                now=self._clock(),
                 claim_seconds=self._claim_seconds,
                 limit=room,
                 per_receiver=PER_RECEIVER,
                 busy=Counter(one.receiver for one in self._tasks.values()),
             ):
                 self._begin(delivery)
-            due_at = await self._lifecycle.next_delivery_at()
+            due_at = await self._storage.next_delivery_at()
         if due_at is None:
             return IDLE_SECONDS
         left_seconds = due_at - self._clock()
@@ -110,7 +115,7 @@ class Notifier:
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         # Only here: another instance has its own room.
-        self._bus.deliver(OUTBOX)
+        self._bus.wake(OutboxChanged)
 
     async def _deliver(self, delivery: Delivery) -> None:
         with structlog.contextvars.bound_contextvars(
@@ -128,9 +133,16 @@ class Notifier:
                 await self._hand_back(delivery)
                 return
             try:
-                after = await keep_trying(
-                    lambda: self._lifecycle.attempted(
-                        delivery, attempt, retries=retries, backoff=self._backoff
+                retry_at = policy.next_attempt_at(
+                    delivery,
+                    attempt,
+                    retries=retries,
+                    backoff=self._backoff,
+                    now=self._clock(),
+                )
+                after = await retry_until_available(
+                    lambda: self._storage.attempted(
+                        delivery.id, delivery.claim, attempt, retry_at=retry_at
                     )
                 )
             except CompareFailed as error:

@@ -1,4 +1,4 @@
-"""The cluster storage: records in MongoDB, news by Redis. Any number of instances share it."""
+"""The cluster storage: records in MongoDB. Any number of instances share it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from pymongo.errors import PyMongoError
 
 from fastlane.errors import StorageUnavailable
-from fastlane.events import Bus
 from fastlane.model import (
     Attempt,
     Clock,
@@ -46,7 +45,6 @@ from fastlane.storage.mongo.outbox import Outbox
 from fastlane.storage.mongo.queries import Queries
 from fastlane.storage.mongo.sweep import SWEEP_SECONDS, Sweep
 from fastlane.storage.mongo.todo import Todo
-from fastlane.storage.redis import News
 
 log = structlog.get_logger(__name__)
 
@@ -56,12 +54,23 @@ R = TypeVar("R")
 CLOSE_SECONDS = 2 * OPERATION_SECONDS
 
 
+class Relay(Protocol):
+    """What carries events between the instances, as far as the storage needs to know."""
+
+    @property
+    def failure(self) -> str | None:
+        """What is known to be wrong with it, or None."""
+
+    async def check(self) -> str | None:
+        """What is wrong with it now, or None."""
+
+
 class ClusterStorage(Storage):
-    """Everything in one MongoDB database; Redis tells the instances of each other's news.
+    """Everything in one MongoDB database.
 
     MongoDB alone decides: nothing is lost and nothing is done twice whatever becomes of Redis.
-    A submission is refused while Redis is known to be away, because nobody would hear of it for
-    some seconds; everything else goes on.
+    A submission is refused while Redis is known to be unreachable, because no other instance would
+    hear of it for some seconds; everything else continues.
     """
 
     name = "mongodb+redis"
@@ -69,25 +78,24 @@ class ClusterStorage(Storage):
     def __init__(
         self,
         mongodb_url: str,
-        redis_url: str,
         *,
-        bus: Bus | None = None,
+        relay: Relay | None = None,
+        repaired: Callable[[], None] = lambda: None,
         clock: Clock = time.time,
     ) -> None:
-        """:param bus: its topics are carried to other instances and theirs to it.
+        """:param relay: None where nobody else is to hear of anything (tools and tests).
+        :param repaired: called when the sweep has completed what a crash had left half done.
         :param clock: where the ``now`` of the calls comes from; it is compared with MongoDB's.
-        :raises ConfigError: a URL is not understood.
         """
         self._mongodb_url = mongodb_url
-        self._redis_url = redis_url
-        self._bus = bus
+        self._relay = relay
+        self._repaired = repaired
         self._clock = clock
         self._open = False
         self._under_way: set[asyncio.Task[Any]] = set()
         self._closing = asyncio.Event()
         self._sweeping: asyncio.Task[None] | None = None
         self._database: Database | None = None
-        self._news: News | None = None
 
     async def open(self) -> None:
         database = Database(self._mongodb_url, clock=self._clock)
@@ -96,18 +104,8 @@ class ClusterStorage(Storage):
         except PyMongoError as error:
             await database.close()
             raise StorageUnavailable(f"MongoDB cannot be used: {error}") from error
-        # Redis Cluster keeps what stands in braces on one node.
-        news = News(self._redis_url, f"fastlane:{{{database.name}}}:news")
-        if self._bus is not None:
-            news.carry(self._bus)
-        try:
-            await news.open()
-        except BaseException:
-            await database.close()
-            raise
         todo = Todo(database)
         self._database = database
-        self._news = news
         self._logs = Logs(database)
         self._jobs = Jobs(database, todo)
         self._executions = Executions(database, todo, self._logs)
@@ -129,9 +127,6 @@ class ClusterStorage(Storage):
             if late:
                 log.warning("operations are cut off by the closing", count=len(late))
             self._under_way.clear()
-        news, self._news = self._news, None
-        if news is not None:
-            await news.close()
         database, self._database = self._database, None
         if database is not None:
             await database.close()
@@ -139,9 +134,8 @@ class ClusterStorage(Storage):
     async def _keep_sweeping(self) -> None:
         while self._open:
             try:
-                if await self._sweep.round() and self._bus is not None:
-                    # Something is queued or free now that was not.
-                    self._bus.deliver_all()
+                if await self._sweep.round():
+                    self._repaired()
             except PyMongoError as error:
                 log.debug("sweep put off", error=str(error))
             except Exception:
@@ -173,15 +167,14 @@ class ClusterStorage(Storage):
             task.exception()
 
     async def check(self) -> Mapping[str, str | None]:
-        database, news = self._database, self._news
-        if database is None or news is None:
-            return {"mongo": "not connected", "redis": "not connected"}
-        mongo = None
+        redis = None if self._relay is None else await self._relay.check()
+        if self._database is None:
+            return {"mongo": "not connected", "redis": redis}
         try:
-            await database.ping()
+            await self._database.ping()
         except PyMongoError as error:
-            mongo = _short(error)
-        return {"mongo": mongo, "redis": await news.check()}
+            return {"mongo": _short(error), "redis": redis}
+        return {"mongo": None, "redis": redis}
 
     async def installation(self) -> str:
         database = self._database
@@ -199,8 +192,8 @@ class ClusterStorage(Storage):
         replace: bool = False,
         idempotency: IdempotencyKey | None = None,
     ) -> Submitted:
-        if self._news is not None and (why := self._news.failure) is not None:
-            raise StorageUnavailable(f"Redis is away: {why}")
+        if self._relay is not None and (why := self._relay.failure) is not None:
+            raise StorageUnavailable(f"Redis is unreachable: {why}")
         return await self._run(lambda: self._jobs.submit(job, execution, replace, idempotency))
 
     async def tick(

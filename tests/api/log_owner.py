@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from fastlane.events import Bus
+from fastlane.bus.local import Bus
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
     Backoff,
@@ -84,7 +84,7 @@ class Owner:
 
     async def start_retry(self) -> Execution:
         """Claim and start the attempt that follows the one that has just failed."""
-        await self.lifecycle.run_due()
+        await self.lifecycle.expire_due(10)
         self.seq = 0
         self.execution = await self.lifecycle.started(await self.claim(), "run-2")
         return self.execution

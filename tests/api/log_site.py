@@ -17,8 +17,8 @@ from tornado.httpserver import HTTPServer
 from fastlane.api.feed import Feed
 from fastlane.api.services import Services
 from fastlane.api.sockets import Sockets
+from fastlane.bus.local import Bus
 from fastlane.config import Config
-from fastlane.events import Bus
 from fastlane.hosts import Hosts
 from fastlane.routes import make_app
 from fastlane.storage.sqlite import SqliteStorage

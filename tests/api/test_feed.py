@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fastlane.api.feed import Feed, Format, Page, Watch, encode_page, frame_header
+from fastlane.bus.local import Bus
 from fastlane.errors import NotFound, StorageUnavailable
-from fastlane.events import Bus, log_topic
+from fastlane.events import LogGrown
 from fastlane.model import Execution, LogRecord, Stream
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.log_owner import Owner, make_lifecycle
@@ -259,7 +260,7 @@ async def test_a_broken_storage_reaches_every_viewer_and_no_later_one(
         await storage.reading.wait()
         storage.broken = True
         while not all(viewer.done() for viewer in viewers):
-            bus.publish(log_topic(execution.id))
+            bus.wake(LogGrown, execution.id)
             await asyncio.wait(viewers, timeout=0.05)
         for viewer in viewers:
             with pytest.raises(StorageUnavailable):

@@ -16,9 +16,9 @@ from fastlane.api.problems import Problem
 from fastlane.api.schemas import jobs
 from fastlane.api.schemas.common import Urls
 from fastlane.api.schemas.problems import problem_details
+from fastlane.bus.local import Bus
 from fastlane.config import Config
 from fastlane.encoding import to_json
-from fastlane.events import Bus
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Backoff, Execution, Farm, Job
 from fastlane.storage.base import IdempotencyKey, Submitted

@@ -114,7 +114,7 @@ async def test_stop_final(site: Site, exit_code: int, status: str) -> None:
 
 async def test_stop_expired(still: Site) -> None:
     created = await still.submit(expiration=1)
-    await still.server.lifecycle.run_due()
+    await still.server.lifecycle.expire_due(10)
     shown = await still.execution(created)
     assert (shown["status"], shown["reason"], shown["exitCode"]) == ("expired", "expired", None)
     assert shown["error"]

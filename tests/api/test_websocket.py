@@ -19,7 +19,6 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from fastlane.api import websocket
-from fastlane.events import log_topic
 from fastlane.model import LogCap, Schedule, Stream
 from tests.api.log_owner import FARM, Owner
 from tests.api.log_site import Site, eventually, serve
@@ -292,7 +291,7 @@ async def test_retry_when_it_goes_back_to_the_queue(site: Site, owner: Owner) ->
 async def test_expired_and_stopped_executions_are_done(site: Site, owner: Owner) -> None:
     """Regression 29."""
     await owner.submit(expires_at=time.time() - 1)
-    await owner.lifecycle.run_due()
+    await owner.lifecycle.expire_due(10)
     viewer = await watch(site, f"{owner.path}/ws/?format=json")
     assert viewer.messages == [
         {"end": True, "status": "expired", "exitCode": None, "reason": "expired"}
@@ -575,4 +574,4 @@ async def test_a_viewer_who_leaves_leaves_nothing_behind(site: Site, owner: Owne
     viewer.connection.close()
     sockets = site.services.sockets
     await eventually(lambda: len(sockets) == 0 and not sockets.feed.tasks)
-    assert log_topic(execution.id) not in site.services.bus._subscribers
+    assert not [key for _, key in site.services.bus._subscribers if key == execution.id]

@@ -49,7 +49,7 @@ def urls(mongo_server: MongoServer, redis_server: RedisServer) -> tuple[str, str
 
 @pytest.fixture
 async def storage(urls: tuple[str, str]) -> AsyncIterator[ClusterStorage]:
-    storage = ClusterStorage(*urls)
+    storage = ClusterStorage(urls[0])
     await storage.open()
     yield storage
     await storage.close()
@@ -58,7 +58,7 @@ async def storage(urls: tuple[str, str]) -> AsyncIterator[ClusterStorage]:
 @pytest.fixture
 async def other(urls: tuple[str, str]) -> AsyncIterator[ClusterStorage]:
     """Another instance, which lives on."""
-    storage = ClusterStorage(*urls)
+    storage = ClusterStorage(urls[0])
     await storage.open()
     yield storage
     await storage.close()
@@ -242,7 +242,7 @@ async def test_leases_are_in_the_time_of_mongodb(
     """Clocks that are off by 5 s each way do not adopt from each other."""
     import time
 
-    ahead = ClusterStorage(*urls, clock=lambda: time.time() + 5)
+    ahead = ClusterStorage(urls[0], clock=lambda: time.time() + 5)
     await ahead.open()
     try:
         await submit(storage)

@@ -48,7 +48,7 @@ from fastlane.storage.base import (
     dropped_note,
 )
 from fastlane.storage.sqlite import SqliteStorage
-from tests.services import MongoServer, RedisServer
+from tests.services import MongoServer
 
 T = TypeVar("T")
 
@@ -83,8 +83,7 @@ class ClusterPlace(Place):
         from pymongo import MongoClient
 
         mongo: MongoServer = request.getfixturevalue("mongo_server")
-        redis: RedisServer = request.getfixturevalue("redis_server")
-        self._mongodb_url, self._redis_url = mongo.url, redis.url
+        self._mongodb_url = mongo.url
         with MongoClient[dict[str, Any]](mongo.url) as client:
             database = client.get_default_database()
             # Emptied, not dropped: its indexes take longer to make than a test runs.
@@ -94,7 +93,7 @@ class ClusterPlace(Place):
     def storage(self) -> Storage:
         from fastlane.storage.cluster import ClusterStorage
 
-        return ClusterStorage(self._mongodb_url, self._redis_url)
+        return ClusterStorage(self._mongodb_url)
 
 
 PLACES = [

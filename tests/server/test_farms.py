@@ -427,7 +427,7 @@ def test_a_host_that_is_dropped_from_the_configuration(
         )
         ended = await_end(server, answer["executionUrl"])
         assert (ended["status"], ended["reason"]) == ("failed", "lost")
-        assert "in no farm" in ended["metadata"]["message"]
+        assert "no longer in any farm" in ended["metadata"]["message"]
         wait_for(
             lambda: not containers(second.url, answer["executionId"]), "its container to go, too"
         )

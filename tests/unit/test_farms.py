@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fastlane.background import progress
+from fastlane.background import pullnotes
 from fastlane.background.hostwatch import HostWatch
 from fastlane.background.keeper import KeeperOptions
-from fastlane.background.runner import RunnerOptions
+from fastlane.background.run import RunOptions
+from fastlane.bus.local import Bus
 from fastlane.errors import HostUnavailable, NotStarted
-from fastlane.events import HOSTS, Bus
+from fastlane.events import HostChanged
 from fastlane.executors.base import Phase, RunSpec
 from fastlane.hosts import BreakerOptions, Circuit, Hosts
+from fastlane.lifecycle import Lifecycle
 from fastlane.model import Farm, HostRecord, Reason, Resources, Schedule, Status, Stream
 from fastlane.storage.sqlite import SqliteStorage
 from tests.fakes import DeadHost, MemoryExecutor
@@ -159,11 +161,11 @@ async def test_a_host_without_a_farm_is_not_looked_at_for_ever(tmp_path: Path) -
         await executor.started(made.id)
         await one.in_status(made.id, Status.RUNNING)
     farms = (Farm("default", ("b",), 8),)
-    options = RunnerOptions(host_lost_after_seconds=0.2)
+    options = RunOptions(host_lost_after_seconds=0.2)
     async with Instance(tmp_path, executor, farms=farms, options=options, name="two") as two:
         ended = await two.ended(made.id)
         assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
-        assert "in no farm" in str(ended.error)
+        assert "no longer in any farm" in str(ended.error)
     assert executor.calls["stop"] == 1
 
 
@@ -217,7 +219,7 @@ async def test_an_image_that_the_new_farm_does_not_run_is_refused_at_the_end(
 
 async def test_limits_of_the_farm_come_before_the_servers_own(tmp_path: Path) -> None:
     farms = (Farm("f", ("a",), 1, limits=Resources(cpus=2, pids=5)),)
-    options = RunnerOptions(resource_caps=Resources(1, 1000, 100))
+    options = RunOptions(resource_caps=Resources(1, 1000, 100))
     async with Instance(tmp_path, MemoryExecutor(), farms=farms, options=options) as one:
         run = await one.executor.started((await one.submit(resources=Resources(4))).id)
         assert run.spec.resources == Resources(2, 1000, 5)
@@ -247,16 +249,16 @@ async def test_a_lost_answer_to_the_progress_of_a_pull_changes_nothing(tmp_path:
 
 
 async def test_the_progress_of_a_pull_is_bounded(tmp_path: Path) -> None:
-    async with Instance(tmp_path, Chatty(10 * progress.MAX_LINES)) as one:
+    async with Instance(tmp_path, Chatty(10 * pullnotes.MAX_LINES)) as one:
         ended = await one.ended((await one.submit()).id)
         records = await one.storage.read_log(ended.id)
-        assert len(records) == progress.MAX_LINES + 1
-        assert records[-2].data == b"[fastlane: the pull goes on without further notes]\n"
+        assert len(records) == pullnotes.MAX_LINES + 1
+        assert records[-2].data == b"[fastlane: the pull continues without further notes]\n"
 
 
 async def test_what_is_kept_is_set_aside_and_swept_when_its_time_is_over(tmp_path: Path) -> None:
     executor = Aside()
-    options = RunnerOptions(container_retention_seconds=3600)
+    options = RunOptions(container_retention_seconds=3600)
     keeping = KeeperOptions(container_retention_seconds=3600)
     async with Instance(tmp_path, executor, options=options, keeping=keeping) as one:
         made = await one.submit()
@@ -291,15 +293,18 @@ async def test_what_one_instance_knows_of_a_host_all_know(tmp_path: Path) -> Non
     one, two = Hosts(["a"], clock, options), Hosts(["a"], clock, options)
     first, second = Bus(), Bus()
     first.relay_to(second.deliver)
-    with second.subscribe(HOSTS) as news:
+    here, there = (
+        Lifecycle(storage, bus, clock=clock, farms=[], instance="test") for bus in (first, second)
+    )
+    with second.subscribe(HostChanged) as news:
         one.failed("a", "no route")
-        await HostWatch(storage, first, one).step()
+        await HostWatch(here, storage, first, one).step()
         assert await news.wait(1)
-    await HostWatch(storage, second, two).step()
+    await HostWatch(there, storage, second, two).step()
     assert two.circuit("a") is Circuit.OPEN
     assert two.record("a") == one.record("a")
     two.answered("a")
-    await HostWatch(storage, second, two).step()
-    await HostWatch(storage, first, one).step()
+    await HostWatch(there, storage, second, two).step()
+    await HostWatch(here, storage, first, one).step()
     assert one.circuit("a") is Circuit.CLOSED
     await storage.close()

@@ -19,8 +19,9 @@ from fastlane.background.notifier import (
     PER_RECEIVER,
     Notifier,
 )
+from fastlane.bus.local import Bus
 from fastlane.errors import DeliveryFailed, StorageUnavailable
-from fastlane.events import OUTBOX, Bus
+from fastlane.events import OutboxChanged
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
     Backoff,
@@ -194,7 +195,7 @@ async def test_delivered(storage: AwayAtTimes) -> None:
     mailbox = Mailbox()
     setting = Setting(storage, mailbox)
     execution = await setting.end("http://a.example/")
-    with setting.bus.subscribe(OUTBOX) as news:
+    with setting.bus.subscribe(OutboxChanged) as news:
         await setting.notifier.step()
         await setting.settled()
         assert await news.wait(0)

@@ -15,10 +15,12 @@ from fastlane.background.dispatcher import Dispatcher
 from fastlane.background.hostwatch import HostWatch
 from fastlane.background.keeper import Keeper, KeeperOptions
 from fastlane.background.loop import Loop
-from fastlane.background.runner import Runner, RunnerOptions
+from fastlane.background.run import RunOptions
+from fastlane.background.runner import Runner
 from fastlane.background.scheduler import Scheduler
+from fastlane.bus.local import Bus
 from fastlane.errors import Rejected
-from fastlane.events import HOSTS, QUEUE, SCHEDULE, Bus, log_topic
+from fastlane.events import ExecutionChanged, HostChanged, LogGrown
 from fastlane.executors.base import Executor
 from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
@@ -57,7 +59,7 @@ class Instance:
         executor: Executor,
         *,
         farms: Sequence[Farm] = (Farm("default", ("a",), 8),),
-        options: RunnerOptions | None = None,
+        options: RunOptions | None = None,
         breaker: BreakerOptions | None = None,
         keeping: KeeperOptions | None = None,
         name: str = "one",
@@ -72,7 +74,7 @@ class Instance:
             [host for farm in farms for host in farm.hosts],
             clock,
             breaker,
-            changed=lambda: self.bus.deliver(HOSTS),
+            changed=lambda: self.bus.wake(HostChanged),
         )
         self.runner = Runner(
             self.lifecycle,
@@ -82,7 +84,7 @@ class Instance:
             self.hosts,
             farms=farms,
             clock=clock,
-            options=options or RunnerOptions(),
+            options=options or RunOptions(),
         )
         self.keeper = Keeper(
             self.lifecycle,
@@ -93,14 +95,14 @@ class Instance:
             lease_seconds=30,
             options=keeping,
         )
-        dispatcher = Dispatcher(
-            self.lifecycle, self.storage, self.runner, self.hosts, farms=farms, clock=clock
-        )
+        dispatcher = Dispatcher(self.storage, self.runner, self.hosts, farms=farms, clock=clock)
+        scheduler = Scheduler(self.lifecycle, self.storage, clock)
+        watch = HostWatch(self.lifecycle, self.storage, self.bus, self.hosts)
         self._work = (
-            Loop("heartbeat", (), self.keeper.beat),
-            Loop("scheduler", (SCHEDULE,), Scheduler(self.lifecycle, clock).step),
-            Loop("dispatcher", (QUEUE,), dispatcher.step),
-            Loop("hosts", (HOSTS,), HostWatch(self.storage, self.bus, self.hosts).step),
+            Loop("heartbeat", self.keeper.beat),
+            Loop("scheduler", scheduler.step, scheduler.wakes_on, scheduler.wants),
+            Loop("dispatcher", dispatcher.step, dispatcher.wakes_on, dispatcher.wants),
+            Loop("hosts", watch.step, watch.wakes_on),
         )
         self._loops: list[asyncio.Task[None]] = []
 
@@ -137,7 +139,7 @@ class Instance:
 
     async def _when(self, execution_id: str, reached: object) -> Execution:
         assert callable(reached)
-        with self.bus.subscribe(log_topic(execution_id)) as news:
+        with self.bus.subscribe(ExecutionChanged, LogGrown, key=execution_id) as news:
             async with asyncio.timeout(20):
                 while True:
                     execution = await self.storage.execution(execution_id)
@@ -187,7 +189,7 @@ async def test_a_host_that_does_not_answer_leaves_its_work_to_another(tmp_path: 
 async def test_with_all_hosts_out_executions_wait(tmp_path: Path) -> None:
     """REGRESSIONS 8: also one that was claimed and handed back before."""
     executor = DeadHost("a", instant=True)
-    options = RunnerOptions(host_lost_after_seconds=0)
+    options = RunOptions(host_lost_after_seconds=0)
     async with Instance(tmp_path, executor, options=options) as one:
         made = await one.submit()
         for _ in range(2):
@@ -202,7 +204,7 @@ async def test_with_all_hosts_out_executions_wait(tmp_path: Path) -> None:
 
 async def test_a_host_that_stays_away_with_a_run_makes_it_lost(tmp_path: Path) -> None:
     executor = DeadHost()
-    options = RunnerOptions(host_lost_after_seconds=0.5)
+    options = RunOptions(host_lost_after_seconds=0.5)
     async with Instance(tmp_path, executor) as one:
         made = await one.submit()
         await executor.started(made.id)

@@ -1,14 +1,13 @@
-"""News between instances, by Redis publish/subscribe. Redis keeps nothing for us.
+"""Carries events between instances by Redis publish/subscribe. Redis keeps nothing for us.
 
-What is told is a hint: who hears a topic reads the records again. So a Redis that is flushed, was
-restarted, has no memory left or loses messages costs time and nothing else, and there is nothing to
-rebuild: after every interruption each instance takes everything for news once.
+Events are only news, so a Redis that is flushed, restarted, out of memory or loses messages costs
+time and nothing else, and there is nothing to rebuild: after every interruption each instance
+assumes that it missed something.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections.abc import Sequence
 from typing import Any, cast
@@ -19,92 +18,96 @@ import structlog
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
 
+from fastlane.bus.local import Bus
+from fastlane.bus.wire import decode, encode
 from fastlane.errors import ConfigError, StorageUnavailable
-from fastlane.events import Bus
+from fastlane.events import Event, LogGrown, Missed
+from fastlane.pause import Pause
 
 log = structlog.get_logger(__name__)
 
 # Bounds one call, and the wait for a connection.
 TIMEOUT_SECONDS = 2.0
-# How often both connections are tried out while there is no news.
+# How often both connections are tested while there is nothing to send.
 PING_SECONDS = 1.0
 # Bounds the silence on the listening connection, which is pinged, too.
 SILENCE_SECONDS = 4.0
-# Bounds the pause before the next try while Redis is away: doubled from the first.
+# Bound the pause between two attempts while Redis is unreachable.
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 1.0
-# Bounds the wait for what was cancelled, before it is cancelled again.
+# Bounds the wait for a cancelled task, before it is cancelled again.
 CANCEL_AGAIN_SECONDS = 0.5
-# Bounds the topics that wait to be told; beyond, everything is news.
-PENDING_TOPICS = 10_000
-# Bounds the topics of one message.
-MESSAGE_TOPICS = 500
-# Bounds what is told together: topics of that long are one message, and each is in it once.
+# Bounds the events that wait to be sent; beyond it, the others hear that they missed some.
+WAITING_EVENTS = 10_000
+# Bounds the events of one message.
+MESSAGE_EVENTS = 500
+# How long events are gathered for one message, in which the growth of a log is told once.
 GATHER_SECONDS = 0.002
 
-EVERYTHING = "*"
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 SENTINEL_PORT = 26379
 
 
-class News:
-    """Carries the topics of a :class:`~fastlane.events.Bus` to other instances and back."""
+class Relay:
+    """Carries the events of one :class:`~fastlane.bus.local.Bus` to other instances and back."""
 
-    def __init__(self, url: str, channel: str) -> None:
-        """:param channel: who shares it hears each other; databases of Redis do not matter to it.
+    def __init__(self, url: str, channel: str, bus: Bus) -> None:
+        """:param channel: instances that share it hear each other, on any database of a Redis.
 
-        :raises ConfigError: *url* is not one that is understood.
+        :raises ConfigError: *url* is malformed.
         """
+        check_url(url)
         self._url = url
         self._channel = channel
-        self._bus: Bus | None = None
+        self._bus = bus
         self._me = uuid.uuid4().hex
         self._client: redis_client.Redis | None = None
         self._sentinels: Sequence[redis_client.Redis] = ()
-        self._pending: dict[str, None] = {}
-        self._everything = False
-        self._told = asyncio.Event()
+        self._waiting: dict[object, Event] = {}
+        self._some_wait = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._faults: dict[str, str] = {}
-        check_url(url)
+        bus.relay_to(self.send)
 
     @property
     def failure(self) -> str | None:
-        """What is wrong with Redis, or None."""
+        """What is known to be wrong with Redis, or None. Asks nobody."""
         return next(iter(self._faults.values()), None)
 
-    def carry(self, bus: Bus) -> None:
-        """Carry the topics of *bus*; once, before :meth:`open`."""
-        self._bus = bus
-        bus.relay_to(self.tell)
+    def send(self, event: Event) -> None:
+        """Send *event* to other instances, soon. Never waits and never fails."""
+        if len(self._waiting) >= WAITING_EVENTS:
+            self._missed()
+        # Of a log only its newest length is news; everything else goes out in its order.
+        name = (LogGrown, event.key) if isinstance(event, LogGrown) else event
+        self._waiting.pop(name, None)
+        self._waiting[name] = event
+        self._some_wait.set()
 
-    def tell(self, topic: str) -> None:
-        """Tell other instances of *topic*, soon. Never waits and never fails."""
-        if len(self._pending) >= PENDING_TOPICS:
-            self._pending.clear()
-            self._everything = True
-        if not self._everything:
-            self._pending[topic] = None
-        self._told.set()
+    def _missed(self) -> None:
+        self._waiting = {Missed(): Missed()}
+        self._some_wait.set()
 
     async def open(self) -> None:
-        """:raises StorageUnavailable: Redis cannot be reached.
-        :raises ConfigError: the URL has an option behind its ``?`` that is not understood.
+        """Connect, and relay until :meth:`close`.
+
+        :raises StorageUnavailable: Redis cannot be reached.
+        :raises ConfigError: the URL has an unknown option after its ``?``.
         """
         try:
             self._client, self._sentinels = make_client(self._url)
             await self._ping()
         except (TypeError, ValueError) as error:
-            # What redis-py does not know it hands on, until a call does not take it.
+            # redis-py hands unknown options on, until a call does not know them.
             await self.close()
-            raise ConfigError(f"REDIS_URL has an option that is not understood: {error}") from error
+            raise ConfigError(f"REDIS_URL has an unknown option: {error}.") from error
         except (RedisError, OSError, TimeoutError) as error:
             await self.close()
             raise StorageUnavailable(f"Redis cannot be reached: {_reason(error)}") from error
         self._tasks = [
-            asyncio.create_task(self._keep_on("telling", self._tell_all), name="news out"),
-            asyncio.create_task(self._keep_on("hearing", self._listen), name="news in"),
+            asyncio.create_task(self._keep_on("sending", self._send_all), name="relay out"),
+            asyncio.create_task(self._keep_on("listening", self._listen), name="relay in"),
         ]
 
     async def close(self) -> None:
@@ -123,10 +126,10 @@ class News:
             try:
                 await client.aclose()
             except (RedisError, OSError):
-                log.debug("redis connection ended badly")
+                log.debug("A connection to Redis could not be closed properly")
 
     async def check(self) -> str | None:
-        """What is wrong with Redis just now, or None."""
+        """Ask Redis: what is wrong with it now, or None."""
         if self._client is None:
             return "not connected"
         try:
@@ -142,48 +145,45 @@ class News:
 
     async def _keep_on(self, what: str, work: Any) -> None:
         """Do *work* again whenever the connection breaks."""
-        pause_seconds = FIRST_PAUSE_SECONDS
+        pause = Pause(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         while True:
             try:
                 await work()
             except (RedisError, OSError, TimeoutError) as error:
                 if what not in self._faults:
-                    log.warning("redis is away", at=what, error=_reason(error))
-                    pause_seconds = FIRST_PAUSE_SECONDS
+                    log.warning("Redis is unreachable", connection=what, error=_reason(error))
+                    pause.reset()
                 self._faults[what] = _reason(error)
-                self._everything = True
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(pause_seconds * 2, MAX_PAUSE_SECONDS)
+                self._missed()
+            await pause.wait()
 
     def _works(self, what: str) -> None:
         if self._faults.pop(what, None) is not None:
-            log.info("redis is back", at=what)
+            log.info("Redis is reachable again", connection=what)
 
-    async def _tell_all(self) -> None:
+    async def _send_all(self) -> None:
         assert self._client is not None
         while True:
             try:
                 async with asyncio.timeout(PING_SECONDS):
-                    if not self._everything:
-                        await self._told.wait()
+                    await self._some_wait.wait()
             except TimeoutError:
                 await self._ping()
-                self._works("telling")
+                self._works("sending")
                 continue
-            self._told.clear()
+            self._some_wait.clear()
             await asyncio.sleep(GATHER_SECONDS)
-            topics = [EVERYTHING] if self._everything else list(self._pending)[:MESSAGE_TOPICS]
-            message = json.dumps({"from": self._me, "topics": topics})
+            sent = dict(list(self._waiting.items())[:MESSAGE_EVENTS])
+            message = encode(self._me, list(sent.values()))
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 await cast(Any, self._client.publish(self._channel, message))
-            if self._everything:
-                self._everything = False
-                self._pending.clear()
-            for topic in topics:
-                self._pending.pop(topic, None)
-            if self._pending:
-                self._told.set()
-            self._works("telling")
+            for name, event in sent.items():
+                # A log may have grown meanwhile.
+                if self._waiting.get(name) is event:
+                    del self._waiting[name]
+            if self._waiting:
+                self._some_wait.set()
+            self._works("sending")
 
     async def _listen(self) -> None:
         assert self._client is not None
@@ -210,26 +210,23 @@ class News:
 
     def _hear(self, message: dict[str, Any]) -> None:
         if message["type"] == "subscribe":
-            self._works("hearing")
-            if self._bus is not None:
-                # What was told while nobody listened is not known.
-                self._bus.deliver_all()
-            return
-        if message["type"] != "message" or self._bus is None:
+            self._works("listening")
+            # What was sent while nobody listened here is not known.
+            self._bus.deliver(Missed())
+        if message["type"] != "message":
             return
         try:
-            news = json.loads(message["data"])
-            sender, topics = news["from"], list(news["topics"])
-        except (ValueError, TypeError, KeyError):
-            log.warning("news that cannot be read")
+            sender, news = decode(message["data"])
+        except ValueError as error:
+            log.warning("A message on the Redis channel cannot be read", error=str(error))
             return
         if sender == self._me:
             return
-        for topic in topics:
-            if topic == EVERYTHING:
-                self._bus.deliver_all()
-            elif isinstance(topic, str):
-                self._bus.deliver(topic)
+        for one in news:
+            if isinstance(one, Event):
+                self._bus.deliver(one)
+            else:
+                self._bus.wake(*one)
 
 
 async def _closed(pubsub: Any) -> None:
@@ -237,14 +234,16 @@ async def _closed(pubsub: Any) -> None:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await pubsub.aclose()
     except (RedisError, OSError, TimeoutError):
-        log.debug("redis subscription ended badly")
+        log.debug("The subscription to Redis could not be closed properly")
 
 
 def check_url(url: str) -> None:
-    """:raises ConfigError: *url* has no scheme that is understood, or lacks its parts."""
+    """:raises ConfigError: *url* has an unknown scheme, or lacks its parts."""
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
-        raise ConfigError(f"REDIS_URL begins with none of {', '.join(f'{s}://' for s in SCHEMES)}.")
+        raise ConfigError(
+            f"REDIS_URL must begin with one of {', '.join(f'{s}://' for s in SCHEMES)}."
+        )
     if parts.scheme in SENTINEL_SCHEMES:
         sentinel_parts(url)
 
@@ -252,7 +251,7 @@ def check_url(url: str) -> None:
 def sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, int, str | None, str | None]:
     """Sentinels, service, database, user and password of ``redis+sentinel://u:p@h:p,h:p/name/0``.
 
-    :raises ConfigError: it is not written like that.
+    :raises ConfigError: it is malformed.
     """
     parts = urlsplit(url)
     login, _, places = parts.netloc.rpartition("@")
@@ -274,7 +273,7 @@ def sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, int, str | Non
 
 
 def make_client(url: str) -> tuple[redis_client.Redis, Sequence[redis_client.Redis]]:
-    """A client for *url*, and those for the Sentinels behind it; nothing is connected yet."""
+    """A client for *url*, and those for its Sentinels; nothing is connected yet."""
     options: dict[str, Any] = {
         "socket_timeout": TIMEOUT_SECONDS,
         "socket_connect_timeout": TIMEOUT_SECONDS,

@@ -1,8 +1,9 @@
-"""News by Redis: carried, bounded, and taken for everything after an interruption."""
+"""Events over Redis: relayed with their content, bounded, and missed during an interruption."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -13,32 +14,37 @@ import pytest
 import redis.asyncio
 import trustme
 
+from fastlane.bus.local import Bus
+from fastlane.bus.redis import WAITING_EVENTS, Relay, check_url, sentinel_parts
 from fastlane.errors import ConfigError, StorageUnavailable
-from fastlane.events import Bus
-from fastlane.storage.redis import PENDING_TOPICS, News, check_url, sentinel_parts
+from fastlane.events import KINDS, ExecutionChanged, HostChanged, LogGrown, Missed, QueueChanged
+from fastlane.model import Reason, Status
+from tests.fakes import MemoryExecutor
 from tests.services import RedisServer, free_port
+from tests.unit.test_events import check_life, live, until_final
+from tests.unit.test_runner import Instance
 
 CHANNEL = "fastlane:{test}:news"
 # ruff: noqa: ASYNC110 (a failure is a state, not an event)
 
-# Bounds the wait for news, in seconds.
-NEWS_SECONDS = 15.0
+# Bounds the wait for an event, in seconds.
+EVENT_SECONDS = 15.0
 # Bounds how long Sentinel takes to put another in the place of a master that is gone, in seconds.
 FAIL_OVER_SECONDS = 40.0
 
 
 @asynccontextmanager
-async def listening(url: str, kind: type[News] = News) -> AsyncIterator[tuple[News, Bus]]:
-    bus, news = Bus(), kind(url, CHANNEL)
-    news.carry(bus)
-    await news.open()
-    with bus.subscribe("first subscription") as ready:
-        # Everything is news once the subscription stands.
-        assert await ready.wait(NEWS_SECONDS)
+async def listening(url: str, kind: type[Relay] = Relay) -> AsyncIterator[tuple[Relay, Bus]]:
+    bus = Bus()
+    relay = kind(url, CHANNEL, bus)
+    with bus.subscribe(Missed) as ready:
+        await relay.open()
+        # Sent once it listens.
+        assert await ready.wait(EVENT_SECONDS)
     try:
-        yield news, bus
+        yield relay, bus
     finally:
-        await news.close()
+        await relay.close()
 
 
 @pytest.fixture
@@ -47,71 +53,136 @@ def redis_own(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-async def test_topics_reach_the_others(redis_server: RedisServer) -> None:
+STOPPED = ExecutionChanged("task", "job", "1", Status.RUNNING, stop_reason=Reason.STOPPED)
+
+
+async def test_events_reach_the_others_by_kind_and_key(redis_server: RedisServer) -> None:
     async with listening(redis_server.url) as (_, here), listening(redis_server.url) as (_, there):
-        with there.subscribe("stop:1") as stop, there.subscribe("other") as other:
-            here.publish("stop:1")
-            assert await stop.wait(NEWS_SECONDS)
+        with (
+            there.subscribe(ExecutionChanged, key="1", keep=10) as stop,
+            there.subscribe(ExecutionChanged, key="2") as other,
+        ):
+            here.publish(STOPPED)
+            assert await stop.wait(EVENT_SECONDS)
+            assert stop.taken() == (STOPPED,)
             assert not await other.wait(0)
 
 
-async def test_telling_never_waits_and_is_bounded(redis_own: RedisServer) -> None:
+async def test_the_life_of_a_job_on_another_instance(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Seam 4 over a relay."""
+    async with (
+        listening(redis_server.url) as (_, there),
+        Instance(tmp_path, MemoryExecutor()) as one,
+    ):
+        relay = Relay(redis_server.url, CHANNEL, one.bus)
+        await relay.open()
+        try:
+            with there.subscribe(*KINDS, keep=1000) as everything:
+                job_id = await live(one)
+                check_life(await until_final(everything, attempts=2), job_id)
+        finally:
+            await relay.close()
+
+
+async def test_the_release_before_is_understood_and_understands(redis_server: RedisServer) -> None:
+    """It knows topics, and nothing of what happened."""
+    async with listening(redis_server.url) as (_, bus), here_client(redis_server) as client:
+        with (
+            bus.subscribe(ExecutionChanged, key="1", wanted=lambda _: False) as stop,
+            bus.subscribe(QueueChanged) as queue,
+            bus.subscribe(HostChanged) as hosts,
+        ):
+            await client.publish(
+                CHANNEL, json.dumps({"from": "old", "topics": ["stop:1", "queue", "new:1"]})
+            )
+            assert await stop.wait(EVENT_SECONDS)
+            assert await queue.wait(EVENT_SECONDS)
+            await client.publish(CHANNEL, json.dumps({"from": "old", "topics": ["*"]}))
+            assert await hosts.wait(EVENT_SECONDS)
+        async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+            await pubsub.subscribe(CHANNEL)
+            assert await pubsub.get_message(timeout=EVENT_SECONDS) is None
+            bus.publish(STOPPED, LogGrown("task", "job", "1", 7))
+            message = await pubsub.get_message(timeout=EVENT_SECONDS)
+    assert json.loads(message["data"])["topics"] == ["log:1", "stop:1"]
+
+
+async def test_what_a_later_release_adds_is_left_out(redis_server: RedisServer) -> None:
+    async with listening(redis_server.url) as (_, bus), here_client(redis_server) as client:
+        with bus.subscribe(LogGrown, ExecutionChanged, keep=10) as news:
+            events = [
+                ["JobDreamt", {"job_id": "1"}],
+                ["ExecutionChanged", {"execution_id": "1", "status": "levitating"}],
+                [
+                    "LogGrown",
+                    {"task_id": "t", "job_id": "j", "execution_id": "e", "last_seq": 3, "of": 4},
+                ],
+            ]
+            for data in (b"[", b"[]", b"7", json.dumps({"from": "new", "events": events})):
+                await client.publish(CHANNEL, data)
+            assert await news.wait(EVENT_SECONDS)
+            assert news.taken() == (LogGrown("t", "j", "e", 3),)
+
+
+async def test_sending_never_waits_and_is_bounded(redis_own: RedisServer) -> None:
     async with listening(redis_own.url) as (news, here):
         redis_own.kill()
-        for number in range(3 * PENDING_TOPICS):
-            here.publish(f"log:{number}")
-        assert len(news._pending) <= PENDING_TOPICS
-        async with asyncio.timeout(NEWS_SECONDS):
+        for number in range(3 * WAITING_EVENTS):
+            here.publish(LogGrown("task", "job", str(number), 1))
+        assert len(news._waiting) <= WAITING_EVENTS
+        async with asyncio.timeout(EVENT_SECONDS):
             while news.failure is None:
                 await asyncio.sleep(0.05)
         redis_own.start()
-        async with asyncio.timeout(NEWS_SECONDS):
+        async with asyncio.timeout(EVENT_SECONDS):
             while news.failure is not None:
                 await asyncio.sleep(0.05)
         async with listening(redis_own.url) as (_, there):
-            with there.subscribe("log:1") as log:
-                here.publish("log:1")
-                assert await log.wait(NEWS_SECONDS)
+            with there.subscribe(LogGrown, key="1") as log:
+                here.publish(LogGrown("task", "job", "1", 1))
+                assert await log.wait(EVENT_SECONDS)
 
 
-async def test_a_restart_is_news_of_everything(redis_own: RedisServer) -> None:
+async def test_after_a_restart_everybody_has_missed_something(redis_own: RedisServer) -> None:
     async with listening(redis_own.url) as (_, bus):
-        with bus.subscribe("log:1") as log:
+        with bus.subscribe(LogGrown, key="1") as log:
             redis_own.kill()
             redis_own.start()
-            assert await log.wait(NEWS_SECONDS)
+            assert await log.wait(EVENT_SECONDS)
 
 
 async def test_a_frozen_redis_is_noticed(redis_own: RedisServer) -> None:
     async with listening(redis_own.url) as (news, _):
         os.kill(redis_own.pid, signal.SIGSTOP)
         try:
-            async with asyncio.timeout(NEWS_SECONDS):
+            async with asyncio.timeout(EVENT_SECONDS):
                 while news.failure is None:
                     await asyncio.sleep(0.05)
             assert await news.check() is not None
         finally:
             os.kill(redis_own.pid, signal.SIGCONT)
-        async with asyncio.timeout(NEWS_SECONDS):
+        async with asyncio.timeout(EVENT_SECONDS):
             while news.failure is not None:
                 await asyncio.sleep(0.05)
 
 
-async def test_a_redis_without_memory_still_carries_news(redis_own: RedisServer) -> None:
+async def test_a_redis_without_memory_still_relays(redis_own: RedisServer) -> None:
     async with listening(redis_own.url) as (_, here), listening(redis_own.url) as (_, there):
         client = here_client(redis_own)
         await client.config_set("maxmemory", "1")
         await client.aclose()
-        with there.subscribe("queue") as queue:
-            here.publish("queue")
-            assert await queue.wait(NEWS_SECONDS)
+        with there.subscribe(QueueChanged) as queue:
+            here.publish(QueueChanged())
+            assert await queue.wait(EVENT_SECONDS)
 
 
 def here_client(server: RedisServer) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(server.url)
 
 
-class LosesACancellation(News):
+class LosesACancellation(Relay):
     """As `asyncio.wait_for` of Python 3.11 does, at times."""
 
     async def _listen(self) -> None:
@@ -121,14 +192,14 @@ class LosesACancellation(News):
 
 
 async def test_a_lost_cancellation_does_not_hold_up_the_end(redis_server: RedisServer) -> None:
-    async with asyncio.timeout(NEWS_SECONDS):
+    async with asyncio.timeout(EVENT_SECONDS):
         async with listening(redis_server.url, LosesACancellation):
             """It listens."""
 
 
 async def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable):
-        await News(f"redis://127.0.0.1:{free_port()}/0", CHANNEL).open()
+        await Relay(f"redis://127.0.0.1:{free_port()}/0", CHANNEL, Bus()).open()
 
 
 class SocketRedis(RedisServer):
@@ -188,17 +259,17 @@ async def test_over_tls(tmp_path: Path) -> None:
             listening(f"{url}?ssl_ca_certs={server.authority}") as (_, here),
             listening(trusting) as (_, there),
         ):
-            with there.subscribe("queue") as queue:
-                here.publish("queue")
-                assert await queue.wait(NEWS_SECONDS)
+            with there.subscribe(QueueChanged) as queue:
+                here.publish(QueueChanged())
+                assert await queue.wait(EVENT_SECONDS)
         with pytest.raises(StorageUnavailable, match="certificate verify failed"):
-            await News(url, CHANNEL).open()
+            await Relay(url, CHANNEL, Bus()).open()
 
 
 async def test_an_option_that_is_none(redis_server: RedisServer) -> None:
     for option in ("ssl_cert_reqs=none", "db=x", "flavour=mint"):
-        with pytest.raises(ConfigError, match="REDIS_URL has an option that is not understood"):
-            await News(f"{redis_server.url}?{option}", CHANNEL).open()
+        with pytest.raises(ConfigError, match="REDIS_URL has an unknown option"):
+            await Relay(f"{redis_server.url}?{option}", CHANNEL, Bus()).open()
 
 
 class ClusterNode(RedisServer):
@@ -214,7 +285,7 @@ class ClusterNode(RedisServer):
 
 
 async def test_over_the_nodes_of_a_redis_cluster(tmp_path: Path) -> None:
-    """News go from node to node, so that any of them will do."""
+    """Messages go from node to node, so that any of them will do."""
     with ExitStack() as stack:
         nodes = [
             stack.enter_context(ClusterNode(tmp_path / f"node-{number}")) for number in range(3)
@@ -226,9 +297,9 @@ async def test_over_the_nodes_of_a_redis_cluster(tmp_path: Path) -> None:
         )
         assert await made.wait() == 0
         async with listening(nodes[0].url) as (_, here), listening(nodes[1].url) as (_, there):
-            with there.subscribe("queue") as queue:
-                here.publish("queue")
-                assert await queue.wait(NEWS_SECONDS)
+            with there.subscribe(QueueChanged) as queue:
+                here.publish(QueueChanged())
+                assert await queue.wait(EVENT_SECONDS)
 
 
 class Replica(RedisServer):
@@ -270,9 +341,9 @@ async def test_through_sentinel(tmp_path: Path, redis_own: RedisServer) -> None:
     with Sentinel(tmp_path / "sentinel", redis_own) as sentinel:
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
         async with listening(url) as (_, here), listening(redis_own.url) as (_, there):
-            with there.subscribe("queue") as queue:
-                here.publish("queue")
-                assert await queue.wait(NEWS_SECONDS)
+            with there.subscribe(QueueChanged) as queue:
+                here.publish(QueueChanged())
+                assert await queue.wait(EVENT_SECONDS)
 
 
 async def test_through_sentinel_over_tls(tmp_path: Path) -> None:
@@ -284,9 +355,9 @@ async def test_through_sentinel_over_tls(tmp_path: Path) -> None:
         url = f"rediss+sentinel://127.0.0.1:{sentinel.port}/mymaster/0{options}"
         direct = f"rediss://127.0.0.1:{server.port}/0{options}"
         async with listening(url) as (_, here), listening(direct) as (_, there):
-            with there.subscribe("queue") as queue:
-                here.publish("queue")
-                assert await queue.wait(NEWS_SECONDS)
+            with there.subscribe(QueueChanged) as queue:
+                here.publish(QueueChanged())
+                assert await queue.wait(EVENT_SECONDS)
 
 
 async def test_sentinel_makes_another_the_master(tmp_path: Path, redis_own: RedisServer) -> None:
@@ -301,18 +372,18 @@ async def test_sentinel_makes_another_the_master(tmp_path: Path, redis_own: Redi
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
         async with listening(url) as (_, here), listening(url) as (_, there):
             redis_own.kill()
-            with there.subscribe("queue") as queue:
+            with there.subscribe(QueueChanged) as queue:
                 async with asyncio.timeout(FAIL_OVER_SECONDS):
-                    while not await news_reach(replica):
+                    while not await both_listen(replica):
                         await asyncio.sleep(0.05)
-                # The new subscription was news of everything.
+                # The new subscription says that something was missed.
                 while await queue.wait(0):
                     pass
-                here.publish("queue")
-                assert await queue.wait(NEWS_SECONDS)
+                here.publish(QueueChanged())
+                assert await queue.wait(EVENT_SECONDS)
 
 
-async def news_reach(server: RedisServer) -> bool:
+async def both_listen(server: RedisServer) -> bool:
     """Whether both listen there."""
     async with here_client(server) as client:
         ((_, count),) = await client.pubsub_numsub(CHANNEL)

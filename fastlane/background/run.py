@@ -1,0 +1,403 @@
+"""One execution under one epoch, from pull to outcome.
+
+The task may be killed at any line. What is in the record and on the host then tells the next owner
+where to continue: the host is recorded before the run is created, the run bears the execution's id,
+and the log's bookmark is stored with the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from fastlane import policy
+from fastlane.background.clearing import Clearing
+from fastlane.background.follower import LogFollower
+from fastlane.background.hostcalls import HostCalls, HostLost, Requeue
+from fastlane.background.logwriter import LogWriter
+from fastlane.background.pullnotes import PullNotes
+from fastlane.background.retrying import new_pause, retry_until_available
+from fastlane.bus.local import Bus, Subscription
+from fastlane.errors import (
+    CompareFailed,
+    HostUnavailable,
+    NotStarted,
+    PullFailed,
+    RunVanished,
+    StartFailed,
+    StorageUnavailable,
+)
+from fastlane.events import Event, ExecutionChanged
+from fastlane.executors.base import Executor, Phase, RunSpec, RunState
+from fastlane.hosts import Hosts
+from fastlane.lifecycle import Lifecycle
+from fastlane.model import (
+    Clock,
+    Execution,
+    Farm,
+    LogCap,
+    Outcome,
+    Reason,
+    Resources,
+    Status,
+)
+from fastlane.storage.base import Storage
+
+log = structlog.get_logger(__name__)
+
+# Bounds how long a lost event delays a stop.
+STOP_POLL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the configuration says about runs."""
+
+    stop_grace_seconds: float = 10.0
+    host_lost_after_seconds: float = 300.0
+    """How long a host may be unreachable before its executions are lost."""
+    log_cap: LogCap | None = None
+    resource_caps: Resources = Resources()
+    """For farms that have none of their own."""
+    container_retention_seconds: float = 0.0
+    """How long an ended run is kept on its host for people to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What every run needs of the server."""
+
+    lifecycle: Lifecycle
+    storage: Storage
+    executor: Executor
+    bus: Bus
+    hosts: Hosts
+    farms: Mapping[str, Farm]
+    clock: Clock
+    options: RunOptions
+    clearing: Clearing
+
+
+class StopRequested(Exception):
+    """Somebody requested the end before the run was started."""
+
+
+class Run:
+    """One execution under one epoch."""
+
+    def __init__(self, context: RunContext, execution: Execution, *, resumed: bool) -> None:
+        """:param resumed: an earlier task may have worked on it since it was claimed."""
+        assert execution.host is not None
+        self._context = context
+        self._lifecycle = context.lifecycle
+        self._executor = context.executor
+        self._options = context.options
+        self._execution = execution
+        self._host: str = execution.host
+        self._calls = HostCalls(
+            context.executor,
+            context.hosts,
+            self._host,
+            lost_after_seconds=context.options.host_lost_after_seconds,
+        )
+        self._log = LogWriter(
+            context.lifecycle,
+            context.storage,
+            execution,
+            cap=context.options.log_cap,
+            empty=not resumed and execution.epoch <= 1,
+        )
+        self._run_id: str | None = None
+        self._resumed = resumed
+        self.may_exist = execution.status is Status.RUNNING
+        """Whether the host may have a run, so that nobody else may be given the execution."""
+
+    async def drive(self) -> None:
+        """From wherever the execution is now to its outcome.
+
+        :raises CompareFailed: it is no longer ours.
+        """
+        with self._context.bus.subscribe(
+            ExecutionChanged, key=self._execution.id, wanted=_requests_stop
+        ) as news:
+            try:
+                if self._context.hosts.is_configured(self._host):
+                    outcome = await self._outcome(news)
+                else:
+                    outcome = await self._outcome_on_dropped_host(news)
+            except Requeue as error:
+                log.warning(
+                    "The host failed before the start; the execution is queued again",
+                    error=str(error),
+                )
+                await retry_until_available(lambda: self._lifecycle.release(self._execution))
+                return
+        await self.end(outcome)
+        if self._run_id is not None:
+            self._context.clearing.ended(self._host, self._run_id)
+
+    async def end(self, outcome: Outcome) -> None:
+        """Make *outcome* final, however long the storage is unreachable.
+
+        :raises CompareFailed: the execution is no longer ours.
+        """
+        final = await retry_until_available(
+            lambda: self._lifecycle.finish(self._execution, outcome)
+        )
+        log.info(
+            "Execution ended",
+            status=str(final.status),
+            reason=str(final.reason),
+            exit_code=final.exit_code,
+        )
+
+    async def hand_back(self) -> None:
+        """Queue the execution again at the shutdown; only while no run may exist."""
+        try:
+            await self._lifecycle.release(self._execution)
+        except (CompareFailed, StorageUnavailable) as error:
+            # Another instance adopts it when the lease has expired.
+            log.warning("The execution could not be handed back", error=str(error))
+
+    async def _outcome(self, news: Subscription) -> Outcome:
+        try:
+            if not await self._find_running():
+                await self._bring_up(news)
+            return await self._see_through(news)
+        except StopRequested:
+            return Outcome(Status.FAILED, Reason.STOPPED)
+        except PullFailed as error:
+            return Outcome(Status.FAILED, Reason.PULL_FAILED, error=str(error))
+        except StartFailed as error:
+            return Outcome(Status.FAILED, Reason.START_FAILED, error.exit_code, str(error))
+        except RunVanished as error:
+            return Outcome(Status.FAILED, Reason.LOST, error=f"The run is lost: {error}")
+        except HostLost as error:
+            return Outcome(Status.FAILED, Reason.LOST, error=str(error))
+
+    async def _outcome_on_dropped_host(self, news: Subscription) -> Outcome:
+        """As :meth:`_outcome`, but within a limit: the host is no longer configured."""
+        seconds = self._options.host_lost_after_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._outcome(news)
+        except TimeoutError:
+            if self._run_id is not None:
+                self._context.clearing.abandoned(self._host, self._run_id)
+                self._run_id = None
+            return Outcome(
+                Status.FAILED,
+                Reason.LOST,
+                error=f"Host {self._host} is no longer in any farm, "
+                f"and the run did not end within {seconds:g} s.",
+            )
+
+    async def _find_running(self) -> bool:
+        """Whether an earlier owner's run was started; a merely created one is started again.
+
+        :raises RunVanished: it was running and is gone.
+        """
+        if not self._resumed:
+            return False
+        was_running = self.may_exist
+        self.may_exist = True
+        state = await self._calls.until_answered(
+            lambda: self._executor.find(self._host, self._execution.id)
+        )
+        if state is None:
+            if was_running:
+                raise RunVanished("its container is no longer there")
+            self.may_exist = False
+            return False
+        self._run_id = state.run_id
+        return state.phase is not Phase.CREATED
+
+    async def _bring_up(self, news: Subscription) -> None:
+        """Pull, create and start."""
+        farm = self._context.farms.get(self._execution.farm)
+        spec = _spec_of(self._execution, farm, self._options.resource_caps)
+        if self._execution.stop_reason is not None:
+            raise StopRequested
+        # Nobody has started it yet, and we start nothing before its creation was answered.
+        may_requeue = not self.may_exist
+        if not self.may_exist:
+            image = self._execution.definition.image
+            if farm is not None and not policy.image_is_allowed(image, farm):
+                raise PullFailed(policy.image_is_refused(image, farm))
+            await self._unless_stopped(self._pull(spec), news)
+            self.may_exist = True
+        run_id = await self._calls.until_answered(
+            lambda: self._executor.create(self._host, spec), may_requeue=may_requeue
+        )
+        self._run_id = run_id
+        # Asked here even without news: an owner that was frozen may have created again what its
+        # successor had started, finished and removed. Created but not started, it does no harm.
+        if await self._stop_requested():
+            raise StopRequested
+        await self._start(run_id)
+
+    async def _start(self, run_id: str) -> None:
+        """Start what was created.
+
+        :raises Requeue: the host refused until its circuit opened, and no longer has the run.
+        """
+        first = self._execution.status is Status.PULLING
+        try:
+            await self._calls.until_answered(
+                lambda: self._executor.start(self._host, run_id), unless_refused=first
+            )
+        except NotStarted as refused:
+            try:
+                # First, so that nobody who was frozen on the way to the start does it later.
+                await self._executor.remove(self._host, run_id)
+            except HostUnavailable as error:
+                log.warning("A run that does not start stays on its host", error=str(error))
+            else:
+                self._run_id, self.may_exist = None, False
+                raise Requeue(str(refused)) from refused
+            await self._calls.until_answered(lambda: self._executor.start(self._host, run_id))
+
+    async def _pull(self, spec: RunSpec) -> None:
+        hosts = self._context.hosts
+        notes = PullNotes(self._log)
+        try:
+            if hosts.is_doubtful(self._host):
+                # A frozen host fails this within seconds, a pull only at its limit.
+                await self._executor.check(self._host)
+            async with notes.written():
+                await self._executor.pull(self._host, spec, notes.add)
+        except HostUnavailable as error:
+            hosts.failed(self._host, str(error))
+            raise Requeue(str(error)) from error
+        hosts.answered(self._host)
+        hosts.has_now(self._host, str(self._execution.definition.image))
+
+    async def _see_through(self, news: Subscription) -> Outcome:
+        """Record the start of a run, follow its log, keep its time, await its end."""
+        run_id = self._run_id
+        assert run_id is not None
+        ended = asyncio.Event()
+        follower = LogFollower(
+            self._executor,
+            self._host,
+            run_id,
+            self._log,
+            give_up_after_seconds=self._options.host_lost_after_seconds,
+        )
+        wait = asyncio.create_task(self._await_end(run_id))
+        wait.add_done_callback(lambda _: ended.set())
+        follow = asyncio.create_task(follower.follow(ended))
+        keep_time = asyncio.create_task(self._keep_time(run_id, news))
+        tasks = (follow, wait, keep_time)
+        try:
+            self._execution = await retry_until_available(
+                lambda: self._lifecycle.started(self._execution, run_id)
+            )
+            while True:
+                # None of them may end in an error that nobody hears of.
+                for task in tasks:
+                    if task.done():
+                        await task
+                if wait.done() and follow.done():
+                    break
+                await asyncio.wait(
+                    [task for task in tasks if not task.done()],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            state = await wait
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return policy.outcome_of_exit(state.exit_code, oom=state.oom, error=state.error)
+
+    async def _await_end(self, run_id: str) -> RunState:
+        """Wait for as long as the run lasts.
+
+        A wait that breaks after hours says nothing about those hours, so how long the host is
+        unreachable is counted from each break anew.
+
+        :raises HostLost: it was for too long.
+        """
+        pause = new_pause()
+        while True:
+            try:
+                return await self._executor.wait(self._host, run_id)
+            except HostUnavailable as error:
+                log.info("The connection that waits for a run broke", error=str(error))
+            state = await self._calls.until_answered(
+                lambda: self._executor.inspect(self._host, run_id), doubtful=True
+            )
+            if state.phase is Phase.ENDED:
+                return await self._calls.until_answered(
+                    lambda: self._executor.wait(self._host, run_id)
+                )
+            await pause.wait()
+
+    async def _keep_time(self, run_id: str, news: Subscription) -> None:
+        """Stop the run when its time limit has passed or somebody requests it."""
+        loop = asyncio.get_running_loop()
+        left_seconds = self._execution.definition.timeout_seconds
+        if self._execution.started_at is not None:
+            left_seconds -= self._context.clock() - self._execution.started_at
+        # Monotonic from here on: a step of the wall clock neither cuts nor stretches a run.
+        deadline = loop.time() + left_seconds
+        while not await self._stop_requested():
+            if loop.time() >= deadline:
+                await retry_until_available(lambda: self._lifecycle.timed_out(self._execution))
+            else:
+                await news.wait(min(deadline - loop.time(), STOP_POLL_SECONDS))
+        grace_seconds = self._options.stop_grace_seconds
+        await self._calls.until_answered(
+            lambda: self._executor.stop(self._host, run_id, grace_seconds=grace_seconds)
+        )
+
+    async def _stop_requested(self) -> bool:
+        """:raises CompareFailed: the execution is no longer ours."""
+        execution = await retry_until_available(
+            lambda: self._context.storage.execution(self._execution.id)
+        )
+        if execution.final or execution.epoch != self._execution.epoch:
+            raise CompareFailed(f"execution {execution.id} has another owner", execution)
+        return execution.stop_reason is not None
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None], news: Subscription) -> None:
+        """Do *work*, or abandon it and raise StopRequested when somebody requests the end."""
+        task = asyncio.create_task(work)
+        try:
+            while not task.done():
+                heard = asyncio.create_task(news.wait(STOP_POLL_SECONDS))
+                await asyncio.wait({task, heard}, return_when=asyncio.FIRST_COMPLETED)
+                heard.cancel()
+                if not task.done() and await self._stop_requested():
+                    raise StopRequested
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _requests_stop(event: Event) -> bool:
+    return isinstance(event, ExecutionChanged) and event.stop_reason is not None
+
+
+def _spec_of(execution: Execution, farm: Farm | None, caps: Resources) -> RunSpec:
+    definition = execution.definition
+    return RunSpec(
+        execution_id=execution.id,
+        task_id=execution.task_id,
+        job_id=execution.job_id,
+        image=definition.image,
+        argv=definition.command.argv,
+        envs=definition.envs,
+        pull_policy=definition.effective_pull_policy,
+        resources=policy.capped(
+            definition.resources, caps if farm is None else policy.farm_caps(farm, caps)
+        ),
+        dns_entries=definition.dns_entries,
+        credentials=None if farm is None else farm.registry_auth.get(definition.image.registry),
+    )

@@ -1,0 +1,1 @@
+"""Carries events: ``local`` inside this process, ``redis`` between instances."""
