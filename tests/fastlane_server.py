@@ -5,15 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
+from tests.eventually import wait_for
 from tests.services import Server
 
 ROOT = Path(__file__).parent.parent
@@ -129,14 +127,3 @@ class FastlaneServer(Server):
             return found if over else None
 
         return wait_for(ended, f"the end of {job_url}")
-
-
-def wait_for(probe: Callable[[], T | None], what: str, timeout_seconds: float = JOB_TIMEOUT) -> T:
-    """Call *probe* until it returns something true; fail when it does not in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        found = probe()
-        if found:
-            return found
-        time.sleep(0.05)
-    pytest.fail(f"waited {timeout_seconds:g} s in vain for {what}")

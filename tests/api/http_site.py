@@ -18,6 +18,7 @@ from fastlane.config import Config
 from fastlane.server import Server
 from fastlane.storage.base import Overview, Storage
 from tests.api.log_owner import Owner
+from tests.eventually import eventually
 from tests.fakes import FakeRun, MemoryExecutor
 
 # Bounds what a test waits for, in seconds.
@@ -167,29 +168,20 @@ class Site:
         return await self.status_at(submitted["executionUrl"], *wanted)
 
     async def status_at(self, url: str, *wanted: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    found = (await self.get(url)).json["execution"]
-                    if found["status"] in wanted:
-                        return found
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise AssertionError(f"never {wanted}, but {found}") from None
+        async def probe() -> dict[str, Any] | None:
+            found: dict[str, Any] = (await self.get(url)).json["execution"]
+            return found if found["status"] in wanted else None
+
+        return await eventually(probe, f"{' or '.join(wanted)} at {url}", PATIENCE)
 
     async def failed_notifications(self, count: int = 1) -> list[dict[str, Any]]:
         """The error queue of notifications once it holds *count*."""
-        found: list[dict[str, Any]] = []
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    found = (await self.get("/notifications/")).json["items"]
-                    if len(found) == count:
-                        return found
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise AssertionError(f"never {count}, but {found}") from None
+
+        async def probe() -> list[dict[str, Any]] | None:
+            found: list[dict[str, Any]] = (await self.get("/notifications/")).json["items"]
+            return found if len(found) == count else None
+
+        return await eventually(probe, f"{count} failed notifications", PATIENCE)
 
     async def counts(self) -> Overview:
         """What there is; unchanged when nothing was created."""

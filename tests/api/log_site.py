@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +75,6 @@ async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
         await services.sockets.close_all()
         await server.close_all_connections()
         await storage.close()
-
-
-async def eventually(probe: Callable[[], bool]) -> None:
-    """Return once *probe* is true, of something that tells nobody when it changes."""
-    async with asyncio.timeout(CALL_TIMEOUT):
-        while not probe():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 class ThreadedSite:

@@ -20,7 +20,7 @@ from fastlane.model import Stream
 from fastlane.routes import ROUTES
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Site
-from tests.api.log_site import eventually
+from tests.eventually import eventually
 
 HANDSHAKE = {
     "Connection": "Upgrade",

@@ -17,7 +17,7 @@ import fastlane.server
 from fastlane.api.connections import Connections, Limits, limits_for
 from tests.api.conftest import MakeSite
 from tests.api.http_site import Site
-from tests.api.log_site import eventually
+from tests.eventually import eventually
 
 REQUEST = b"GET /healthcheck/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -7,7 +7,7 @@ import ipaddress
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from fastlane.background.notifier import PER_RECEIVER
 from fastlane.cli import main
 from fastlane.model import Event, LogRecord, Stream
 from tests.api.conftest import MakeSite
-from tests.api.http_site import PATIENCE, Site, start_site
+from tests.api.http_site import Site, start_site
+from tests.eventually import eventually
 from tests.receivers import (
     Receiver,
     accepts,
@@ -46,18 +47,6 @@ async def telling(make_site: MakeSite) -> Site:
 
 def hooks(receiver: Receiver, *events: str, **keys: Any) -> dict[str, Any]:
     return {event: [{"url": receiver.url, **keys}] for event in events or list(Event)}
-
-
-async def until(probe: Callable[[], Awaitable[Any]], what: str) -> Any:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                found = await probe()
-                if found:
-                    return found
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise AssertionError(f"waited in vain for {what}") from None
 
 
 async def run(site: Site, exit_code: int = 0, **keys: Any) -> dict[str, Any]:
@@ -167,7 +156,7 @@ async def test_tried_again_until_it_is_taken(telling: Site) -> None:
         async def delivered() -> bool:
             return (await telling.counts()).pending["webhook"] == 0
 
-        await until(delivered, "the delivery")
+        await eventually(delivered, "the delivery")
         assert len(receiver.requests) == 3
         assert len(set(receiver.ids)) == 1
         dispatch = (await telling.execution(submitted))["metadata"]["webhookDispatch"]
@@ -214,7 +203,7 @@ async def test_used_up_listed_and_requeued(telling: Site) -> None:
         async def delivered() -> bool:
             return (await telling.counts()).pending["webhook"] == 0
 
-        await until(delivered, "the delivery")
+        await eventually(delivered, "the delivery")
         assert len(set(receiver.ids)) == 1
         assert (await telling.get("/notifications/?state=failed")).json["items"] == []
         assert (await telling.get("/notifications/?state=pending")).json["total"] == 0
@@ -254,7 +243,7 @@ async def test_fails_is_told_when_no_retry_follows(telling: Site) -> None:
                 there = newest["metadata"]["attempt"] == attempt
                 return newest if there and newest["status"] == "running" else None
 
-            execution = await until(started, f"attempt {attempt}")
+            execution = await eventually(started, f"attempt {attempt}")
             (await telling.run_of(execution)).end(1)
         await each.got(3)
         await once.got(1)
@@ -347,7 +336,7 @@ async def test_mail_is_tried_again(make_site: MakeSite) -> None:
             pending = (await site.get("/notifications/?state=pending")).json["items"]
             return pending and pending[0]["attempts"] >= 1
 
-        await until(refused, "a refusal")
+        await eventually(refused, "a refusal")
         server.refuse_data = ""
         (mail,) = await server.got(1)
         assert mail["To"] == "ann@example.org"

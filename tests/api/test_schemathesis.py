@@ -6,7 +6,6 @@ allow must be refused. The time is bounded by the number of examples.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,8 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from fastlane.model import Definition, Schedule
 from tests.api.contract import DOCUMENT
-from tests.api.live import CALL_TIMEOUT, Live, live_server
+from tests.api.live import Live, live_server
+from tests.eventually import eventually
 
 # Bounds the time: examples for each operation, beside those that walk along the document's limits.
 EXAMPLES = 5
@@ -63,9 +63,11 @@ def places(live: Live) -> dict[str, str]:
         )
         assert submitted.execution is not None
         execution = submitted.execution
-        async with asyncio.timeout(CALL_TIMEOUT):
-            while not (await live.server.storage.execution(execution.id)).final:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+
+        async def ended() -> bool:
+            return (await live.server.storage.execution(execution.id)).final
+
+        await eventually(ended, "the end of the execution")
         return {"task": "tests", "job": submitted.job.id, "execution": execution.id}
 
     return live.call(run_one())

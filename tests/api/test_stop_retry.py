@@ -11,7 +11,8 @@ import pytest
 
 from fastlane.model import Reason
 from tests.api.conftest import MakeSite
-from tests.api.http_site import PATIENCE, PAYLOAD, Answer, Site
+from tests.api.http_site import PAYLOAD, Answer, Site
+from tests.eventually import eventually
 from tests.fakes import MemoryExecutor, SlowPull
 
 FINAL = ("done", "failed", "timedout", "expired")
@@ -31,13 +32,14 @@ async def job_of(site: Site, created: dict[str, Any]) -> dict[str, Any]:
 
 async def settled(site: Site, created: dict[str, Any], unfinished: int) -> list[dict[str, Any]]:
     """The executions, once exactly so many of them are not final, all of which run."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            found = await executions(site, created)
-            rest = [each for each in found if each["status"] not in FINAL]
-            if len(rest) == unfinished and all(each["status"] == "running" for each in rest):
-                return found
-            await asyncio.sleep(0.01)
+
+    async def probe() -> list[dict[str, Any]] | None:
+        found = await executions(site, created)
+        rest = [each for each in found if each["status"] not in FINAL]
+        over = len(rest) == unfinished and all(each["status"] == "running" for each in rest)
+        return found if over else None
+
+    return await eventually(probe, f"{unfinished} unfinished executions")
 
 
 # -- stop -----------------------------------------------------------------------------------------
@@ -234,9 +236,12 @@ async def test_retry_of_what_was_stopped_or_replaced(site: Site) -> None:
 async def test_retry_counts_its_own_retries(site: Site) -> None:
     created = await site.submit(retries=1, backoff={"minMs": 0})
     (await site.run_of(created)).end(1)
-    async with asyncio.timeout(PATIENCE):
-        while len(found := await executions(site, created)) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+
+    async def retried() -> list[dict[str, Any]] | None:
+        found = await executions(site, created)
+        return found if len(found) == 2 else None
+
+    found = await eventually(retried, "the retry")
     (await site.executor.started(found[0]["executionId"])).end(1)
     await site.status_at(found[0]["url"], "failed")
     answer = (await site.post(f"{created['jobUrl']}retry")).json
@@ -325,11 +330,13 @@ async def test_retry_races_with_put(site: Site) -> None:
         site.post(f"{path}/retry"), site.put(path, {"image": "busy:2", "command": "false"})
     )
     assert (retried.status, replaced.status) == (200, 200)
-    async with asyncio.timeout(PATIENCE):
-        while any(each["status"] not in FINAL for each in await executions(site, created)):
-            for run in tuple(site.executor.runs_by_id.values()):
-                run.end(0)
-            await asyncio.sleep(0.01)
+
+    async def ended() -> bool:
+        for run in tuple(site.executor.runs_by_id.values()):
+            run.end(0)
+        return all(each["status"] in FINAL for each in await executions(site, created))
+
+    await eventually(ended, "the end of all executions")
     newest, *_ = await executions(site, created)
     assert newest["status"] == "done"
     assert (await job_of(site, created))["image"] == "busy:2"

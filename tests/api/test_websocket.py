@@ -21,7 +21,8 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from fastlane.api import websocket
 from fastlane.model import LogCap, Schedule, Stream
 from tests.api.log_owner import FARM, Owner
-from tests.api.log_site import Site, eventually, serve
+from tests.api.log_site import Site, serve
+from tests.eventually import eventually
 
 # Bounds every wait of these tests, in seconds.
 TIMEOUT = 30.0

@@ -23,6 +23,7 @@ from pymongo import MongoClient
 
 from scripts.engine import Engine, EngineError
 from tests.engine import StartsHeard, find_engine
+from tests.eventually import wait_for
 from tests.fastlane_server import FINAL, ROOT, FastlaneServer
 from tests.services import MongoServer
 
@@ -165,22 +166,17 @@ class Cluster:
 
     def insist(self, path: str) -> Any:
         """GET until some instance answers 200."""
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            status, body = self.request("GET", path)
-            if status == 200:
-                return json.loads(body)
-            time.sleep(0.1)
-        raise AssertionError(f"no instance answers {path}")
+        return json.loads(self.text(path))
 
     def text(self, path: str) -> str:
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
+        """As :meth:`insist`, of a body that is not JSON."""
+
+        def probe() -> list[str] | None:
             status, body = self.request("GET", path)
-            if status == 200:
-                return body.decode()
-            time.sleep(0.1)
-        raise AssertionError(f"no instance answers {path}")
+            # In a list: an empty body is an answer too.
+            return [body.decode()] if status == 200 else None
+
+        return wait_for(probe, f"an answer to {path}", SETTLE_SECONDS)[0]
 
     def an_owner(self) -> Instance | None:
         """An instance that runs something just now."""
@@ -196,24 +192,21 @@ class Cluster:
         began = time.monotonic()
         with MongoClient[dict[str, Any]](self.mongodb_url) as client:
             executions = client.get_default_database()["executions"]
-            while time.monotonic() < began + SETTLE_SECONDS:
-                if executions.find_one({"active_owner": {"$regex": f"-{pid}-"}}) is None:
-                    report.recoveries.append(time.monotonic() - began)
-                    return
-                time.sleep(0.05)
-        raise AssertionError("what the dead instance owned is not adopted")
+            owned = {"active_owner": {"$regex": f"-{pid}-"}}
+            wait_for(lambda: executions.find_one(owned) is None, "adoption", SETTLE_SECONDS)
+        report.recoveries.append(time.monotonic() - began)
 
     def await_recovery(self, report: Report) -> None:
         """Wait until a submission is accepted again, and note how long that took."""
         began = time.monotonic()
         name = f"probe-{len(report.recoveries)}-{began:.3f}"
-        while time.monotonic() < began + SETTLE_SECONDS:
-            status, _ = self.request("POST", f"/tasks/{name}/", {"image": "i", "command": "true"})
-            if status == 200:
-                report.recoveries.append(time.monotonic() - began)
-                return
-            time.sleep(0.05)
-        raise AssertionError("submissions are refused for ever")
+        body = {"image": "i", "command": "true"}
+        wait_for(
+            lambda: self.request("POST", f"/tasks/{name}/", body)[0] == 200,
+            "a submission that is accepted",
+            SETTLE_SECONDS,
+        )
+        report.recoveries.append(time.monotonic() - began)
 
 
 class DockerCluster(Cluster):
@@ -311,16 +304,18 @@ class Load:
         report = self.report
         report.accepted = len(self.accepted)
         open_ = dict(self.accepted)
-        deadline = time.monotonic() + SETTLE_SECONDS
         ended: dict[str, Mapping[str, Any]] = {}
-        while open_ and time.monotonic() < deadline:
+
+        def settled() -> bool:
             for name, url in list(open_.items()):
                 path = "/" + url.split("/", 3)[3]
                 executions = self.cluster.insist(path)["job"]["executions"]
                 if len(executions) == 1 and executions[0]["status"] in FINAL:
                     ended[name] = executions[0]
                     del open_[name]
-            time.sleep(0.1)
+            return not open_
+
+        wait_for(settled, "the end of all that was accepted", SETTLE_SECONDS, every=0.1)
         report.lost = sorted(open_)
         starts = self.cluster.starts()
         for name, execution in ended.items():

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,14 @@ from fastlane.bus.redis import WAITING_EVENTS, Relay, check_url, sentinel_parts
 from fastlane.errors import ConfigError, StorageUnavailable
 from fastlane.events import KINDS, ExecutionChanged, HostChanged, LogGrown, Missed, QueueChanged
 from fastlane.model import Reason, Status
+from tests.eventually import eventually
 from tests.fakes import MemoryExecutor
 from tests.services import RedisServer, free_port
 from tests.unit.test_events import check_life, live, until_final
 from tests.unit.test_runner import Instance
 
 CHANNEL = "fastlane:{test}:news"
-# ruff: noqa: ASYNC110 (a failure is a state, not an event)
+
 
 # Bounds the wait for an event, in seconds.
 EVENT_SECONDS = 15.0
@@ -132,13 +134,9 @@ async def test_sending_never_waits_and_is_bounded(redis_own: RedisServer) -> Non
         for number in range(3 * WAITING_EVENTS):
             here.publish(LogGrown("task", "job", str(number), 1))
         assert len(news._waiting) <= WAITING_EVENTS
-        async with asyncio.timeout(EVENT_SECONDS):
-            while news.failure is None:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: news.failure is not None, "a failure", EVENT_SECONDS)
         redis_own.start()
-        async with asyncio.timeout(EVENT_SECONDS):
-            while news.failure is not None:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: news.failure is None, "its end", EVENT_SECONDS)
         async with listening(redis_own.url) as (_, there):
             with there.subscribe(LogGrown, key="1") as log:
                 here.publish(LogGrown("task", "job", "1", 1))
@@ -157,15 +155,11 @@ async def test_a_frozen_redis_is_noticed(redis_own: RedisServer) -> None:
     async with listening(redis_own.url) as (news, _):
         os.kill(redis_own.pid, signal.SIGSTOP)
         try:
-            async with asyncio.timeout(EVENT_SECONDS):
-                while news.failure is None:
-                    await asyncio.sleep(0.05)
+            await eventually(lambda: news.failure is not None, "a failure", EVENT_SECONDS)
             assert await news.check() is not None
         finally:
             os.kill(redis_own.pid, signal.SIGCONT)
-        async with asyncio.timeout(EVENT_SECONDS):
-            while news.failure is not None:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: news.failure is None, "its end", EVENT_SECONDS)
 
 
 async def test_a_redis_without_memory_still_relays(redis_own: RedisServer) -> None:
@@ -365,17 +359,18 @@ async def test_sentinel_makes_another_the_master(tmp_path: Path, redis_own: Redi
         Replica(tmp_path / "replica", redis_own) as replica,
         Sentinel(tmp_path / "sentinel", redis_own) as sentinel,
     ):
-        async with asyncio.timeout(FAIL_OVER_SECONDS):
-            async with here_client(sentinel) as watching:
-                while (await watching.info("sentinel"))["master0"]["slaves"] != 1:
-                    await asyncio.sleep(0.05)
+        async with here_client(sentinel) as watching:
+
+            async def knows_the_replica() -> bool:
+                return bool((await watching.info("sentinel"))["master0"]["slaves"] == 1)
+
+            await eventually(knows_the_replica, "the replica", FAIL_OVER_SECONDS)
         url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
         async with listening(url) as (_, here), listening(url) as (_, there):
             redis_own.kill()
             with there.subscribe(QueueChanged) as queue:
-                async with asyncio.timeout(FAIL_OVER_SECONDS):
-                    while not await both_listen(replica):
-                        await asyncio.sleep(0.05)
+                reached = partial(both_listen, replica)
+                await eventually(reached, "the new master", FAIL_OVER_SECONDS, every=0.05)
                 # The new subscription says that something was missed.
                 while await queue.wait(0):
                     pass

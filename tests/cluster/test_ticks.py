@@ -12,7 +12,8 @@ import pytest
 from pymongo import MongoClient
 
 from tests.cluster.instances import Cluster, database_url
-from tests.fastlane_server import FINAL, wait_for
+from tests.eventually import wait_for
+from tests.fastlane_server import FINAL
 from tests.services import MongoServer, RedisServer
 
 # How far the clocks of the first and the last instance are off the middle one's.

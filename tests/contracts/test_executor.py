@@ -30,6 +30,7 @@ from fastlane.model import ImageReference, Resources, Stream
 from scripts import engine as setup
 from tests.engine import find_engine
 from tests.engines import SwarmEngine
+from tests.eventually import eventually
 
 # Bounds each test, and within it each wait for something that must come.
 pytestmark = pytest.mark.timeout(90)
@@ -260,13 +261,6 @@ def in_order(batches: Sequence[LogBatch]) -> list[tuple[Stream, bytes]]:
         else:
             merged.append((piece.stream, bytearray(piece.data)))
     return [(stream, bytes(data)) for stream, data in merged]
-
-
-async def eventually(check: Callable[[], bool]) -> None:
-    """Return when *check* holds, for what the kernel does in its own time."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not check():  # noqa: ASYNC110 - there is nobody who could set an event
-            await asyncio.sleep(0.01)
 
 
 # -- the path of a run ------------------------------------------------------------------------

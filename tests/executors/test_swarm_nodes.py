@@ -6,9 +6,10 @@ The manager takes no tasks unless a test says so: every run is on the worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +21,8 @@ from fastlane.executors.swarm import SERVICE_LABEL, SwarmExecutor
 from fastlane.model import Stream
 from scripts.engine import Engine
 from tests.engines import SwarmEngine, TwoNodeSwarm
-from tests.executors.conftest import PATIENCE_SECONDS, Docker, output
+from tests.eventually import eventually
+from tests.executors.conftest import Docker, output
 
 # In one process, so that there is one such swarm.
 pytestmark = pytest.mark.timeout(120)
@@ -98,14 +100,6 @@ def assert_counted(batches: list[LogBatch]) -> None:
     *numbers, last = output(batches).split()
     assert last == b"last"
     assert numbers == [b"%d" % number for number in range(1, len(numbers) + 1)]
-
-
-async def eventually(check: Callable[[], object], what: str) -> None:
-    """Return when *check* holds, for what engines do in their own time."""
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
-    while not await asyncio.to_thread(check):
-        assert time.monotonic() < give_up_at, f"waited in vain for {what}"
-        await asyncio.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +200,13 @@ async def test_a_node_that_is_back_has_lost_nothing(swarm: Swarm) -> None:
     (listed,) = await swarm.executor.runs(swarm.host)
     assert listed.phase is Phase.RUNNING
     nodes.mend()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            try:
-                assert (await swarm.executor.inspect(swarm.host, run_id)).phase is Phase.RUNNING
-                break
-            except RunOutOfReach:
-                await asyncio.sleep(0.05)
+
+    async def back() -> bool:
+        with contextlib.suppress(RunOutOfReach):
+            return (await swarm.executor.inspect(swarm.host, run_id)).phase is Phase.RUNNING
+        return False
+
+    await eventually(back, "a run within reach")
     (container,) = swarm.containers(nodes.worker, run_id)
     Engine(nodes.worker.url).call("POST", f"/containers/{container['Id']}/kill?signal=TERM")
     batches, state = await following
@@ -222,13 +216,14 @@ async def test_a_node_that_is_back_has_lost_nothing(swarm: Swarm) -> None:
 
 
 async def until_out_of_reach(swarm: Swarm, run_id: str) -> RunOutOfReach:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            try:
-                assert (await swarm.executor.inspect(swarm.host, run_id)).phase is Phase.RUNNING
-            except RunOutOfReach as error:
-                return error
-            await asyncio.sleep(0.05)
+    async def probe() -> RunOutOfReach | None:
+        try:
+            assert (await swarm.executor.inspect(swarm.host, run_id)).phase is Phase.RUNNING
+        except RunOutOfReach as error:
+            return error
+        return None
+
+    return await eventually(probe, "a run out of reach")
 
 
 async def test_what_is_removed_while_its_node_is_away_does_not_go_on_there(swarm: Swarm) -> None:

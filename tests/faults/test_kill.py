@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.engine import StartsHeard, find_engine
-from tests.fastlane_server import FastlaneServer, wait_for
+from tests.eventually import wait_for
+from tests.fastlane_server import FastlaneServer
 
 # Each execution says once that it started, in a place that outlives the server.
 LINES = 12

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.fastlane_server import FastlaneServer, wait_for
+from tests.eventually import wait_for
+from tests.fastlane_server import FastlaneServer
 
 # The path of a notification, point by point, and how often a webhook may arrive at most: twice
 # where one may be under way, its answer on the wire, when the process dies.

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,6 +13,7 @@ import psutil
 from fastlane.executors.docker.container import INSTALLATION_LABEL
 from scripts import engine as setup
 from tests.engine import docker_host, docker_image
+from tests.eventually import wait_for
 
 __all__ = ["docker_host", "docker_image"]
 
@@ -41,7 +40,7 @@ def test_sigterm_leaves_nothing_behind(docker_host: str, docker_image: str, tmp_
             return {mark for mark in marks if mark.startswith("bench-")}
 
         before = containers()
-        eventually(lambda: containers() - before and measuring.children())
+        wait_for(lambda: containers() - before and measuring.children())
         ours = containers() - before
         children = measuring.children(recursive=True)
         benchmarks.terminate()
@@ -53,10 +52,3 @@ def test_sigterm_leaves_nothing_behind(docker_host: str, docker_image: str, tmp_
     assert list((tmp_path / "temporary").iterdir()) == []
     assert not [child for child in children if child.is_running()]
     assert not containers() & ours
-
-
-def eventually(check: Callable[[], object]) -> None:
-    gives_up_at = time.monotonic() + PATIENCE_SECONDS
-    while not check():
-        assert time.monotonic() < gives_up_at
-        time.sleep(0.02)

@@ -20,7 +20,8 @@ import pytest
 from scripts.engine import Engine
 from tests.engine import EngineServer, RegistryServer, find_engine
 from tests.engines import EngineProxy, SwarmEngine, TlsEngine, TwoNodeSwarm
-from tests.fastlane_server import FINAL, FastlaneServer, wait_for
+from tests.eventually import wait_for
+from tests.fastlane_server import FINAL, FastlaneServer
 
 # A host that failed once is out at once, and is tried again soon.
 QUICK = {

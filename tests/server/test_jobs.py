@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.engine import EngineServer, RegistryServer, find_engine
-from tests.fastlane_server import FINAL, FastlaneServer, wait_for
+from tests.eventually import wait_for
+from tests.fastlane_server import FINAL, FastlaneServer
 
 
 @pytest.fixture(scope="module", params=["docker", "process"])

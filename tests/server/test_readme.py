@@ -8,7 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.fastlane_server import FINAL, ROOT, FastlaneServer, wait_for
+from tests.eventually import wait_for
+from tests.fastlane_server import FINAL, ROOT, FastlaneServer
 
 # Bounds the whole block, in seconds.
 BLOCK_TIMEOUT = 60

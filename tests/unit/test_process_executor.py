@@ -23,6 +23,7 @@ from fastlane.executors import process, process_shim
 from fastlane.executors.base import LogBatch, Phase, RunSpec
 from fastlane.executors.process import ProcessExecutor, unfinished
 from fastlane.model import ImageReference, Reason, Resources, Status, Stream
+from tests.eventually import eventually
 from tests.unit.test_runner import Instance
 
 pytestmark = pytest.mark.timeout(60)
@@ -53,12 +54,6 @@ def directory_of(data_dir: Path, run_id: str) -> Path:
 def state_of(data_dir: Path, run_id: str) -> dict[str, int]:
     state: dict[str, int] = json.loads((directory_of(data_dir, run_id) / "state.json").read_text())
     return state
-
-
-async def eventually(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not check():  # noqa: ASYNC110 - there is nobody who could set an event
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from fastlane.errors import HostUnavailable, StorageUnavailable
 from fastlane.executors.base import LogBatch, RunState
 from fastlane.model import Execution, Reason, Status
 from fastlane.storage.sqlite import SqliteStorage
+from tests.eventually import eventually
 from tests.fakes import MemoryExecutor
 from tests.unit.test_runner import Instance
 
@@ -177,9 +178,8 @@ async def test_a_task_that_died_is_followed_by_another(tmp_path: Path) -> None:
         made = await one.submit()
         (await executor.started(made.id)).output.append(b"more\n")
         await one.in_status(made.id, Status.RUNNING)
-        async with asyncio.timeout(10):
-            while one.runner.holds(made.id):  # noqa: ASYNC110 (nobody tells of a task that died)
-                await asyncio.sleep(0.01)
+        # Nobody tells of a task that died.
+        await eventually(lambda: not one.runner.holds(made.id), "the death of the task")
         one.storage.mended = True  # type: ignore[attr-defined]
         for _ in range(2):
             await one.keeper.beat()
