@@ -208,7 +208,7 @@ class Target(ABC):
     """One receiver that a job names for an event."""
 
     address: str
-    """The URL or the e-mail address, say."""
+    """Where the channel sends to, such as a URL."""
     every_attempt: bool = False
     """Whether a failure is reported that is followed by a retry."""
     retries: int | None = None
@@ -397,7 +397,7 @@ class Attempt:
     at: float
     duration_seconds: float
     status: int | None = None
-    """The receiver's status code (HTTP or SMTP); None where it gave none."""
+    """The status code of the receiver; None where it gave none."""
     error: str | None = None
     """Why it failed, in a sentence; None when it was delivered."""
 

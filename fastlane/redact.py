@@ -1,4 +1,4 @@
-"""Secrets are replaced before they leave: in answers, pages, log lines, reports and mails.
+"""Secrets are replaced before they leave: in answers, pages, log lines and notifications.
 
 A value is a secret when its name says so, or when a text that may be shown holds one where people
 write them: in the user part of a URL, or after ``--password`` and ``PASSWORD=`` in a command. A

@@ -122,6 +122,17 @@ def warnings(config: Config) -> list[str]:
         found.append(
             "HEALTHCHECK_OPEN is ignored: /healthcheck/ never asks for credentials; remove it."
         )
+    if "notifier" in config.roles and not config.public_url:
+        if "api" not in config.roles:
+            found.append(
+                "PUBLIC_URL is not set: links in notifications lead to this instance, which has no "
+                "api role; set PUBLIC_URL to the URL under which people reach the API."
+            )
+        elif config.smtp_host and is_loopback(config.host):
+            found.append(
+                f"PUBLIC_URL is not set: links in notifications lead to {config.host}, which only "
+                "this machine can open; set PUBLIC_URL to the URL under which people reach it."
+            )
     taken_by = None
     for farm in config.docker_hosts:
         if taken_by is not None:

@@ -1,4 +1,4 @@
-"""Which addresses a webhook may be sent to: pure rules, no name is resolved here.
+"""Which addresses a submitter's URL may lead to: pure rules, no name is resolved here.
 
 A submitter chooses the URL, the server makes the request: without rules that is a way into
 everything that only the server can reach (CWE-918). So addresses are public or refused, unless the
@@ -79,6 +79,6 @@ def is_public(address: Address) -> bool:
 
 
 def permitted(address: Address, allowed: Iterable[Network]) -> bool:
-    """Whether a webhook may be sent to *address*: it is public, or in one of *allowed*."""
+    """Whether requests to *address* are allowed: it is public, or in one of *allowed*."""
     target = carried(address)
     return is_public(address) or any(target in network for network in allowed)

@@ -1,4 +1,4 @@
-"""E-mail: the outcome of an execution, as text and as HTML, through one mail server."""
+"""Email: the outcome of an execution, as text and as HTML, through one mail server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAX_PER_EVENT = 100
 IMPLICIT_TLS_PORT = 465
 PLAIN_PORT = 25
 
-NOT_CONFIGURED = "No e-mail is sent because SMTP_HOST is not set."
+NOT_CONFIGURED = "No email is sent because SMTP_HOST is not set."
 
 # The shape that HTML's <input type=email> accepts (WHATWG HTML, 4.10.5.1.5).
 _ADDRESS = re.compile(
@@ -56,19 +56,19 @@ _ADDRESS = re.compile(
 
 def _address(text: str) -> str:
     if len(text) > MAX_ADDRESS_CHARS or not _ADDRESS.fullmatch(text):
-        raise ValueError(f"{shown(text)} is not an e-mail address, such as ann@example.org")
+        raise ValueError(f"{shown(text)} is not an email address, such as ann@example.org")
     return text
 
 
 Addresses = Annotated[
     list[Annotated[str, AfterValidator(_address)]],
     Field(max_length=MAX_PER_EVENT),
-    Hint(" of e-mail addresses"),
+    Hint(" of email addresses"),
 ]
 
 
 class NotifyPayload(PayloadModel):
-    """Who is notified by e-mail of how an execution ended."""
+    """Who is notified by email of how an execution ended."""
 
     succeeds: Addresses = Field(default_factory=list, examples=[[]])
     fails: Addresses = Field(default_factory=list, examples=[["ann@example.org"]])
@@ -94,7 +94,7 @@ class Addressee(Target):
 
 @dataclass(frozen=True, slots=True)
 class Notify(Subscription):
-    """The e-mail addresses of a job."""
+    """The email addresses of a job."""
 
     channel: ClassVar[str] = NAME
     succeeds: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ class EmailChannel(Channel):
         key: (NotifyPayload, ...),
         "notifyError": (
             str | None,
-            Field(description="Why no e-mail is sent, if so.", examples=[None]),
+            Field(description="Why no email is sent, if so.", examples=[None]),
         ),
     }
 

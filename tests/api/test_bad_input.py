@@ -98,7 +98,7 @@ FAULTS: tuple[tuple[dict[str, Any], str, tuple[str, ...]], ...] = (
     ({"notify": {"fails": "ann@example.org"}}, "/notify/fails", ("ann@", "a list")),
     # Regression 35.
     ({"notify": {"fails": ["nobody"]}}, "/notify/fails/0", ('"nobody"', "ann@example.org")),
-    ({"notify": {"fails": ["a@b.c", "a@b\nBcc: x"]}}, "/notify/fails/1", ("e-mail",)),
+    ({"notify": {"fails": ["a@b.c", "a@b\nBcc: x"]}}, "/notify/fails/1", ("email",)),
     ({"notify": {"fail": []}}, "/notify/fail", ('"fail"', '"fails"')),
     ({"notify": {"everyAttempt": "yes"}}, "/notify/everyAttempt", ('"yes"', "true or false")),
     ({"webhooks": {"fails": {}}}, "/webhooks/fails", ("{}", "a list")),

@@ -345,7 +345,7 @@ async def test_mail_is_tried_again(make_site: MakeSite) -> None:
 async def test_without_a_mail_server_it_says_so(telling: Site) -> None:
     submitted = await run(telling, notify={"finishes": ["ann@example.org"]})
     job = (await telling.get(submitted["jobUrl"])).json["job"]
-    assert job["metadata"]["notifyError"] == "No e-mail is sent because SMTP_HOST is not set."
+    assert job["metadata"]["notifyError"] == "No email is sent because SMTP_HOST is not set."
     (failed,) = await telling.failed_notifications()
     assert failed["dispatch"][0]["error"] == job["metadata"]["notifyError"]
     silent = await telling.submit()

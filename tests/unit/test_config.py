@@ -476,3 +476,25 @@ def test_roles() -> None:
         cluster(ROLES=",", **stores)
     with pytest.raises(ConfigError, match="embedded store belongs to one server"):
         cluster(ROLES="api")
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({"ROLES": "notifier"}, "no api role"),
+        ({"ROLES": "notifier", "PUBLIC_URL": "https://fastlane.example"}, None),
+        ({"ROLES": "dispatcher"}, None),
+        ({"SMTP_HOST": "mail.example"}, "127.0.0.1"),
+        ({"SMTP_HOST": "mail.example", "ROLES": "api"}, None),
+        ({"SMTP_HOST": "mail.example", "PUBLIC_URL": "https://fastlane.example"}, None),
+        ({"SMTP_HOST": "mail.example", "HOST": "192.0.2.7"}, None),
+    ],
+)
+def test_links_that_nobody_can_open_are_warned_of(
+    options: dict[str, str], warned: str | None
+) -> None:
+    stores = {"MONGODB_URL": "mongodb://m/", "REDIS_URL": "redis://r/"}
+    config = load(environ=options | (stores if "ROLES" in options else {}))
+    found = [sentence for sentence in warnings(config) if "PUBLIC_URL" in sentence]
+    assert [warned in sentence for sentence in found if warned] == [True] * len(found)
+    assert len(found) == (warned is not None)
