@@ -6,6 +6,7 @@
     ├── ConfigError              an option is unknown or malformed; nothing was started
     ├── NotFound                 a task, job or execution that is not there
     ├── Rejected                 a request that cannot be carried out as things are (HTTP 400)
+    │   └── KeyReused            an idempotency key of another request (HTTP 422)
     ├── StorageError
     │   ├── StorageUnavailable   the store is away; try again later (HTTP 503)
     │   ├── StorageInUse         another server owns the embedded data directory
@@ -42,6 +43,15 @@ class NotFound(FastlaneError):
 
 class Rejected(FastlaneError):
     """A well-formed request that cannot be carried out as things are; nothing was changed."""
+
+
+class KeyReused(Rejected):
+    """An idempotency key that was used before, for another request. Nothing was changed."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f'Idempotency-Key "{key}" was used for another request of this task; use a new key.'
+        )
 
 
 class StorageError(FastlaneError):

@@ -352,7 +352,8 @@ class Lifecycle:
             except CompareFailed as moved:
                 if moved.current is None or moved.current.epoch != epoch or moved.current.final:
                     raise
-                execution = moved.current
+                # The caller's definition may be capped; the stored one never changes.
+                execution = replace(moved.current, definition=execution.definition)
                 continue
             self._publish(final, *(() if retry is None else (retry,)))
             return final

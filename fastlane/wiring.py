@@ -169,6 +169,7 @@ def make_runner(
             host_lost_after_seconds=config.host_lost_after_seconds,
             log_cap=policy.log_cap(config.log_max_bytes),
             resource_caps=config.resources,
+            hard_timeout_seconds=config.hard_execution_timeout_seconds,
             container_retention_seconds=config.container_retention,
         ),
     )

@@ -29,7 +29,7 @@ from fastlane.api.schemas.common import Urls
 from fastlane.api.schemas.problems import problem_details
 from fastlane.api.services import Services
 from fastlane.encoding import to_json
-from fastlane.errors import NotFound, Rejected, StorageUnavailable
+from fastlane.errors import KeyReused, NotFound, Rejected, StorageUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -345,6 +345,8 @@ class BaseHandler(RequestHandler):
                 return error
             case NotFound():
                 return Problem(404, str(error))
+            case KeyReused():
+                return Problem(422, str(error))
             case Rejected():
                 return Problem(400, str(error))
             case StorageUnavailable():

@@ -6,7 +6,7 @@ from fastlane.api.base import BaseHandler
 from fastlane.api.executions import read_dispatches, read_outputs
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import requested_page
-from fastlane.api.payload import take_payload
+from fastlane.api.payload import take_submission
 from fastlane.api.schemas import jobs as schemas
 from fastlane.api.schemas.common import page_keys, task_reference
 from fastlane.api.schemas.executions import execution_details
@@ -50,16 +50,14 @@ class Job(BaseHandler):
 
     async def put(self, task_id: str, job_id: str) -> None:
         check_task_id(task_id)
-        words = self.services.config.env_blacklisted_words
-        payload = await take_payload(self.request.body, words)
+        definition, schedule = await take_submission(
+            self.request.body, self.services.config, self.services.clock()
+        )
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
             job_id=check_job_id(job_id),
-            definition=payload.definition(
-                self.services.config.backoff,
-                self.services.config.hard_execution_timeout_seconds,
-            ),
-            schedule=payload.schedule(self.services.clock()),
+            definition=definition,
+            schedule=schedule,
             request_ip=self.client_ip,
         )
         await self.send_json(schemas.submitted(submitted.job, submitted.execution, self.urls))

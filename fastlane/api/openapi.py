@@ -131,6 +131,7 @@ OPERATIONS: tuple[Operation, ...] = (
         query=("Idempotency-Key",),
         body=JobPayload,
         headers=("Idempotent-Replayed",),
+        problems=(422,),
     ),
     Operation(
         JOB,
@@ -513,6 +514,7 @@ PROBLEMS: Mapping[int, tuple[str, Sequence[str]]] = {
     405: ("This method is not answered here.", ("Allow",)),
     413: ("The body is larger than MAX_BODY_BYTES.", ()),
     415: ("The body is compressed.", ("Accept-Encoding",)),
+    422: ("The idempotency key was used for another request.", ()),
     426: ("This is a WebSocket: connect with the scheme ws or wss.", ("Upgrade",)),
     431: ("The headers are larger than 64 KiB.", ()),
     500: ("Something failed inside fastlane; its log has the details.", ()),

@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     create_model,
     model_validator,
@@ -31,6 +32,7 @@ from fastlane.api.faults import MAX_FAULTS, faults_of
 from fastlane.api.json_body import read_json_object
 from fastlane.api.problems import Fault, Problem
 from fastlane.checks import MAX_TEXT, Hint, PayloadModel, Strings, raise_faults, shown
+from fastlane.config import Config
 from fastlane.model import (
     Backoff,
     Command,
@@ -109,6 +111,16 @@ def _unix_seconds(value: float) -> float:
         raise ValueError(f"{value:.15g} is not a time; give unix seconds, such as 1645113692")
     if value > MILLISECONDS_FROM:
         raise ValueError(f"{value:.15g} is too large; give unix seconds, not milliseconds")
+    return value
+
+
+def _timeout(value: float, info: ValidationInfo) -> float:
+    limit = math.inf if info.context is None else info.context
+    if value > limit:
+        raise ValueError(
+            f"{value:.15g} is above the limit of {limit:.15g} seconds "
+            "(HARD_EXECUTION_TIMEOUT_SECONDS); give a shorter one"
+        )
     return value
 
 
@@ -245,9 +257,11 @@ class JobPayload(PayloadModel):
     retries: Annotated[int, Field(ge=0, le=MAX_RETRIES), Hint(", such as 3")] = 0
     backoff: BackoffPayload = BackoffPayload()
     timeout: Annotated[
-        Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None,
+        Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False), AfterValidator(_timeout)] | None,
         Hint(" of seconds, such as 30"),
-    ] = Field(default=None, description="Seconds; capped by HARD_EXECUTION_TIMEOUT_SECONDS.")
+    ] = Field(
+        default=None, description="Seconds, at most HARD_EXECUTION_TIMEOUT_SECONDS, the default."
+    )
     expiration: Annotated[UnixSeconds | None, UNIX_HINT] = Field(
         default=None, description="Unix seconds by which it must have started."
     )
@@ -274,11 +288,10 @@ class JobPayload(PayloadModel):
         return self
 
     def definition(self, backoff: Backoff, hard_timeout_seconds: float) -> Definition:
-        """What the job runs; *backoff* is for what the payload leaves out."""
+        """What the job runs; *backoff* and *hard_timeout_seconds* are for what it leaves out."""
         min_ms = backoff.min_ms if self.backoff.min_ms is None else self.backoff.min_ms
         max_ms = backoff.max_ms if self.backoff.max_ms is None else self.backoff.max_ms
         factor = backoff.factor if self.backoff.factor is None else self.backoff.factor
-        timeout = hard_timeout_seconds if self.timeout is None else self.timeout
         memory = self.resources.memory
         assert not isinstance(memory, str)
         return Definition(
@@ -288,7 +301,7 @@ class JobPayload(PayloadModel):
             custom=self.metadata,
             retries=self.retries,
             backoff=Backoff(min_ms, factor, max_ms),
-            timeout_seconds=min(timeout, hard_timeout_seconds),
+            timeout_seconds=hard_timeout_seconds if self.timeout is None else self.timeout,
             expires_at=self.expiration,
             overlap=Overlap(self.overlap),
             subscriptions=subscriptions_of(
@@ -333,22 +346,31 @@ class BlacklistPayload(PayloadModel):
     ]
 
 
-async def take_payload(body: bytes, words: Sequence[str] = ()) -> JobPayload:
-    """:func:`read_payload`, off the event loop where the body is large."""
+async def take_submission(body: bytes, config: Config, now: float) -> tuple[Definition, Schedule]:
+    """What *body* asks for, read off the event loop where it is large.
+
+    :raises Problem: see :func:`read_payload`.
+    """
+    words, limit = config.env_blacklisted_words, config.hard_execution_timeout_seconds
     if len(body) > LARGE_BODY_BYTES:
-        return await asyncio.to_thread(read_payload, body, words)
-    return read_payload(body, words)
+        payload = await asyncio.to_thread(read_payload, body, words, limit)
+    else:
+        payload = read_payload(body, words, limit)
+    return payload.definition(config.backoff, limit), payload.schedule(now)
 
 
-def read_payload(body: bytes, words: Sequence[str] = ()) -> JobPayload:
+def read_payload(
+    body: bytes, words: Sequence[str] = (), hard_timeout_seconds: float = math.inf
+) -> JobPayload:
     """The payload in *body*.
 
     :param words: the value of a name that holds one of them is repeated in no message.
+    :param hard_timeout_seconds: the longest ``timeout`` that is accepted.
     :raises Problem: 400 with every error.
     """
     values, model = read_json_object(body), job_payload()
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context=hard_timeout_seconds)
     except ValidationError as error:
         faults = list(faults_of(error, model, values, words))
         count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"

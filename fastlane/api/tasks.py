@@ -7,7 +7,7 @@ import hashlib
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import check_task_id
 from fastlane.api.paging import requested_page
-from fastlane.api.payload import take_payload
+from fastlane.api.payload import take_submission
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import jobs as schemas
 from fastlane.api.schemas.common import page_keys
@@ -63,16 +63,14 @@ class Task(BaseHandler):
                 "The request body is empty; send a JSON object with image and command. "
                 "To see the task's jobs, send GET.",
             )
-        words = self.services.config.env_blacklisted_words
-        payload = await take_payload(self.request.body, words)
+        definition, schedule = await take_submission(
+            self.request.body, self.services.config, self.services.clock()
+        )
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
             job_id=None,
-            definition=payload.definition(
-                self.services.config.backoff,
-                self.services.config.hard_execution_timeout_seconds,
-            ),
-            schedule=payload.schedule(self.services.clock()),
+            definition=definition,
+            schedule=schedule,
             request_ip=self.client_ip,
             idempotency=key,
         )

@@ -8,8 +8,9 @@ and the log's bookmark is stored with the log.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -63,6 +64,8 @@ class RunOptions:
     log_cap: LogCap | None = None
     resource_caps: Resources = Resources()
     """For farms that have none of their own."""
+    hard_timeout_seconds: float = math.inf
+    """Caps the timeouts of jobs that were stored when the limit was higher."""
     container_retention_seconds: float = 0.0
     """How long an ended run is kept on its host for people to look at."""
 
@@ -96,7 +99,7 @@ class Run:
         self._lifecycle = context.lifecycle
         self._executor = context.executor
         self._options = context.options
-        self._execution = execution
+        self._execution = _capped(execution, context.options.hard_timeout_seconds)
         self._host: str = execution.host
         self._calls = HostCalls(
             context.executor,
@@ -294,9 +297,10 @@ class Run:
         keep_time = asyncio.create_task(self._keep_time(run_id, news))
         tasks = (follow, wait, keep_time)
         try:
-            self._execution = await retry_until_available(
+            started = await retry_until_available(
                 lambda: self._lifecycle.started(self._execution, run_id)
             )
+            self._execution = _capped(started, self._options.hard_timeout_seconds)
             while True:
                 # None of them may end in an error that nobody hears of.
                 for task in tasks:
@@ -383,6 +387,11 @@ class Run:
 
 def _requests_stop(event: Event) -> bool:
     return isinstance(event, ExecutionChanged) and event.stop_reason is not None
+
+
+def _capped(execution: Execution, hard_timeout_seconds: float) -> Execution:
+    seconds = min(execution.definition.timeout_seconds, hard_timeout_seconds)
+    return replace(execution, definition=replace(execution.definition, timeout_seconds=seconds))
 
 
 def _spec_of(execution: Execution, farm: Farm | None, caps: Resources) -> RunSpec:

@@ -157,8 +157,8 @@ class Storage(ABC):
         With *idempotency*, a key known in this task returns what the first request stored, with
         ``repeated=True``, and changes nothing.
 
-        :raises Rejected: the idempotency key was used with another fingerprint, or (*replace*) the
-            job id belongs to another task.
+        :raises KeyReused: the idempotency key was used with another fingerprint.
+        :raises Rejected: (*replace*) the job id belongs to another task.
         """
 
     @abstractmethod

@@ -91,6 +91,7 @@ FAULTS: tuple[tuple[dict[str, Any], str, tuple[str, ...]], ...] = (
     ({"timeout": 0}, "/timeout", ("0", "more than 0")),
     ({"timeout": -5}, "/timeout", ("-5", "more than 0")),
     ({"timeout": "30"}, "/timeout", ('"30"', "a number")),
+    ({"timeout": 1801}, "/timeout", ("1801", "1800", "HARD_EXECUTION_TIMEOUT_SECONDS")),
     ({"timeout": "30s"}, "/timeout", ('"30s"', "a number")),
     ({"expiration": "never"}, "/expiration", ('"never"', "a number")),
     ({"expiration": -1}, "/expiration", ("-1", "unix seconds")),

@@ -216,6 +216,11 @@ async def test_every_documented_answer_is_given(
         if has_body:
             if path == BLACKLIST:
                 assert (await checked(site, method, asked, {"host": "b:1"})).status == 404
+            if name == "createJob":
+                for retries, status in ((0, 200), (1, 422)):
+                    reused = {**PAYLOAD, "retries": retries}
+                    answer = await checked(site, method, asked, reused, Idempotency_Key="reused")
+                    assert answer.status == status
             for refused in (b"", b"[]", {"image": "a"}, {**PAYLOAD, "cron": "x", "retry": 1}):
                 await checked(site, method, asked, refused)
         answer = await checked(

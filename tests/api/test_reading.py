@@ -323,7 +323,7 @@ async def test_when_it_is_said(make_site: MakeSite) -> None:
 
 
 async def test_numbers_are_whole_where_they_can_be(still: Site) -> None:
-    for given, shown in ((None, 1800), (30, 30), (30.0, 30), (0.5, 0.5), (10**6, 1800)):
+    for given, shown in ((None, 1800), (30, 30), (30.0, 30), (0.5, 0.5), (1800, 1800)):
         keys: dict[str, Any] = {} if given is None else {"timeout": given}
         created = await still.submit(**keys)
         timeout = (await still.get(created["jobUrl"])).json["job"]["metadata"]["timeout"]

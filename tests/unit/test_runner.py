@@ -280,6 +280,14 @@ async def test_a_run_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
         assert ended.exit_code == 143
 
 
+async def test_a_limit_that_was_lowered_caps_what_was_stored_before(tmp_path: Path) -> None:
+    options = RunOptions(hard_timeout_seconds=0.2)
+    async with Instance(tmp_path, MemoryExecutor(), options=options) as one:
+        ended = await one.ended((await one.submit(timeout_seconds=600)).id)
+        assert ended.status is Status.TIMEDOUT
+        assert ended.error == "The execution ran longer than 0.2 s."
+
+
 async def test_the_time_limit_of_an_adopted_run_goes_on_where_it_stood(tmp_path: Path) -> None:
     executor = MemoryExecutor()
     async with Instance(tmp_path, executor) as one:

@@ -11,7 +11,7 @@ from dataclasses import replace as copy_with
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError
 
-from fastlane.errors import CompareFailed, NotFound, Rejected
+from fastlane.errors import CompareFailed, KeyReused, NotFound, Rejected
 from fastlane.model import ACTIVE, Execution, Job, Status
 from fastlane.storage.base import IdempotencyKey, Submitted
 from fastlane.storage.mongo.database import FOLLOW, Database, Doc, new_todo, strike_off, swap
@@ -94,9 +94,7 @@ class Jobs:
         if doc is None:
             return None
         if doc["fingerprint"] != idempotency.fingerprint:
-            raise Rejected(
-                f"the idempotency key {idempotency.key!r} was used for another request of this task"
-            )
+            raise KeyReused(idempotency.key)
         if "todo" in doc:
             if not self._db.completed.knows(doc["todo"]):
                 await self._apply_key(doc)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace as copy_with
 from typing import Any
 
-from fastlane.errors import CompareFailed, NotFound, Rejected
+from fastlane.errors import CompareFailed, KeyReused, NotFound, Rejected
 from fastlane.model import (
     ACTIVE,
     ATTEMPTS_KEPT,
@@ -263,9 +263,7 @@ def _first_answer(
         return None
     fingerprint, job_id, queue_job_id, execution_id = row
     if fingerprint != idempotency.fingerprint:
-        raise Rejected(
-            f"the idempotency key {idempotency.key!r} was used for another request of this task"
-        )
+        raise KeyReused(idempotency.key)
     job = _find_job(connection, job_id)
     if job is None:
         return None
