@@ -84,7 +84,7 @@ class Owner:
 
     async def start_retry(self) -> Execution:
         """Claim and start the attempt that follows the one that has just failed."""
-        await self.lifecycle.expire_due(10)
+        await self.lifecycle.queue_due(10)
         self.seq = 0
         self.execution = await self.lifecycle.started(await self.claim(), "run-2")
         return self.execution
