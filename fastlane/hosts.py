@@ -121,6 +121,13 @@ class Hosts:
         if len(self._images) > IMAGES_REMEMBERED:
             self._images.popitem(last=False)
 
+    def forget(self, host: str) -> None:
+        """Forget a host that no farm has, because nothing is left to do there."""
+        assert host not in self._configured
+        for known in (self._records, self._open_until, self._paused_until, self._trial_until):
+            known.pop(host, None)
+        self._unsaved.discard(host)
+
     # -- what others know ---------------------------------------------------------------------
 
     def unsaved(self) -> Sequence[HostRecord]:
@@ -133,9 +140,14 @@ class Hosts:
             self._unsaved.discard(record.host)
 
     def take(self, records: Iterable[HostRecord]) -> bool:
-        """Believe what is stored, but for what is our own news; whether that changed anything."""
+        """Believe what is stored, but for what is our own news; whether that changed anything.
+
+        Hosts that are not configured concern only the instance that has executions on them.
+        """
         news = False
         for stored in records:
+            if stored.host not in self._configured | self._records.keys():
+                continue
             known = self.record(stored.host)
             if stored.host in self._unsaved:
                 stored = replace(known, blacklisted=stored.blacklisted)

@@ -111,33 +111,40 @@ class Keeper:
         )
 
     async def _sweep_host(self, host: str) -> None:
+        left = False
         try:
             runs = await self._executor.runs(host)
         except HostUnavailable as error:
             self._hosts.failed(host, str(error))
             log.warning("The host could not be swept", host=host, error=str(error))
-            return
-        self._hosts.answered(host)
-        for run in runs:
-            try:
-                await self._sweep_run(host, run)
-            except ExecutorError as error:
-                log.warning("A run could not be removed", host=host, error=str(error))
+        else:
+            self._hosts.answered(host)
+            for run in runs:
+                try:
+                    left |= await self._sweep_run(host, run)
+                except ExecutorError as error:
+                    left = True
+                    log.warning("A run could not be removed", host=host, error=str(error))
+        if not (left or self._hosts.is_configured(host) or self._runner.uses(host)):
+            log.info("A host that is no longer configured is swept no more", host=host)
+            self._hosts.forget(host)
 
-    async def _sweep_run(self, host: str, run: ListedRun) -> None:
+    async def _sweep_run(self, host: str, run: ListedRun) -> bool:
+        """Remove a run whose execution is over; whether it is to be looked at again."""
         if self._runner.holds(run.execution_id):
-            return
+            return True
         try:
             execution = await self._storage.execution(run.execution_id)
         except NotFound:
             # Not ours to judge: the records may be in another data directory.
-            return
+            return False
         if not execution.final:
-            return
+            return True
         kept_until = (execution.finished_at or 0.0) + self._options.container_retention_seconds
         if run.phase is Phase.ENDED and self._clock() < kept_until:
             await self._executor.set_aside(host, run.run_id)
-            return
+            return True
         log.info("Run removed", execution=execution.id, run=run.run_id, host=host)
         await self._executor.stop(host, run.run_id, grace_seconds=0)
         await self._executor.remove(host, run.run_id)
+        return False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import pytest
 
 from fastlane.background import pullnotes
 from fastlane.background.hostwatch import HostWatch
@@ -14,11 +16,12 @@ from fastlane.background.run import RunOptions
 from fastlane.bus.local import Bus
 from fastlane.errors import HostUnavailable, NotStarted
 from fastlane.events import HostChanged
-from fastlane.executors.base import Phase, RunSpec
+from fastlane.executors.base import ListedRun, Phase, RunSpec
 from fastlane.hosts import BreakerOptions, Circuit, Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Farm, HostRecord, Reason, Resources, Schedule, Status, Stream
 from fastlane.storage.sqlite import SqliteStorage
+from tests.eventually import eventually
 from tests.fakes import DeadHost, MemoryExecutor
 from tests.unit.test_runner import Instance
 from tests.unit.test_runner_faults import LostAppendAnswer
@@ -167,6 +170,33 @@ async def test_a_host_without_a_farm_is_not_looked_at_for_ever(tmp_path: Path) -
         assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
         assert "no longer in any farm" in str(ended.error)
     assert executor.calls["stop"] == 1
+
+
+class Swept(DeadHost):
+    """Remembers which hosts were swept."""
+
+    def __init__(self, *dead: str) -> None:
+        super().__init__(*dead)
+        self.swept: list[str] = []
+
+    async def runs(self, host: str) -> Sequence[ListedRun]:
+        self.swept.append(host)
+        return await super().runs(host)
+
+
+@pytest.mark.parametrize("dead", [True, False])
+async def test_a_host_without_a_farm_is_not_swept_for_ever(tmp_path: Path, dead: bool) -> None:
+    executor = Swept(*(["gone"] if dead else []))
+    async with Instance(tmp_path, executor) as one:
+        one.hosts.failed("gone", "no route to host")
+        await eventually(one.storage.hosts, "the record of the host")
+        await one.keeper.sweep()
+        assert sorted(executor.swept) == ["a", "gone"]
+        executor.swept.clear()
+        # What it stored is read again with every round.
+        one.hosts.take(await one.storage.hosts())
+        await one.keeper.sweep()
+        assert executor.swept == ["a"]
 
 
 async def test_an_execution_without_a_farm_goes_to_the_one_that_takes_its_task(

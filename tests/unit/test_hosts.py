@@ -176,6 +176,10 @@ def test_a_host_that_only_an_execution_knows_is_watched_too(hosts: Hosts) -> Non
     assert not hosts.is_configured("gone")
     hosts.failed("gone", "no such host")
     assert hosts.all() == ["a", "b", "gone"]
+    hosts.forget("gone")
+    assert hosts.unsaved() == []
+    hosts.take([HostRecord("gone", 1, "no such host")])
+    assert hosts.all() == ["a", "b"], "what others have stored does not bring it back"
 
 
 def test_images_and_errors_are_remembered_within_bounds(hosts: Hosts) -> None:
