@@ -1,3 +1,3 @@
-"""fastlane runs container jobs for whoever can send an HTTP request."""
+"""fastlane runs container jobs for anyone who can send an HTTP request."""
 
 __version__ = "0.1.0"

@@ -1,20 +1,21 @@
-"""When a cron job ticks: pure functions of a cron text, a time zone and a time.
+"""When a cron job ticks: pure functions of an expression, a time zone and a time.
 
-A cron text matches local minutes; a tick is the point in time at which one of them happens:
+A cron expression matches local minutes. A tick is the point in time at which one of them happens:
 
-* a local minute that comes twice (the clocks go back) ticks once, the first time;
-* one that is skipped (the clocks go forward) ticks at the end of the gap; all that a gap skips
-  tick at that one time, and so are one tick.
+* A local minute that occurs twice (the clocks go back) ticks once, the first time.
+* One that is skipped (the clocks go forward) ticks at the end of the gap. All minutes that a gap
+  skips are one tick.
 
 Five fields as in crontab(5): minute, hour, day of the month, month, day of the week, each ``*``, a
-number, a range ``a-b``, either with a step ``/n``, or a list of these; months and days also by the
-first three letters of their English name; Sunday is 0 and 7. With both days restricted (not ``*``)
-it is enough that one of them matches.
+number, a range ``a-b``, either with a step ``/n``, or a list of these. Months and days may be given
+by the first three letters of their English name. Sunday is 0 and 7. If both days are restricted
+(not ``*``), either may match.
 """
 
 from __future__ import annotations
 
 import calendar
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -25,15 +26,15 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from croniter import CroniterBadDateError, croniter
 
-# Bounds the text that is parsed; every minute of an hour by number fits.
+# Bounds the expression; a list of all minutes of an hour fits.
 _CRON_MAX_CHARS = 512
-# Bounds the name of a zone; the longest of IANA's has 32 characters.
+# Bounds the name of a time zone; the longest IANA name has 32 characters.
 _ZONE_MAX_CHARS = 64
 # Bounds the search in years: the 29th of February can be 8 years away (2096 to 2104).
 _HORIZON_YEARS = 9
-# Unix seconds of 9990-01-01: datetime ends soon behind, and nothing is due there.
+# 9990-01-01 in unix seconds: datetime ends soon after it.
 _LAST_SECOND = 253_086_681_600
-# How many parsed cron texts and zones are kept.
+# How many parsed expressions and time zones are kept.
 _CACHE_SIZE = 4096
 
 _ITEM = re.compile(
@@ -44,6 +45,11 @@ _ITEM = re.compile(
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def _quoted(text: str) -> str:
+    """*text* in double quotes, escaped if it has characters that cannot be printed."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
     name: str
@@ -52,9 +58,9 @@ class _Field:
     names: Mapping[str, int] = field(default_factory=dict)
 
     def parse(self, text: str) -> frozenset[int] | None:
-        """The numbers that *text* stands for, or None when it restricts nothing (``*``).
+        """The numbers in *text*, or None if it matches everything (``*``).
 
-        :raises ValueError: what is wrong and what would be right, as a clause.
+        :raises ValueError: a clause that says what is wrong and what to write.
         """
         if text in ("*", "*/1"):
             return None
@@ -64,12 +70,14 @@ class _Field:
         match = _ITEM.fullmatch(text)
         if match is None:
             raise ValueError(
-                f"its {self.name} has {text[:20]!r}: give *, a number from {self.least} to "
+                f"the {self.name} is {_quoted(text[:20])}; use *, a number from {self.least} to "
                 f"{self.most}, a range a-b, a step */n or a list of these"
             )
         step = int(match["step"]) if match["step"] else 1
         if not 1 <= step <= self.most + 1:
-            raise ValueError(f"its {self.name} has {text!r}: give a step from 1 to {self.most + 1}")
+            raise ValueError(
+                f"the {self.name} is {_quoted(text)}; use a step from 1 to {self.most + 1}"
+            )
         if match["star"]:
             first, last = self.least, self.most
         else:
@@ -79,7 +87,7 @@ class _Field:
                 last = self.most
         if first > last:
             raise ValueError(
-                f"its {self.name} has {text!r}, which runs backwards: give two ranges instead, "
+                f"the {self.name} is {_quoted(text)}, a backward range; use two ranges instead: "
                 f"{match['first']}-{self.most},{self.least}-{match['last']}"
             )
         return iter(range(first, last + 1, step))
@@ -94,15 +102,15 @@ class _Field:
                 number = 7
         else:
             known = f" or one of {', '.join(self.names)}" if self.names else ""
-            raise ValueError(f"its {self.name} has {text!r}: give a number{known}")
+            raise ValueError(f"the {self.name} is {_quoted(text)}; use a number{known}")
         if not self.least <= number <= self.most:
             raise ValueError(
-                f"its {self.name} has {text!r}: give a number from {self.least} to {self.most}"
+                f"the {self.name} is {_quoted(text)}; use a number from {self.least} to {self.most}"
             )
         return number
 
 
-# English names, not the locale's as calendar.month_abbr has them.
+# English names; calendar.month_abbr depends on the locale.
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 _FIELDS = (
@@ -118,17 +126,17 @@ _LONGEST = {month: calendar.monthrange(2000, month)[1] for month in range(1, 13)
 
 @lru_cache(maxsize=_CACHE_SIZE)
 def _plain(cron: str) -> str:
-    """*cron* in numbers and lists only, the form in which no two implementations differ.
+    """*cron* as lists of numbers, which all implementations read in the same way.
 
     :raises ValueError: as :func:`check_cron`.
     """
     try:
         if len(cron) > _CRON_MAX_CHARS:
-            raise ValueError(f"it is too long: give at most {_CRON_MAX_CHARS} characters")
+            raise ValueError(f"it has more than {_CRON_MAX_CHARS} characters")
         texts = cron.split()
         if len(texts) != len(_FIELDS):
             raise ValueError(
-                f"it has {len(texts)} fields: give five, minute, hour, day of the month, month "
+                f"it has {len(texts)} fields; use five: minute, hour, day of the month, month "
                 "and day of the week"
             )
         minutes, hours, days, months, weekdays = (
@@ -137,15 +145,15 @@ def _plain(cron: str) -> str:
         if weekdays is not None:
             weekdays = frozenset(day % 7 for day in weekdays)
         if days is not None and weekdays is not None:
-            # One match is enough, so a field that names every day makes it every day.
+            # Either may match, so a field that names every day makes it every day.
             if len(days) == 31 or len(weekdays) == 7:
                 days = weekdays = None
         elif days is not None and min(days) > max(_LONGEST[m] for m in months or _LONGEST):
-            raise ValueError(
-                f"there is no day {min(days)} in the months it names: give a date that comes"
-            )
+            raise ValueError(f"there is no day {min(days)} in its months; use a date that exists")
     except ValueError as error:
-        raise ValueError(f"{cron[:100]!r} is not a cron that can run; {error}.") from None
+        raise ValueError(
+            f"{_quoted(cron[:100])} is not a valid cron expression: {error}."
+        ) from None
     return " ".join(
         "*" if numbers is None else ",".join(map(str, sorted(numbers)))
         for numbers in (minutes, hours, days, months, weekdays)
@@ -168,23 +176,23 @@ def _zone(name: str) -> ZoneInfo:
         pass
     asked = name[:_ZONE_MAX_CHARS].strip().replace(" ", "_").casefold()
     close = _zones_by_any_name().get(asked)
-    remedy = f"did you mean {close}?" if close else "give one like UTC or Europe/Berlin."
-    raise ValueError(f"{name[:_ZONE_MAX_CHARS]!r} is not an IANA time zone: {remedy}")
+    remedy = f'Did you mean "{close}"?' if close else "Use a name like UTC or Europe/Berlin."
+    raise ValueError(f"{_quoted(name[:_ZONE_MAX_CHARS])} is not an IANA time zone. {remedy}")
 
 
 def check_cron(cron: str) -> None:
-    """Return when *cron* is a text that ticks.
+    """Return if *cron* is a valid expression.
 
-    :raises ValueError: one sentence that says what is wrong with which value, and the remedy; also
-        for dates that never come (``0 0 30 2 *``).
+    :raises ValueError: a sentence that says what is wrong with which value and what to write; also
+        for dates that never occur (``0 0 30 2 *``).
     """
     _plain(cron)
 
 
 def check_timezone(timezone: str) -> None:
-    """Return when *timezone* names a zone of the IANA data base.
+    """Return if *timezone* is the name of an IANA time zone.
 
-    :raises ValueError: one sentence with the value and the remedy.
+    :raises ValueError: a sentence with the value and what to write.
     """
     _zone(timezone)
 
@@ -234,36 +242,36 @@ def _matcher(plain: str, start: datetime) -> croniter:
 
 
 def _local(zone: ZoneInfo, at: int) -> datetime:
-    """The last local second that happened for the first time by *at*; without its zone."""
+    """The last local second that had happened for the first time by *at*, without its zone."""
     utc = _EPOCH + timedelta(seconds=at)
     local = utc.astimezone(zone)
     if local.fold:
-        # The clocks went back: until they have caught up no minute is new.
+        # The clocks went back: no minute is new until they have caught up.
         first = _seconds(local.replace(fold=0))
         return _local(zone, _transition(zone, first, at) - 1)
     return local.replace(tzinfo=None)
 
 
 def _happens(zone: ZoneInfo, minute: datetime) -> float:
-    """When a local minute happens first, or the end of the gap that skips it; unix seconds."""
+    """When a local minute first happens, or the end of the gap that skips it, in unix seconds."""
     first = _seconds(minute.replace(tzinfo=zone, fold=0))
     if (_EPOCH + timedelta(seconds=first)).astimezone(zone).replace(tzinfo=None) == minute:
         return first
-    # PEP 495: in a gap fold=0 gives a time behind it, and fold=1 one before it.
+    # PEP 495: in a gap, fold=0 gives a time after it, and fold=1 one before it.
     before = _seconds(minute.replace(tzinfo=zone, fold=1))
     return _transition(zone, before, first)
 
 
-def _transition(zone: ZoneInfo, before: int, behind: int) -> int:
-    """The first second with the offset that *behind* has; *before* has another."""
-    offset = (_EPOCH + timedelta(seconds=behind)).astimezone(zone).utcoffset()
-    while behind - before > 1:
-        middle = (before + behind) // 2
+def _transition(zone: ZoneInfo, before: int, after: int) -> int:
+    """The first second with the UTC offset of *after*; *before* has a different one."""
+    offset = (_EPOCH + timedelta(seconds=after)).astimezone(zone).utcoffset()
+    while after - before > 1:
+        middle = (before + after) // 2
         if (_EPOCH + timedelta(seconds=middle)).astimezone(zone).utcoffset() == offset:
-            behind = middle
+            after = middle
         else:
             before = middle
-    return behind
+    return after
 
 
 def _seconds(moment: datetime) -> int:

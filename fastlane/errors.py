@@ -4,19 +4,19 @@
 
     FastlaneError
     ├── ConfigError              an option is unknown or malformed; nothing was started
-    ├── NotFound                 a task, job or execution that is not there
-    ├── Rejected                 a request that cannot be carried out as things are (HTTP 400)
+    ├── NotFound                 a task, job or execution does not exist
+    ├── Rejected                 a valid request that the current state does not allow (HTTP 400)
     │   └── KeyReused            an idempotency key of another request (HTTP 422)
     ├── StorageError
-    │   ├── StorageUnavailable   the store is away; try again later (HTTP 503)
+    │   ├── StorageUnavailable   the store is unreachable; try again later (HTTP 503)
     │   ├── StorageInUse         another server owns the embedded data directory
-    │   └── CompareFailed        the record is no longer what the writer believed
+    │   └── CompareFailed        the record has changed since it was read
     ├── DeliveryFailed           a receiver did not accept a notification
     └── ExecutorError
         ├── HostUnavailable      the host did not answer; the run may or may not exist
-        │   ├── RunOutOfReach    the host is well, what has the run for it is away
-        │   └── NotStarted       the host refused to start the run, which is as it was created
-        ├── PullFailed           the image cannot be had
+        │   ├── RunOutOfReach    the host answers, but the node with the run does not
+        │   └── NotStarted       the host refused to start the run; it is still created
+        ├── PullFailed           the image could not be pulled
         ├── StartFailed          the run was created but could not be started
         └── RunVanished          the run is no longer on its host
 """
@@ -38,11 +38,11 @@ class ConfigError(FastlaneError):
 
 
 class NotFound(FastlaneError):
-    """A task, job or execution that is not there. The message names it."""
+    """A task, job or execution does not exist. The message names it."""
 
 
 class Rejected(FastlaneError):
-    """A well-formed request that cannot be carried out as things are; nothing was changed."""
+    """A valid request that the current state does not allow. Nothing was changed."""
 
 
 class KeyReused(Rejected):
@@ -55,11 +55,11 @@ class KeyReused(Rejected):
 
 
 class StorageError(FastlaneError):
-    """Something in the storage."""
+    """Base of all storage errors."""
 
 
 class StorageUnavailable(StorageError):
-    """The store is away or refused the write. Nothing is known to be written; try again later."""
+    """The store is unreachable or refused the write. The write may or may not have happened."""
 
 
 class StorageInUse(StorageError):
@@ -67,9 +67,9 @@ class StorageInUse(StorageError):
 
 
 class CompareFailed(StorageError):
-    """A compare-and-set found another record than the writer believed.
+    """A compare-and-set failed: the record has changed since it was read.
 
-    :param current: the record as it is now, or None when it is gone.
+    :param current: the record as it is now, or None if it does not exist any more.
     """
 
     def __init__(self, message: str, current: Execution | None = None) -> None:
@@ -78,10 +78,10 @@ class CompareFailed(StorageError):
 
 
 class DeliveryFailed(FastlaneError):
-    """A receiver did not accept a notification. The message repeats nothing that a URL answered.
+    """A receiver did not accept a notification. The message never repeats a response.
 
-    :param status: the status code that it answered, if any.
-    :param final: trying again makes no sense, whatever retries are left.
+    :param status: the status code of the response, if there was one.
+    :param final: a retry is pointless, even if retries are left.
     """
 
     def __init__(self, message: str, status: int | None = None, *, final: bool = False) -> None:
@@ -91,11 +91,11 @@ class DeliveryFailed(FastlaneError):
 
 
 class ExecutorError(FastlaneError):
-    """Something on a host."""
+    """Base of all errors of hosts and runs."""
 
 
 class HostUnavailable(ExecutorError):
-    """The host did not answer, or failed in a way that is the host's own.
+    """The host did not answer, or failed for a reason of its own.
 
     Whether the call took effect is unknown: look for the run before deciding anything else.
     """
@@ -106,24 +106,24 @@ class HostUnavailable(ExecutorError):
 
 
 class RunOutOfReach(HostUnavailable):
-    """The host answers, but the machine behind it that has the run is away.
+    """The host answers, but the node with the run is unreachable.
 
-    The run is waited for as with a host that is away; other runs on the host do well.
+    The run is waited for as if the host were unreachable. Other runs on the host are not affected.
     """
 
 
 class NotStarted(HostUnavailable):
-    """The host refused to start the run, for reasons of its own; the run is as it was created."""
+    """The host refused to start the run for a reason of its own. The run is still created."""
 
 
 class PullFailed(ExecutorError):
-    """The image cannot be had: it does not exist, or the registry refused it."""
+    """The image could not be pulled: it does not exist, or the registry refused it."""
 
 
 class StartFailed(ExecutorError):
-    """The run was created but could not be started, as when its command does not exist.
+    """The run was created but could not start, for example because its command does not exist.
 
-    :param exit_code: what the engine reports for it (126 or 127), or None.
+    :param exit_code: the exit code that the engine reports (126 or 127), or None.
     """
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
@@ -132,4 +132,4 @@ class StartFailed(ExecutorError):
 
 
 class RunVanished(ExecutorError):
-    """The run is no longer on its host: somebody removed it."""
+    """The run is no longer on its host: someone removed it."""

@@ -1,9 +1,9 @@
-"""How log lines are made: structlog for our own, and the same form for those of the libraries.
+"""The format of log lines, for fastlane (structlog) and for the libraries.
 
-Lines for people on a terminal, one JSON object a line otherwise, on standard error, with times in
-UTC. What is bound with :func:`structlog.contextvars.bound_contextvars` (the request id, the
-execution) stands on every line that is written meanwhile. Tracebacks never show local variables:
-they hold other people's secrets.
+Lines go to standard error, with times in UTC: readable text on a terminal, otherwise one JSON
+object per line. Values bound with :func:`structlog.contextvars.bound_contextvars` (the request id,
+the execution) are added to every line. Tracebacks never show local variables, which may contain
+secrets of users.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from fastlane.config import Config
 from fastlane.redact import HIDDEN, redactor
 
-# Libraries whose debug lines tell of each packet; they start at info.
+# Libraries that log each packet at level debug; they log from info on.
 _CHATTY = ("aiohttp", "aiosqlite", "asyncio", "pymongo")
 
 
 def configure(config: Config, stream: TextIO | None = None) -> None:
-    """Set up logging for the whole process, as ``LOG_FORMAT`` and ``LOG_LEVEL`` say; a second call
-    replaces the first.
+    """Set up logging for the whole process with ``LOG_FORMAT`` and ``LOG_LEVEL``.
+
+    A second call replaces the first.
 
     Secrets are hidden, as :mod:`fastlane.redact` recognises them.
 
-    :param stream: where to, standard error unless given.
+    :param stream: where lines are written; standard error by default.
     """
     stream = stream or sys.stderr
     level = logging.getLevelNamesMapping()[config.log_level.upper()]
@@ -95,7 +96,7 @@ def _hide(words: tuple[str, ...]) -> Processor:
 
 
 def _printable(_: WrappedLogger, __: str, event_dict: EventDict) -> EventDict:
-    """Keep what others wrote from moving the cursor, or from passing as a line of ours."""
+    """Escape control characters, which could move the cursor or forge a line of the log."""
     for key, value in event_dict.items():
         if key not in ("exception", "stack") and isinstance(value, str) and not value.isprintable():
             event_dict[key] = repr(value)[1:-1]

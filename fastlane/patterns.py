@@ -1,8 +1,8 @@
-"""Regular expressions of the configuration, matched in time linear in the text.
+"""Regular expressions of the configuration, matched in linear time.
 
 ``re`` backtracks: ``(a+)+$`` on a task id of forty characters keeps it busy for hours, and the task
-id comes from whoever submits. RE2 has no such patterns; it has no look-around and no
-back-references either. Syntax: https://github.com/google/re2/wiki/Syntax
+id comes from the person who submits. RE2 does not, at the price of look-arounds and
+back-references. Syntax: https://github.com/google/re2/wiki/Syntax
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Pattern:
     """A compiled regular expression."""
 
     def __init__(self, text: str) -> None:
-        """:raises ValueError: *text* is not one; the message says why."""
+        """:raises ValueError: *text* is not a regular expression; the message says why."""
         options = re2.Options()
         options.log_errors = False
         options.max_mem = MAX_PROGRAM_BYTES
@@ -31,15 +31,15 @@ class Pattern:
             raise ValueError(why or "it cannot be compiled") from error
 
     def is_in(self, text: str) -> bool:
-        """Whether the pattern is found anywhere in *text*."""
+        """Whether the pattern matches anywhere in *text*."""
         return self._compiled.search(text) is not None
 
 
-# Bounds the patterns that are kept compiled: the farms of one configuration.
+# Bounds the compiled patterns that are kept: those of the farms of one configuration.
 @lru_cache(maxsize=1000)
 def pattern(text: str) -> Pattern:
     """The compiled *text*.
 
-    :raises ValueError: it is not a regular expression that RE2 takes.
+    :raises ValueError: *text* is not a regular expression in RE2 syntax.
     """
     return Pattern(text)

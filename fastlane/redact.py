@@ -1,10 +1,9 @@
-"""Secrets are replaced before they leave: in answers, pages, log lines and notifications.
+"""Hides secrets in responses, pages, log lines and notifications.
 
-A value is a secret when its name says so, or when a text that may be shown holds one where people
-write them: in the user part of a URL, or after ``--password`` and ``PASSWORD=`` in a command. A
-secret that is none of these cannot be recognised; the documentation says so.
+A value is a secret if its name suggests it. In text, secrets are recognised in the user part of a
+URL, and after ``--password`` and ``PASSWORD=`` in a command. No other secret can be recognised.
 
-All patterns are RE2's, which are linear in the text, because the texts come from strangers.
+All patterns are RE2, which matches in linear time, because the text comes from users.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 import re2
 
 HIDDEN = "***"
-"""Stands where a secret was."""
+"""Replaces a secret."""
 
 Command = TypeVar("Command", str, tuple[str, ...])
 
@@ -35,17 +34,17 @@ WHOLE_WORDS = frozenset(
         "pwd",
     }
 )
-"""Secret only as a whole part of a name (``AUTH_TOKEN``, not ``AUTHOR``), whatever
-``ENV_BLACKLISTED_WORDS`` says, whose words are secret anywhere in a name."""
+"""Secret as a whole part of a name (``AUTH_TOKEN``, but not ``AUTHOR``). The words of
+``ENV_BLACKLISTED_WORDS`` are secret anywhere in a name."""
 
-# Bounds how deep a value is looked into; what lies deeper is hidden.
+# Bounds how deep a value is searched; deeper values are hidden.
 DEPTH = 20
-# Bounds the names whose verdict is remembered.
+# Bounds the cache of names.
 _NAMES_REMEMBERED = 10_000
-# Names longer than this have no verdict of their own: they are secret.
+# Longer names are treated as secret without a look.
 _NAME_MAX_CHARS = 1000
 
-# A part of a name: between _ - . and blanks, and where capitals begin a word (``dbAuthToken``).
+# A part of a name: separated by _ - . and spaces, or by a capital (``dbAuthToken``).
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+|\d+")
 _USER_IN_URL = re2.compile(r"""(://[^/\s@'":]*):[^/\s@'"]*@""")
 _ONLY_USER_IN_URL = re2.compile(r"""://[^/\s@'"]+@""")
@@ -54,7 +53,7 @@ _VALUE = re2.compile(r"""(?:(?i:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;)}\]&"'
 
 
 class Redactor:
-    """Knows by a list of words what is secret.
+    """Recognises secrets by a list of words.
 
     :param words: ``ENV_BLACKLISTED_WORDS``: a name that contains one of them, in any case, is
         secret. Empty words are ignored.
@@ -73,14 +72,14 @@ class Redactor:
         return any(part.casefold() in WHOLE_WORDS for part in _PART.findall(name))
 
     def mapping(self, values: Mapping[str, str]) -> dict[str, str]:
-        """*values* of an environment: secret names hidden, URLs without their passwords."""
+        """The variables of an environment, with secrets and the passwords of URLs hidden."""
         return {
             name: HIDDEN if self.is_secret(name) else self.url(value)
             for name, value in values.items()
         }
 
     def value(self, value: Any, depth: int = DEPTH) -> Any:
-        """*value*, of JSON's types, with every secret in it hidden at any depth."""
+        """*value*, which has only JSON types, with every secret hidden at any depth."""
         if isinstance(value, str):
             return self.url(value)
         if isinstance(value, Mapping | list | tuple) and depth == 0:
@@ -99,13 +98,13 @@ class Redactor:
         if "://" not in text or "@" not in text:
             return text
         text = _USER_IN_URL.sub(rf"\1:{HIDDEN}@", text)
-        # A user without a password is a token more often than a name.
+        # A user without a password is usually a token.
         return str(_ONLY_USER_IN_URL.sub(_hide_lone_user, text))
 
     def text(self, text: str) -> str:
         """*text* without passwords in URLs and without values after secret names.
 
-        Values are recognised after ``NAME=``, ``NAME:`` and ``--name`` with a blank.
+        Values are recognised after ``NAME=``, ``NAME:`` and ``--name`` with a space.
         """
         text = self.url(text)
         parts: list[str] = []
@@ -126,7 +125,7 @@ class Redactor:
         return (separated or name.startswith("-")) and self.is_secret(name)
 
     def command(self, command: Command) -> Command:
-        """*command*, a text or its words, without the values of secret options."""
+        """*command*, a string or its words, without the values of secret options."""
         if isinstance(command, str):
             return self.text(command)
         return self._words_of(command)
@@ -142,19 +141,19 @@ class Redactor:
 
 
 def _hide_lone_user(found: Any) -> str:
-    # What the first pattern has hidden already stays as it is.
+    # Already hidden by the first pattern.
     whole: str = found.group(0)
     return whole if whole.endswith(f":{HIDDEN}@") else f"://{HIDDEN}@"
 
 
 @lru_cache(maxsize=16)
 def redactor(words: tuple[str, ...]) -> Redactor:
-    """The one :class:`Redactor` for *words*."""
+    """The cached :class:`Redactor` for *words*."""
     return Redactor(words)
 
 
 def is_secret(name: str, words: Iterable[str]) -> bool:
-    """Whether *name* names a secret; see :class:`Redactor`."""
+    """Whether *name* is the name of a secret; see :class:`Redactor`."""
     return redactor(tuple(words)).is_secret(name)
 
 

@@ -1,8 +1,8 @@
 """Errors of fastlane itself, reported to Sentry when ``SENTRY_DSN`` is set, without secrets.
 
-What is logged at level error or above is reported: a bug, a step of the background work that
-failed, a request that failed inside. That a job failed is no error of fastlane's. Nothing else is
-sent: no local variables, no request bodies, no breadcrumbs, no environment.
+Log records of level error and above are reported: a bug, a background step that failed, a request
+that failed internally. A job that fails is not an error of fastlane. Nothing else is sent: no local
+variables, request bodies, breadcrumbs or environment.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from fastlane import __version__
 from fastlane.config import Config
 from fastlane.redact import DEPTH, HIDDEN, Redactor
 
-# Bounds how long the end of the process waits for reports that are under way.
+# Bounds how long the process waits at its end for reports that are being sent.
 SHUTDOWN_SECONDS = 2
 # Bounds each text of an event; the rest is not sent.
 TEXT_MAX_CHARS = 10_000
-# Our own loggers' keys that are no facts about the error.
+# Keys of our own log records that say nothing about the error.
 _NOT_FACTS = frozenset({"event", "exc_info", "level", "logger", "timestamp", "stack_info"})
 
 
 def configure(config: Config) -> None:
-    """Begin to report, if ``SENTRY_DSN`` says where to; a second call replaces the first.
+    """Report to ``SENTRY_DSN`` if it is set. A second call replaces the first.
 
-    Reports are sent by a thread of their own, with a bounded queue, and dropped when it is full.
+    A separate thread sends the reports. Its queue is bounded; reports are dropped when it is full.
     """
     root = logging.getLogger()
     root.handlers[:] = [one for one in root.handlers if not isinstance(one, _Handler)]
@@ -75,12 +75,12 @@ def configure(config: Config) -> None:
 
 
 class Scrubber:
-    """Removes secrets from an event: by the names of keys, by what texts hold, by value."""
+    """Removes secrets from an event: by key, by pattern and by value."""
 
     def __init__(self, words: Iterable[str], values: Iterable[str]) -> None:
-        """:param values: texts that are secrets themselves."""
+        """:param values: strings that are secrets themselves."""
         self._redactor = Redactor(words)
-        # The longest first: one may contain another. A short one would hide half of all words.
+        # Longest first, because one may contain another. Short ones would hide ordinary words.
         self._values = sorted({v for v in values if len(v) >= 4}, key=len, reverse=True)
 
     def __call__(self, value: Any) -> Any:
@@ -109,10 +109,10 @@ class Scrubber:
 
 
 class _Handler(logging.Handler):
-    """Makes an event of each record: of our own, which carry a mapping, and of the libraries'."""
+    """Turns records into events: our own, whose message is a mapping, and those of libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # What goes wrong while reporting must not be reported again, nor stop anything.
+        # Errors of reporting must neither be reported nor stop anything.
         if record.name.startswith(("sentry_sdk", "urllib3")):
             return
         try:
@@ -145,7 +145,7 @@ def _is_fact(key: str) -> bool:
 
 
 def repr_of(value: Any) -> Any:
-    """*value*, in a form that can be looked through."""
+    """*value*, as it is if secrets can be found in it, otherwise its ``repr``."""
     if value is None or isinstance(value, str | int | float | bool | Mapping | list | tuple):
         return value
     return repr(value)
