@@ -17,12 +17,12 @@ from fastlane.api.feed import Feed
 from fastlane.api.reports import Reports
 from fastlane.api.services import Services
 from fastlane.api.sockets import Sockets
+from fastlane.background.context import Context, Options
 from fastlane.background.dispatcher import Dispatcher
 from fastlane.background.hostwatch import HostWatch
-from fastlane.background.keeper import Keeper, KeeperOptions
+from fastlane.background.keeper import Keeper
 from fastlane.background.loop import Loop
 from fastlane.background.notifier import Notifier
-from fastlane.background.run import RunOptions
 from fastlane.background.runner import Runner
 from fastlane.background.scheduler import Scheduler
 from fastlane.bus.local import Bus
@@ -88,7 +88,17 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         # Only to this instance: the others are told once it is stored.
         changed=lambda: bus.wake(HostChanged),
     )
-    runner = make_runner(config, clock, lifecycle, storage, executor, bus, hosts)
+    context = Context(
+        lifecycle=lifecycle,
+        storage=storage,
+        executor=executor,
+        bus=bus,
+        hosts=hosts,
+        farms={farm.name: farm for farm in farms},
+        clock=clock,
+        options=background_options(config),
+    )
+    runner = Runner(context)
     host_watch = HostWatch(lifecycle, storage, bus, hosts)
     reports = Reports(storage, config.env_blacklisted_words, config.public_url)
     notifier = Notifier(
@@ -112,9 +122,9 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         hosts=hosts,
         sockets=Sockets(Feed(storage, bus)),
     )
-    keeper = make_keeper(config, clock, lifecycle, storage, executor, runner, hosts)
+    keeper = Keeper(context, runner)
     scheduler = Scheduler(lifecycle, storage, clock)
-    dispatcher = Dispatcher(storage, runner, hosts, farms=farms, clock=clock)
+    dispatcher = Dispatcher(context, runner)
     work = (
         # An instance that claims must prove that it is alive; one that is alive adopts.
         (Loop("heartbeat", keeper.beat), RUNNING_ROLES),
@@ -147,55 +157,17 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     )
 
 
-def make_runner(
-    config: Config,
-    clock: Clock,
-    lifecycle: Lifecycle,
-    storage: Storage,
-    executor: Executor,
-    bus: Bus,
-    hosts: Hosts,
-) -> Runner:
-    return Runner(
-        lifecycle,
-        storage,
-        executor,
-        bus,
-        hosts,
-        farms=config.docker_hosts,
-        clock=clock,
-        options=RunOptions(
-            stop_grace_seconds=config.stop_grace_seconds,
-            host_lost_after_seconds=config.host_lost_after_seconds,
-            log_cap=policy.log_cap(config.log_max_bytes),
-            resource_caps=config.resources,
-            hard_timeout_seconds=config.hard_execution_timeout_seconds,
-            container_retention_seconds=config.container_retention,
-        ),
-    )
-
-
-def make_keeper(
-    config: Config,
-    clock: Clock,
-    lifecycle: Lifecycle,
-    storage: Storage,
-    executor: Executor,
-    runner: Runner,
-    hosts: Hosts,
-) -> Keeper:
-    return Keeper(
-        lifecycle,
-        storage,
-        executor,
-        runner,
-        hosts,
+def background_options(config: Config) -> Options:
+    """What *config* says about background work."""
+    return Options(
         lease_seconds=config.lease_seconds,
-        clock=clock,
-        options=KeeperOptions(
-            container_retention_seconds=config.container_retention,
-            execution_retention_seconds=config.execution_retention,
-        ),
+        stop_grace_seconds=config.stop_grace_seconds,
+        host_lost_after_seconds=config.host_lost_after_seconds,
+        log_cap=policy.log_cap(config.log_max_bytes),
+        resource_caps=config.resources,
+        hard_timeout_seconds=config.hard_execution_timeout_seconds,
+        container_retention_seconds=config.container_retention,
+        execution_retention_seconds=config.execution_retention,
     )
 
 

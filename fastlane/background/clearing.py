@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 
+from fastlane.background.context import Context
 from fastlane.errors import ExecutorError
-from fastlane.executors.base import Executor
 
 log = structlog.get_logger(__name__)
 
@@ -20,16 +20,15 @@ SHUTDOWN_SECONDS = 10.0
 class Clearing:
     """The removals under way. What fails or is cut off here is left to the sweep."""
 
-    def __init__(self, executor: Executor, *, keep: bool, stop_grace_seconds: float) -> None:
-        """:param keep: ended runs are kept for people to look at, and removed by the sweep."""
-        self._executor = executor
-        self._keep = keep
-        self._stop_grace_seconds = stop_grace_seconds
+    def __init__(self, context: Context) -> None:
+        self._executor = context.executor
+        self._options = context.options
         self._tasks: set[asyncio.Task[None]] = set()
 
     def ended(self, host: str, run_id: str) -> None:
-        """Remove a run that has ended, or archive it."""
-        away = self._executor.set_aside if self._keep else self._executor.remove
+        """Remove a run that has ended, or archive it for people to look at."""
+        keep = self._options.container_retention_seconds > 0
+        away = self._executor.set_aside if keep else self._executor.remove
         self._begin(away(host, run_id), run_id)
 
     def abandoned(self, host: str, run_id: str) -> None:
@@ -45,7 +44,8 @@ class Clearing:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _stop_and_remove(self, host: str, run_id: str) -> None:
-        await self._executor.stop(host, run_id, grace_seconds=self._stop_grace_seconds)
+        grace_seconds = self._options.stop_grace_seconds
+        await self._executor.stop(host, run_id, grace_seconds=grace_seconds)
         await self._executor.remove(host, run_id)
 
     def _begin(self, work: Coroutine[Any, Any, None], run_id: str) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from fastlane import policy
+from fastlane.background.context import Context
 from fastlane.background.runner import Runner
 from fastlane.events import Event, ExecutionChanged, JobChange, JobChanged, QueueChanged
-from fastlane.hosts import Hosts
-from fastlane.model import Clock, Farm, Status
-from fastlane.storage.base import Storage
+from fastlane.model import Farm, Status
 
 # Bounds how long a lost event delays an execution.
 PERIOD_SECONDS = 5.0
@@ -21,20 +19,12 @@ class Dispatcher:
 
     wakes_on = (QueueChanged, ExecutionChanged, JobChanged)
 
-    def __init__(
-        self,
-        storage: Storage,
-        runner: Runner,
-        hosts: Hosts,
-        *,
-        farms: Sequence[Farm],
-        clock: Clock,
-    ) -> None:
-        self._storage = storage
+    def __init__(self, context: Context, runner: Runner) -> None:
+        self._storage = context.storage
+        self._hosts = context.hosts
+        self._farms = context.farms
+        self._clock = context.clock
         self._runner = runner
-        self._hosts = hosts
-        self._farms = tuple(farms)
-        self._clock = clock
 
     @staticmethod
     def wants(event: Event) -> bool:
@@ -55,7 +45,7 @@ class Dispatcher:
             if execution.host is not None
         )
         next_seconds = PERIOD_SECONDS
-        for farm in self._farms:
+        for farm in self._farms.values():
             await self._fill(farm, load)
             resumes_in = self._hosts.resumes_in(farm.hosts)
             if resumes_in is not None:

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import structlog
 
+from fastlane.background.context import Context
 from fastlane.background.retrying import new_pause
 from fastlane.errors import HostUnavailable, NotStarted, RunOutOfReach
-from fastlane.executors.base import Executor
-from fastlane.hosts import Circuit, Hosts
+from fastlane.hosts import Circuit
 
 log = structlog.get_logger(__name__)
 
@@ -29,13 +29,11 @@ class Requeue(Exception):
 class HostCalls:
     """The calls to one host, which keep account of its health."""
 
-    def __init__(
-        self, executor: Executor, hosts: Hosts, host: str, *, lost_after_seconds: float
-    ) -> None:
-        self._executor = executor
-        self._hosts = hosts
+    def __init__(self, context: Context, host: str) -> None:
+        self._executor = context.executor
+        self._hosts = context.hosts
         self._host = host
-        self._lost_after_seconds = lost_after_seconds
+        self._lost_after_seconds = context.options.host_lost_after_seconds
 
     async def until_answered(
         self,

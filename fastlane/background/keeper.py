@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass
 
 import structlog
 
+from fastlane.background.context import Context
 from fastlane.background.runner import Runner
 from fastlane.errors import ExecutorError, HostUnavailable, NotFound
-from fastlane.executors.base import Executor, ListedRun, Phase
-from fastlane.hosts import Circuit, Hosts
-from fastlane.lifecycle import Lifecycle
-from fastlane.model import Clock
-from fastlane.storage.base import Storage
+from fastlane.executors.base import ListedRun, Phase
+from fastlane.hosts import Circuit
 
 log = structlog.get_logger(__name__)
 
@@ -28,47 +24,27 @@ FORGET_SECONDS = 60.0
 BETWEEN_STEPS_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class KeeperOptions:
-    """What is kept for how long; 0 is not at all for runs, and for ever for records."""
-
-    container_retention_seconds: float = 0.0
-    execution_retention_seconds: float = 0.0
-
-
 class Keeper:
-    """The heartbeat of this instance, and the sweep behind crashes."""
+    """The heartbeat of this instance, and the sweep after crashes."""
 
-    def __init__(
-        self,
-        lifecycle: Lifecycle,
-        storage: Storage,
-        executor: Executor,
-        runner: Runner,
-        hosts: Hosts,
-        *,
-        lease_seconds: float,
-        clock: Clock = time.time,
-        options: KeeperOptions | None = None,
-    ) -> None:
-        self._lifecycle = lifecycle
-        self._storage = storage
-        self._executor = executor
+    def __init__(self, context: Context, runner: Runner) -> None:
+        self._lifecycle = context.lifecycle
+        self._storage = context.storage
+        self._executor = context.executor
+        self._hosts = context.hosts
+        self._clock = context.clock
+        self._options = context.options
         self._runner = runner
-        self._hosts = hosts
-        self._lease_seconds = lease_seconds
-        self._clock = clock
-        self._options = options or KeeperOptions()
         self._idle: frozenset[tuple[str, int]] = frozenset()
 
     async def beat(self) -> float:
         """Renew the lease and adopt what dead instances left; three times in a lease."""
-        await self._lifecycle.beat(self._lease_seconds)
+        await self._lifecycle.beat(self._options.lease_seconds)
         for execution in await self._lifecycle.adopt(ADOPT_BATCH):
             log.info("Execution adopted", execution=execution.id, status=str(execution.status))
             self._runner.take(execution, resumed=True)
         await self._resume()
-        return self._lease_seconds / 3
+        return self._options.lease_seconds / 3
 
     async def _resume(self) -> None:
         """Continue with what is ours while nobody here is working on it.

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastlane.background.context import Context
 from fastlane.background.retrying import retry_until_available
 from fastlane.errors import CompareFailed
 from fastlane.executors.base import LogPiece
-from fastlane.lifecycle import Lifecycle
-from fastlane.model import Execution, LogCap, LogRecord, LogState
-from fastlane.storage.base import Storage
+from fastlane.model import Execution, LogRecord, LogState
 
 
 class LogWriter:
     """The one writer of an execution's log under one epoch."""
 
-    def __init__(
-        self,
-        lifecycle: Lifecycle,
-        storage: Storage,
-        execution: Execution,
-        *,
-        cap: LogCap | None,
-        empty: bool,
-    ) -> None:
+    def __init__(self, context: Context, execution: Execution, *, empty: bool) -> None:
         """:param empty: nobody can have written to the log yet."""
-        self._lifecycle = lifecycle
-        self._storage = storage
+        self._lifecycle = context.lifecycle
+        self._storage = context.storage
         self._execution = execution
-        self._cap = cap
+        self._cap = context.options.log_cap
         self._state = LogState() if empty else None
 
     async def state(self) -> LogState:

@@ -8,21 +8,21 @@ and the log's bookmark is stored with the log.
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from fastlane import policy
 from fastlane.background.clearing import Clearing
+from fastlane.background.context import Context
 from fastlane.background.follower import LogFollower
 from fastlane.background.hostcalls import HostCalls, HostLost, Requeue
 from fastlane.background.logwriter import LogWriter
 from fastlane.background.pullnotes import PullNotes
 from fastlane.background.retrying import new_pause, retry_until_available
-from fastlane.bus.local import Bus, Subscription
+from fastlane.bus.local import Subscription
 from fastlane.errors import (
     CompareFailed,
     HostUnavailable,
@@ -33,56 +33,20 @@ from fastlane.errors import (
     StorageUnavailable,
 )
 from fastlane.events import Event, ExecutionChanged
-from fastlane.executors.base import Executor, Phase, RunSpec, RunState
-from fastlane.hosts import Hosts
-from fastlane.lifecycle import Lifecycle
+from fastlane.executors.base import Phase, RunSpec, RunState
 from fastlane.model import (
-    Clock,
     Execution,
     Farm,
-    LogCap,
     Outcome,
     Reason,
     Resources,
     Status,
 )
-from fastlane.storage.base import Storage
 
 log = structlog.get_logger(__name__)
 
 # Bounds how long a lost event delays a stop.
 STOP_POLL_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What the configuration says about runs."""
-
-    stop_grace_seconds: float = 10.0
-    host_lost_after_seconds: float = 300.0
-    """How long a host may be unreachable before its executions are lost."""
-    log_cap: LogCap | None = None
-    resource_caps: Resources = Resources()
-    """For farms that have none of their own."""
-    hard_timeout_seconds: float = math.inf
-    """Caps the timeouts of jobs that were stored when the limit was higher."""
-    container_retention_seconds: float = 0.0
-    """How long an ended run is kept on its host for people to look at."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """What every run needs of the server."""
-
-    lifecycle: Lifecycle
-    storage: Storage
-    executor: Executor
-    bus: Bus
-    hosts: Hosts
-    farms: Mapping[str, Farm]
-    clock: Clock
-    options: RunOptions
-    clearing: Clearing
 
 
 class StopRequested(Exception):
@@ -92,28 +56,20 @@ class StopRequested(Exception):
 class Run:
     """One execution under one epoch."""
 
-    def __init__(self, context: RunContext, execution: Execution, *, resumed: bool) -> None:
+    def __init__(
+        self, context: Context, clearing: Clearing, execution: Execution, *, resumed: bool
+    ) -> None:
         """:param resumed: an earlier task may have worked on it since it was claimed."""
         assert execution.host is not None
         self._context = context
         self._lifecycle = context.lifecycle
         self._executor = context.executor
+        self._clearing = clearing
         self._options = context.options
         self._execution = _capped(execution, context.options.hard_timeout_seconds)
         self._host: str = execution.host
-        self._calls = HostCalls(
-            context.executor,
-            context.hosts,
-            self._host,
-            lost_after_seconds=context.options.host_lost_after_seconds,
-        )
-        self._log = LogWriter(
-            context.lifecycle,
-            context.storage,
-            execution,
-            cap=context.options.log_cap,
-            empty=not resumed and execution.epoch <= 1,
-        )
+        self._calls = HostCalls(context, self._host)
+        self._log = LogWriter(context, execution, empty=not resumed and execution.epoch <= 1)
         self._run_id: str | None = None
         self._resumed = resumed
         self.may_exist = execution.status is Status.RUNNING
@@ -141,7 +97,7 @@ class Run:
                 return
         await self.end(outcome)
         if self._run_id is not None:
-            self._context.clearing.ended(self._host, self._run_id)
+            self._clearing.ended(self._host, self._run_id)
 
     async def end(self, outcome: Outcome) -> None:
         """Make *outcome* final, however long the storage is unreachable.
@@ -190,7 +146,7 @@ class Run:
                 return await self._outcome(news)
         except TimeoutError:
             if self._run_id is not None:
-                self._context.clearing.abandoned(self._host, self._run_id)
+                self._clearing.abandoned(self._host, self._run_id)
                 self._run_id = None
             return Outcome(
                 Status.FAILED,

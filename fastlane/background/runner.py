@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import structlog
 
 from fastlane.background.clearing import Clearing
-from fastlane.background.run import Run, RunContext, RunOptions
-from fastlane.bus.local import Bus
+from fastlane.background.context import Context
+from fastlane.background.run import Run
 from fastlane.errors import CompareFailed
-from fastlane.executors.base import Executor
-from fastlane.hosts import Hosts
-from fastlane.lifecycle import Lifecycle
-from fastlane.model import Clock, Execution, Farm, Outcome, Reason, Status
-from fastlane.storage.base import Storage
+from fastlane.model import Execution, Farm, Outcome, Reason, Status
 
 log = structlog.get_logger(__name__)
 
@@ -29,35 +24,9 @@ OWN_FAULT = Outcome(
 class Runner:
     """The executions that this instance owns, each in a task of its own."""
 
-    def __init__(
-        self,
-        lifecycle: Lifecycle,
-        storage: Storage,
-        executor: Executor,
-        bus: Bus,
-        hosts: Hosts,
-        *,
-        farms: Sequence[Farm] = (),
-        clock: Clock,
-        options: RunOptions,
-    ) -> None:
-        self._lifecycle = lifecycle
-        self._clearing = Clearing(
-            executor,
-            keep=options.container_retention_seconds > 0,
-            stop_grace_seconds=options.stop_grace_seconds,
-        )
-        self._context = RunContext(
-            lifecycle=lifecycle,
-            storage=storage,
-            executor=executor,
-            bus=bus,
-            hosts=hosts,
-            farms={farm.name: farm for farm in farms},
-            clock=clock,
-            options=options,
-            clearing=self._clearing,
-        )
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._clearing = Clearing(context)
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._hosts: dict[str, str] = {}
         self._claims = 0
@@ -80,7 +49,7 @@ class Runner:
         """Claim the next execution of *farm* and run it on *host*; False when there is none."""
         self._claims += 1
         try:
-            execution = await self._lifecycle.claim(farm, host)
+            execution = await self._context.lifecycle.claim(farm, host)
             if execution is not None:
                 self.take(execution)
         finally:
@@ -119,7 +88,7 @@ class Runner:
         with structlog.contextvars.bound_contextvars(
             task=execution.task_id, execution=execution.id, host=execution.host
         ):
-            run = Run(self._context, execution, resumed=resumed)
+            run = Run(self._context, self._clearing, execution, resumed=resumed)
             try:
                 try:
                     await run.drive()

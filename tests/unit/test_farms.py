@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from fastlane.background import pullnotes
+from fastlane.background.context import Options
 from fastlane.background.hostwatch import HostWatch
-from fastlane.background.keeper import KeeperOptions
-from fastlane.background.run import RunOptions
 from fastlane.bus.local import Bus
 from fastlane.errors import HostUnavailable, NotStarted
 from fastlane.events import HostChanged
@@ -164,7 +163,7 @@ async def test_a_host_without_a_farm_is_not_looked_at_for_ever(tmp_path: Path) -
         await executor.started(made.id)
         await one.in_status(made.id, Status.RUNNING)
     farms = (Farm("default", ("b",), 8),)
-    options = RunOptions(host_lost_after_seconds=0.2)
+    options = Options(host_lost_after_seconds=0.2)
     async with Instance(tmp_path, executor, farms=farms, options=options, name="two") as two:
         ended = await two.ended(made.id)
         assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
@@ -249,7 +248,7 @@ async def test_an_image_that_the_new_farm_does_not_run_is_refused_at_the_end(
 
 async def test_limits_of_the_farm_come_before_the_servers_own(tmp_path: Path) -> None:
     farms = (Farm("f", ("a",), 1, limits=Resources(cpus=2, pids=5)),)
-    options = RunOptions(resource_caps=Resources(1, 1000, 100))
+    options = Options(resource_caps=Resources(1, 1000, 100))
     async with Instance(tmp_path, MemoryExecutor(), farms=farms, options=options) as one:
         run = await one.executor.started((await one.submit(resources=Resources(4))).id)
         assert run.spec.resources == Resources(2, 1000, 5)
@@ -288,9 +287,8 @@ async def test_the_progress_of_a_pull_is_bounded(tmp_path: Path) -> None:
 
 async def test_what_is_kept_is_set_aside_and_swept_when_its_time_is_over(tmp_path: Path) -> None:
     executor = Aside()
-    options = RunOptions(container_retention_seconds=3600)
-    keeping = KeeperOptions(container_retention_seconds=3600)
-    async with Instance(tmp_path, executor, options=options, keeping=keeping) as one:
+    options = Options(container_retention_seconds=3600)
+    async with Instance(tmp_path, executor, options=options) as one:
         made = await one.submit()
         (await executor.started(made.id)).end(0)
         await one.ended(made.id)
@@ -303,8 +301,8 @@ async def test_what_is_kept_is_set_aside_and_swept_when_its_time_is_over(tmp_pat
 
 
 async def test_old_records_are_forgotten_step_by_step(tmp_path: Path) -> None:
-    keeping = KeeperOptions(execution_retention_seconds=0.001)
-    async with Instance(tmp_path, MemoryExecutor(instant=True), keeping=keeping) as one:
+    options = Options(execution_retention_seconds=0.001)
+    async with Instance(tmp_path, MemoryExecutor(instant=True), options=options) as one:
         await one.ended((await one.submit()).id)
         await asyncio.sleep(0.01)
         assert await one.keeper.forget() < 1

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from fastlane.background.context import Context, Options
 from fastlane.background.dispatcher import Dispatcher
 from fastlane.background.hostwatch import HostWatch
-from fastlane.background.keeper import Keeper, KeeperOptions
+from fastlane.background.keeper import Keeper
 from fastlane.background.loop import Loop
-from fastlane.background.run import RunOptions
 from fastlane.background.runner import Runner
 from fastlane.background.scheduler import Scheduler
 from fastlane.bus.local import Bus
@@ -59,9 +59,8 @@ class Instance:
         executor: Executor,
         *,
         farms: Sequence[Farm] = (Farm("default", ("a",), 8),),
-        options: RunOptions | None = None,
+        options: Options | None = None,
         breaker: BreakerOptions | None = None,
-        keeping: KeeperOptions | None = None,
         name: str = "one",
         storage: type[SqliteStorage] = SqliteStorage,
     ) -> None:
@@ -76,26 +75,19 @@ class Instance:
             breaker,
             changed=lambda: self.bus.wake(HostChanged),
         )
-        self.runner = Runner(
-            self.lifecycle,
-            self.storage,
-            executor,
-            self.bus,
-            self.hosts,
-            farms=farms,
+        context = Context(
+            lifecycle=self.lifecycle,
+            storage=self.storage,
+            executor=executor,
+            bus=self.bus,
+            hosts=self.hosts,
+            farms={farm.name: farm for farm in farms},
             clock=clock,
-            options=options or RunOptions(),
+            options=options or Options(),
         )
-        self.keeper = Keeper(
-            self.lifecycle,
-            self.storage,
-            executor,
-            self.runner,
-            self.hosts,
-            lease_seconds=30,
-            options=keeping,
-        )
-        dispatcher = Dispatcher(self.storage, self.runner, self.hosts, farms=farms, clock=clock)
+        self.runner = Runner(context)
+        self.keeper = Keeper(context, self.runner)
+        dispatcher = Dispatcher(context, self.runner)
         scheduler = Scheduler(self.lifecycle, self.storage, clock)
         watch = HostWatch(self.lifecycle, self.storage, self.bus, self.hosts)
         self._work = (
@@ -189,7 +181,7 @@ async def test_a_host_that_does_not_answer_leaves_its_work_to_another(tmp_path: 
 async def test_with_all_hosts_out_executions_wait(tmp_path: Path) -> None:
     """REGRESSIONS 8: also one that was claimed and handed back before."""
     executor = DeadHost("a", instant=True)
-    options = RunOptions(host_lost_after_seconds=0)
+    options = Options(host_lost_after_seconds=0)
     async with Instance(tmp_path, executor, options=options) as one:
         made = await one.submit()
         for _ in range(2):
@@ -204,7 +196,7 @@ async def test_with_all_hosts_out_executions_wait(tmp_path: Path) -> None:
 
 async def test_a_host_that_stays_away_with_a_run_makes_it_lost(tmp_path: Path) -> None:
     executor = DeadHost()
-    options = RunOptions(host_lost_after_seconds=0.5)
+    options = Options(host_lost_after_seconds=0.5)
     async with Instance(tmp_path, executor) as one:
         made = await one.submit()
         await executor.started(made.id)
@@ -281,7 +273,7 @@ async def test_a_run_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
 
 
 async def test_a_limit_that_was_lowered_caps_what_was_stored_before(tmp_path: Path) -> None:
-    options = RunOptions(hard_timeout_seconds=0.2)
+    options = Options(hard_timeout_seconds=0.2)
     async with Instance(tmp_path, MemoryExecutor(), options=options) as one:
         ended = await one.ended((await one.submit(timeout_seconds=600)).id)
         assert ended.status is Status.TIMEDOUT

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-from fastlane.background.run import RunOptions
+from fastlane.background.context import Options
 from fastlane.errors import HostUnavailable, StorageUnavailable
 from fastlane.executors.base import LogBatch, RunState
 from fastlane.model import Execution, Reason, Status
@@ -115,7 +115,7 @@ class LostStartedAnswer(SqliteStorage):
 async def test_a_wait_that_breaks_now_and_then_is_no_lost_host(tmp_path: Path) -> None:
     """However far apart the breaks are: the host was there in between."""
     executor = BreakingWait()
-    options = RunOptions(host_lost_after_seconds=0)
+    options = Options(host_lost_after_seconds=0)
     async with Instance(tmp_path, executor, options=options) as one:
         made = await one.submit()
         run = await executor.started(made.id)
@@ -129,7 +129,7 @@ async def test_a_wait_that_breaks_now_and_then_is_no_lost_host(tmp_path: Path) -
 
 async def test_a_log_that_stays_out_of_reach_does_not_keep_an_ended_run(tmp_path: Path) -> None:
     """REGRESSIONS 22, 23: the host went away, or its log is broken, just behind the end."""
-    options = RunOptions(host_lost_after_seconds=0.3)
+    options = Options(host_lost_after_seconds=0.3)
     async with Instance(tmp_path, UnreadableLog(instant=True), options=options) as one:
         ended = await one.ended((await one.submit()).id)
         assert (ended.status, ended.exit_code) == (Status.DONE, 0)
