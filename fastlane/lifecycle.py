@@ -66,14 +66,24 @@ class Lifecycle:
     """Every change that a task, job or execution can go through."""
 
     def __init__(
-        self, storage: Storage, bus: Bus, *, clock: Clock, farms: Sequence[Farm], instance: str
+        self,
+        storage: Storage,
+        bus: Bus,
+        *,
+        clock: Clock,
+        farms: Sequence[Farm],
+        instance: str,
+        lost_reruns_max: int = policy.LOST_RERUNS_MAX,
     ) -> None:
-        """:param instance: the name under which this process owns executions."""
+        """:param instance: the name under which this process owns executions.
+        :param lost_reruns_max: how often in a row a lost execution is run again.
+        """
         self._storage = storage
         self._bus = bus
         self._clock = clock
         self._farms = tuple(farms)
         self.instance = instance
+        self._lost_reruns_max = lost_reruns_max
 
     def _publish(self, *news: Execution | Event) -> None:
         """Tell of what was stored. Nothing else publishes an event.
@@ -178,18 +188,19 @@ class Lifecycle:
         if not execution.final or execution.reason is None:
             return None
         outcome = Outcome(execution.status, execution.reason)
-        if policy.follow_up_delay_seconds(execution, outcome) is None:
+        if self._follow_up_delay_seconds(execution, outcome) is None:
             return None
+        counts = policy.follow_up_counts(execution, outcome)
         request = PageRequest(size=RETRY_PAGE)
         for _ in range(RETRY_PAGES):
             page = await self._storage.executions(execution.job_id, request)
             for later in page.items:
                 if later.number <= execution.number:
                     return None
-                if (later.attempt, later.generation, later.created_at) == (
-                    execution.attempt + 1,
-                    execution.generation,
-                    execution.finished_at,
+                if (
+                    (later.attempt, later.lost_reruns) == counts
+                    and later.generation == execution.generation
+                    and later.created_at == execution.finished_at
                 ):
                     return later
             if page.next_cursor is None:
@@ -346,7 +357,7 @@ class Lifecycle:
                     epoch,
                     decided,
                     expected_stop=execution.stop_reason,
-                    retry=_retry_of(execution, decided, now),
+                    retry=self._follow_up(execution, decided, now),
                     finished_at=now,
                 )
             except CompareFailed as moved:
@@ -444,6 +455,31 @@ class Lifecycle:
         self._publish(execution)
         return execution
 
+    def _follow_up_delay_seconds(self, execution: Execution, outcome: Outcome) -> float | None:
+        return policy.follow_up_delay_seconds(
+            execution, outcome, lost_reruns_max=self._lost_reruns_max
+        )
+
+    def _follow_up(self, execution: Execution, outcome: Outcome, now: float) -> Execution | None:
+        delay_seconds = self._follow_up_delay_seconds(execution, outcome)
+        if delay_seconds is None:
+            return None
+        attempt, lost_reruns = policy.follow_up_counts(execution, outcome)
+        return Execution(
+            id=new_id(),
+            task_id=execution.task_id,
+            job_id=execution.job_id,
+            definition=execution.definition,
+            farm=execution.farm,
+            created_at=now,
+            queue_job_id=execution.queue_job_id,
+            generation=execution.generation,
+            attempt=attempt,
+            lost_reruns=lost_reruns,
+            request_ip=execution.request_ip,
+            due_at=now + delay_seconds,
+        )
+
     def _farm_for(self, task_id: str) -> Farm:
         farm = policy.farm_for(task_id, self._farms)
         if farm is None:
@@ -464,23 +500,4 @@ def _execution_of(job: Job, farm: Farm | None, now: float) -> Execution:
         created_at=now,
         queue_job_id=job.queue_job_id,
         generation=job.generation,
-    )
-
-
-def _retry_of(execution: Execution, outcome: Outcome, now: float) -> Execution | None:
-    delay_seconds = policy.follow_up_delay_seconds(execution, outcome)
-    if delay_seconds is None:
-        return None
-    return Execution(
-        id=new_id(),
-        task_id=execution.task_id,
-        job_id=execution.job_id,
-        definition=execution.definition,
-        farm=execution.farm,
-        created_at=now,
-        queue_job_id=execution.queue_job_id,
-        generation=execution.generation,
-        attempt=execution.attempt + 1,
-        request_ip=execution.request_ip,
-        due_at=now + delay_seconds,
     )

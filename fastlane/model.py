@@ -342,7 +342,7 @@ class Execution:
     number: int = 0
     """1 for the job's first execution, given by the storage."""
     attempt: int = 0
-    """0 for the first, n for the n-th retry."""
+    """0 for the first, n for the n-th retry. Reruns of what was lost do not count."""
     tick: float | None = None
     """The scheduled time that it stands for; unique in its job."""
     late_seconds: float | None = None
@@ -374,6 +374,9 @@ class Execution:
     stop_reason: Reason | None = None
     """Somebody's intent to end it early (``stopped`` or ``timeout``), written before the deed."""
     stop_requested_at: float | None = None
+
+    lost_reruns: int = 0
+    """How many executions in a row were lost before this one, each of which was run again."""
 
     @property
     def final(self) -> bool:

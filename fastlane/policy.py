@@ -31,6 +31,8 @@ Limit = TypeVar("Limit", int, float)
 _DELIVERIES = uuid.UUID("6ad56c54-8d0d-4a53-9b6c-33ce6ac0ae8b")
 """The namespace of delivery ids (RFC 9562, section 5.5)."""
 
+# Bounds, unless configured otherwise, how often in a row a lost execution is run again.
+LOST_RERUNS_MAX = 5
 # Bounds what is called on time: a tick found later than this is recorded as late.
 LATE_AFTER_SECONDS = 10.0
 
@@ -55,25 +57,34 @@ def retry_delay_seconds(backoff: Backoff, retry: int) -> float:
     return min(delay_ms, backoff.max_ms) / 1000
 
 
-def follow_up_delay_seconds(execution: Execution, outcome: Outcome) -> float | None:
-    """How long after its end a retry of *execution* is due; None when no retry follows.
+def follow_up_delay_seconds(
+    execution: Execution, outcome: Outcome, *, lost_reruns_max: int = LOST_RERUNS_MAX
+) -> float | None:
+    """How long after its end *execution* is followed by another; None when it is not.
 
     Failed and timed-out executions are retried while retries are left. What was stopped stays
     stopped. A lost execution may have done its work, so only the job's ``rerunWhenLost`` repeats
-    it, whatever its retries.
+    it, whatever its retries, and at most *lost_reruns_max* times in a row.
     """
     definition = execution.definition
     if outcome.reason is Reason.LOST:
-        wanted = definition.rerun_when_lost
+        before = execution.lost_reruns
+        wanted = definition.rerun_when_lost and before < lost_reruns_max
     else:
+        before = execution.attempt
         wanted = (
             outcome.status in {Status.FAILED, Status.TIMEDOUT}
             and outcome.reason is not Reason.STOPPED
-            and execution.attempt < definition.retries
+            and before < definition.retries
         )
-    if not wanted:
-        return None
-    return retry_delay_seconds(definition.backoff, execution.attempt + 1)
+    return retry_delay_seconds(definition.backoff, before + 1) if wanted else None
+
+
+def follow_up_counts(execution: Execution, outcome: Outcome) -> tuple[int, int]:
+    """``attempt`` and ``lost_reruns`` of the execution that follows *execution*."""
+    if outcome.reason is Reason.LOST:
+        return execution.attempt, execution.lost_reruns + 1
+    return execution.attempt + 1, 0
 
 
 def outcome_of_exit(exit_code: int | None, *, oom: bool, error: str | None) -> Outcome:

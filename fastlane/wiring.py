@@ -77,7 +77,14 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     executor = executor or make_executor(config)
     instance = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     farms = config.docker_hosts
-    lifecycle = Lifecycle(storage, bus, clock=clock, farms=farms, instance=instance)
+    lifecycle = Lifecycle(
+        storage,
+        bus,
+        clock=clock,
+        farms=farms,
+        instance=instance,
+        lost_reruns_max=config.rerun_when_lost_max,
+    )
     hosts = Hosts(
         [host for farm in farms for host in farm.hosts],
         clock,

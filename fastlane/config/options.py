@@ -28,6 +28,7 @@ from fastlane.config import types
 from fastlane.config.farms import check_docker_host, parse_farms
 from fastlane.config.types import Lower, Size, Words, count, is_loopback, option, seconds
 from fastlane.model import Backoff, Farm, Resources
+from fastlane.policy import LOST_RERUNS_MAX
 
 DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
 PROCESS_HOST = "localhost"
@@ -239,6 +240,12 @@ class Config(BaseSettings):
     )
     host_lost_after_seconds: float = seconds(
         300, "Seconds that a host may be unreachable before its executions are lost."
+    )
+    rerun_when_lost_max: int = count(
+        LOST_RERUNS_MAX,
+        0,
+        1000,
+        "Number of times in a row that a lost execution of a job with rerunWhenLost is run again.",
     )
     docker_circuit_breaker_max_fails: int = count(
         5, 1, 1000, "Consecutive failures after which a host gets no new executions for a while."

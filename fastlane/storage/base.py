@@ -104,7 +104,7 @@ class Overview:
     undelivered: int = 0
     """Failed deliveries: the error queue."""
     pending: Mapping[str, int] = field(default_factory=dict)
-    """Pending deliveries by channel, those being tried included; a channel may be left out."""
+    """Pending deliveries by channel, those being tried included; others are left out."""
 
 
 class Storage(ABC):
@@ -151,8 +151,9 @@ class Storage(ABC):
         With *replace*, a job of this id that is there gets the new definition, schedule,
         ``queue_job_id`` and ``next_run_at``, and the next ``generation``; ``created_at`` and
         ``execution_count`` stay; ``stopped_at`` is cleared. Its delayed and queued *retries*
-        (``attempt > 0``) end as failed with reason ``stopped``; whatever else is queued or active
-        goes on. The new execution bears the new generation. Without *replace* the id is new.
+        (``attempt`` or ``lost_reruns`` above 0) end as failed with reason ``stopped``; whatever
+        else is queued or active goes on. The new execution bears the new generation. Without
+        *replace* the id is new.
 
         With *idempotency*, a key known in this task returns what the first request stored, with
         ``repeated=True``, and changes nothing.

@@ -383,7 +383,10 @@ async def test_replace_refuses_the_job_of_another_task(storage: Storage) -> None
     assert (await storage.job("mine", job.id)).generation == 1
 
 
-async def test_replace_ends_retries_and_nothing_else(storage: Storage) -> None:
+@pytest.mark.parametrize(("attempt", "lost_reruns"), [(1, 0), (0, 1)], ids=["retry", "rerun"])
+async def test_replace_ends_retries_and_nothing_else(
+    storage: Storage, attempt: int, lost_reruns: int
+) -> None:
     job = make_job()
     await submit(storage, job=job)
     active = await running(storage)
@@ -396,9 +399,10 @@ async def test_replace_ends_retries_and_nothing_else(storage: Storage) -> None:
         active,
         Outcome(Status.FAILED, Reason.STOPPED),
         expected_stop=Reason.STOPPED,
-        retry=make_execution(job, attempt=1, due_at=NOW + 50),
+        retry=make_execution(job, attempt=attempt, lost_reruns=lost_reruns, due_at=NOW + 50),
     )
     assert retry is not None
+    assert (await storage.execution(retry.id)).lost_reruns == lost_reruns
     replaced = dataclasses.replace(job, modified_at=NOW + 7)
 
     await storage.submit(replaced, None, replace=True)

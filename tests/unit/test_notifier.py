@@ -328,7 +328,7 @@ async def test_bounds(storage: AwayAtTimes) -> None:
     assert len(setting.notifier._tasks) == PARALLEL
     assert pause == IDLE_SECONDS
     held.release.set()
-    while (await storage.overview()).pending["webhook"]:
+    while (await storage.overview()).pending:
         await setting.notifier.step()
         await setting.settled()
     assert len({one.id for one in held.sent}) == 15 * (PER_RECEIVER + 2)

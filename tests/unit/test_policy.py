@@ -71,6 +71,26 @@ def test_a_lost_run_is_repeated_only_when_the_job_says_so() -> None:
     assert policy.follow_up_delay_seconds(execution(definition=definition), lost) is not None
 
 
+@pytest.mark.parametrize(("lost", "again"), [(0, True), (4, True), (5, False), (6, False)])
+def test_a_lost_run_is_repeated_so_often_in_a_row(lost: int, again: bool) -> None:
+    definition = replace(execution().definition, retries=0, rerun_when_lost=True)
+    rerun = execution(definition=definition, lost_reruns=lost)
+    outcome = Outcome(Status.FAILED, Reason.LOST)
+    assert (policy.follow_up_delay_seconds(rerun, outcome) is not None) is again
+    assert policy.follow_up_delay_seconds(rerun, outcome, lost_reruns_max=0) is None
+
+
+def test_reruns_do_not_use_up_retries() -> None:
+    definition = replace(execution().definition, rerun_when_lost=True)
+    rerun = execution(definition=definition, attempt=1, lost_reruns=3)
+    assert policy.follow_up_counts(rerun, Outcome(Status.FAILED, Reason.LOST)) == (1, 4)
+    assert policy.follow_up_counts(rerun, FAILED) == (2, 0)
+    # The delay grows with the reruns, not with the retries before them.
+    assert policy.follow_up_delay_seconds(
+        execution(definition=definition, attempt=1), Outcome(Status.FAILED, Reason.LOST)
+    ) == pytest.approx(0.1)
+
+
 def test_exit_codes_and_memory() -> None:
     done = policy.outcome_of_exit(0, oom=True, error=None)
     assert (done.status, done.reason) == (Status.DONE, Reason.EXIT_CODE)

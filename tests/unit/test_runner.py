@@ -34,8 +34,10 @@ from fastlane.model import (
     Schedule,
     Status,
 )
+from fastlane.policy import LOST_RERUNS_MAX
 from fastlane.storage.base import PageRequest
 from fastlane.storage.sqlite import SqliteStorage
+from tests.eventually import eventually
 from tests.fakes import (
     DeadHost,
     FaultyInside,
@@ -227,6 +229,20 @@ async def test_a_lost_run_is_repeated_when_the_job_says_so(tmp_path: Path) -> No
         last = await one.storage.last_execution(first.job_id)
         assert last is not None
         assert last.number == 2
+
+
+async def test_what_is_always_lost_ends_after_its_reruns(tmp_path: Path) -> None:
+    async with Instance(tmp_path, FaultyInside()) as one:
+        first = await one.submit(rerun_when_lost=True, retries=3, backoff=Backoff(1, 1, 1))
+
+        async def last_rerun() -> Execution | None:
+            last = await one.storage.last_execution(first.job_id)
+            assert last is not None
+            return last if last.final and last.lost_reruns == LOST_RERUNS_MAX else None
+
+        last = await eventually(last_rerun)
+        assert (last.number, last.attempt, last.reason) == (LOST_RERUNS_MAX + 1, 0, Reason.LOST)
+        assert await one.lifecycle.retry_after(last) is None
 
 
 async def test_a_bug_of_ours_ends_the_execution_and_leaves_the_others_alone(

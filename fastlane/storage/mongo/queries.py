@@ -179,7 +179,7 @@ class Queries:
             active,
             scheduled,
             undelivered,
-            dict(zip(names, by_channel, strict=True)),
+            {name: count for name, count in zip(names, by_channel, strict=True) if count},
         )
 
 

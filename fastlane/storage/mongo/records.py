@@ -96,10 +96,12 @@ _EXECUTION_FIELDS = (
     "run_id",
     "stop_reason",
     "stop_requested_at",
+    "lost_reruns",
 )
 _STATUS = 9
 _REASON = 10
 _STOP_REASON = 22
+_LOST_RERUNS = 24
 
 
 def execution_from(doc: Doc) -> Execution:
@@ -110,6 +112,8 @@ def execution_from(doc: Doc) -> Execution:
         values[_REASON] = Reason(values[_REASON])
     if values[_STOP_REASON] is not None:
         values[_STOP_REASON] = Reason(values[_STOP_REASON])
+    # Written by an older version, which had no such count.
+    values[_LOST_RERUNS] = values[_LOST_RERUNS] or 0
     return Execution(
         doc["_id"], doc["task_id"], doc["job_id"], definition_from(doc["definition"]), *values
     )

@@ -95,7 +95,7 @@ class Todo:
         todo = doc["todo"]
         wanted: Doc = {"enqueued_of": doc["_id"], "number": {"$lte": todo["upto"]}}
         if todo["end"] == "retries":
-            wanted["attempt"] = {"$gt": 0}
+            wanted["$or"] = [{"attempt": {"$gt": 0}}, {"lost_reruns": {"$gt": 0}}]
         while True:
             found = self._db.executions.find(wanted, {"_id": 1}).sort("seq", ASCENDING)
             ids = [one["_id"] for one in await found.to_list(WAITING_BATCH)]

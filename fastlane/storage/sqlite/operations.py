@@ -70,14 +70,15 @@ STORE_JOB = f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * 14)})"
 FIND_EXECUTION = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?"
 FIND_STATUS = "SELECT status FROM executions WHERE id = ?"
 STORE_EXECUTION = (
-    f"INSERT INTO executions ({EXECUTION_COLUMNS}, expires_at) VALUES ({', '.join('?' * 29)})"
+    f"INSERT INTO executions ({EXECUTION_COLUMNS}, expires_at) "
+    f"VALUES ({', '.join('?' * (EXECUTION_COLUMNS.count(',') + 2))})"
 )
 FIND_TICK = "SELECT 1 FROM executions WHERE job_id = ? AND tick = ? AND attempt = 0"
 LAST_EXECUTION = f"""
 SELECT {EXECUTION_COLUMNS} FROM executions WHERE job_id = ? ORDER BY number DESC LIMIT 1
 """
 ENQUEUED_OF_JOB = "SELECT id FROM executions WHERE job_id = ? AND status = 'enqueued'"
-ENQUEUED_RETRIES_OF_JOB = f"{ENQUEUED_OF_JOB} AND attempt > 0"
+ENQUEUED_RETRIES_OF_JOB = f"{ENQUEUED_OF_JOB} AND attempt + lost_reruns > 0"
 EVER_CLAIMED = """
 SELECT 1 FROM executions WHERE job_id = ?1 AND epoch > 0
 UNION ALL SELECT 1 FROM jobs WHERE id = ?1 AND removed > 0

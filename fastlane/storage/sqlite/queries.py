@@ -95,7 +95,7 @@ OVERVIEW = """
 SELECT tasks, jobs, queued, delayed, active, scheduled, undelivered FROM counters
 """
 
-PENDING = "SELECT channel, deliveries FROM pending"
+PENDING = "SELECT channel, deliveries FROM pending WHERE deliveries > 0"
 
 NEXT_DELIVERY = "SELECT min(due_at) FROM deliveries WHERE state = 'pending'"
 DELIVERIES_TOTAL = {

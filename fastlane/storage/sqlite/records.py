@@ -32,7 +32,8 @@ JOB_COLUMNS = (
 EXECUTION_COLUMNS = (
     "id, task_id, job_id, definition, farm, created_at, queue_job_id, generation, number, attempt, "
     "tick, late_seconds, request_ip, status, reason, error, exit_code, started_at, finished_at, "
-    "due_at, waits_for, position, owner, epoch, host, run_id, stop_reason, stop_requested_at"
+    "due_at, waits_for, position, owner, epoch, host, run_id, stop_reason, stop_requested_at, "
+    "lost_reruns"
 )
 DELIVERY_COLUMNS = (
     "id, execution_id, task_id, job_id, channel, event, place, target, receiver, created_at, "
@@ -113,6 +114,7 @@ def execution_row(execution: Execution) -> Row:
         e.run_id,
         e.stop_reason,
         e.stop_requested_at,
+        e.lost_reruns,
     )
 
 

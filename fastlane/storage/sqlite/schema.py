@@ -295,7 +295,11 @@ CREATE TRIGGER delivery_deleted AFTER DELETE ON deliveries WHEN OLD.state <> 'de
 END;
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+_VERSION_5 = """
+ALTER TABLE executions ADD COLUMN lost_reruns INTEGER NOT NULL DEFAULT 0;
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 
 
