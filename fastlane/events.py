@@ -1,23 +1,23 @@
 """What happened, as frozen records.
 
-An event is news and never the change itself: whoever hears one reads the storage before acting on
-it, so a lost, late or repeated event costs time and nothing else. Its content is there to decide
-whether the storage is worth reading at all, and for those who count. Times are unix seconds.
+An event is news and never the change itself: its consumers read the storage before they act, so a
+lost, late or repeated event costs time and nothing else. Its content is there to decide whether the
+storage is worth reading at all, and for statistics. Times are unix seconds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from fastlane.model import FINAL, Execution, HostRecord, Job, Reason, Status
+from fastlane.model import FINAL, Reason, Status
 
 
+@dataclass(frozen=True, slots=True)
 class Event:
     """The root of all events."""
 
-    __slots__ = ()
     KEY: ClassVar[str | None] = None
     """The field by which subscribers pick theirs out of many."""
 
@@ -25,6 +25,12 @@ class Event:
     def key(self) -> str | None:
         """What it is about: an execution's id, a job's id or a host."""
         return None if self.KEY is None else getattr(self, self.KEY)
+
+    @classmethod
+    def of(cls, record: object, **given: Any) -> Self:
+        """The event about *record*: the fields that are not *given* have the record's values."""
+        names = {field.name for field in fields(cls)} - given.keys()
+        return cls(**given, **{name: getattr(record, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +61,6 @@ class ExecutionChanged(Event):
     def final(self) -> bool:
         return self.status in FINAL
 
-    @classmethod
-    def of(cls, execution: Execution) -> ExecutionChanged:
-        """The event for what *execution* is now."""
-        return cls(
-            task_id=execution.task_id,
-            job_id=execution.job_id,
-            execution_id=execution.id,
-            status=execution.status,
-            number=execution.number,
-            attempt=execution.attempt,
-            farm=execution.farm,
-            host=execution.host,
-            reason=execution.reason,
-            exit_code=execution.exit_code,
-            stop_reason=execution.stop_reason,
-            created_at=execution.created_at,
-            due_at=execution.due_at,
-            expires_at=execution.definition.expires_at,
-            started_at=execution.started_at,
-            finished_at=execution.finished_at,
-        )
-
 
 class JobChange(StrEnum):
     """What happened to a job."""
@@ -97,11 +81,6 @@ class JobChanged(Event):
     change: JobChange
     next_run_at: float | None = None
 
-    @classmethod
-    def of(cls, job: Job, change: JobChange) -> JobChanged:
-        """The event for *change*, which made *job* what it is now."""
-        return cls(job.task_id, job.id, change, job.next_run_at)
-
 
 @dataclass(frozen=True, slots=True)
 class HostChanged(Event):
@@ -109,15 +88,9 @@ class HostChanged(Event):
 
     KEY = "host"
     host: str
-    blacklisted: bool | None = None
-    """None where the breaker is what changed."""
+    blacklisted: bool = False
     failures: int = 0
     open_until: float | None = None
-
-    @classmethod
-    def of(cls, record: HostRecord) -> HostChanged:
-        """The event for the breaker that *record* tells of."""
-        return cls(record.host, None, record.failures, record.open_until)
 
 
 @dataclass(frozen=True, slots=True)

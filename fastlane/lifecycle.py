@@ -85,21 +85,23 @@ class Lifecycle:
         self.instance = instance
         self._lost_reruns_max = lost_reruns_max
 
-    def _publish(self, *news: Execution | Event) -> None:
-        """Tell of what was stored. Nothing else publishes an event.
+    def _publish(self, *news: Execution | Event | None) -> None:
+        """Publish what was stored, but for None. Nothing else publishes an event.
 
-        An execution tells of its status, and of its notifications where that has some.
+        An execution is published with its status, and with its notifications where it has some.
         """
         for one in news:
             if not isinstance(one, Execution):
-                self._bus.publish(one)
+                if one is not None:
+                    self._bus.publish(one)
                 continue
-            self._bus.publish(ExecutionChanged.of(one))
+            expires_at = one.definition.expires_at
+            self._bus.publish(ExecutionChanged.of(one, execution_id=one.id, expires_at=expires_at))
             if (one.final or one.status is Status.RUNNING) and one.definition.subscriptions:
-                self._bus.publish(OutboxChanged(one.task_id, one.job_id, one.id))
+                self._bus.publish(OutboxChanged.of(one, execution_id=one.id))
 
     async def _publish_current(self, execution: Execution) -> None:
-        """Tell of what became of *execution* in a write that did not return it."""
+        """Publish what *execution* has become by a write that did not return it."""
         # The write itself went well; older news makes others look, too.
         with suppress(StorageUnavailable):
             execution = await self._storage.execution(execution.id)
@@ -149,7 +151,7 @@ class Lifecycle:
             return submitted
         job, execution = submitted.job, submitted.execution
         change = JobChange.CREATED if job.generation == 1 else JobChange.REPLACED
-        self._publish(JobChanged.of(job, change), *(() if execution is None else (execution,)))
+        self._publish(JobChanged.of(job, job_id=job.id, change=change), execution)
         if change is JobChange.REPLACED:
             # Retries of the job that was replaced have ended.
             self._publish(OutboxChanged(task_id, job.id))
@@ -162,15 +164,15 @@ class Lifecycle:
         """
         job = await self._storage.stop_job(task_id, job_id, now=self._clock())
         last = await self._storage.last_execution(job_id)
-        self._publish(JobChanged.of(job, JobChange.STOPPED), *(() if last is None else (last,)))
+        self._publish(JobChanged.of(job, job_id=job.id, change=JobChange.STOPPED), last)
         # Its retries have ended, too.
         self._publish(OutboxChanged(task_id, job_id))
         return job
 
     async def stop_execution(self, task_id: str, job_id: str, execution_id: str) -> Execution:
-        """End one run and its retries; the job's schedule goes on.
+        """End one run and its retries; the job's schedule continues.
 
-        Where the run has ended already, that is the retry that followed.
+        If the run has ended already, the retry that followed it is ended.
 
         :raises NotFound: no such execution in this job.
         """
@@ -279,7 +281,8 @@ class Lifecycle:
         stored = await self._storage.tick(
             job, execution, next_run_at=policy.run_after(job.schedule, now), now=now
         )
-        self._publish(JobChanged.of(job, JobChange.TICK_SKIPPED) if stored is None else stored)
+        skipped = JobChanged.of(job, job_id=job.id, change=JobChange.TICK_SKIPPED)
+        self._publish(skipped if stored is None else stored)
         return stored
 
     # -- done by the owner of an execution ----------------------------------------------------
@@ -293,8 +296,7 @@ class Lifecycle:
             max_running=farm.max_running,
             now=self._clock(),
         )
-        if execution is not None:
-            self._publish(execution)
+        self._publish(execution)
         return execution
 
     async def release(self, execution: Execution) -> None:
@@ -334,7 +336,7 @@ class Lifecycle:
         )
         if records:
             last_seq = records[-1].seq
-            self._publish(LogGrown(execution.task_id, execution.job_id, execution.id, last_seq))
+            self._publish(LogGrown.of(execution, execution_id=execution.id, last_seq=last_seq))
 
     async def timed_out(self, execution: Execution) -> Execution:
         """Record that the execution is to end because its time limit has passed."""
@@ -366,7 +368,7 @@ class Lifecycle:
                 # The caller's definition may be capped; the stored one never changes.
                 execution = replace(moved.current, definition=execution.definition)
                 continue
-            self._publish(final, *(() if retry is None else (retry,)))
+            self._publish(final, retry)
             return final
         raise CompareFailed(f"execution {execution.id} keeps changing", execution)
 
@@ -420,7 +422,7 @@ class Lifecycle:
         :raises CompareFailed: the claim has expired.
         """
         await self._storage.unclaim_delivery(delivery.id, delivery.claim)
-        self._publish(OutboxChanged(delivery.task_id, delivery.job_id, delivery.execution_id))
+        self._publish(OutboxChanged.of(delivery))
 
     async def requeue_delivery(self, delivery_id: str) -> Delivery:
         """Try a delivery of the error queue again, from its first attempt.
@@ -429,7 +431,7 @@ class Lifecycle:
         :raises Rejected: it was delivered.
         """
         delivery = await self._storage.requeue_delivery(delivery_id, now=self._clock())
-        self._publish(OutboxChanged(delivery.task_id, delivery.job_id, delivery.execution_id))
+        self._publish(OutboxChanged.of(delivery))
         return delivery
 
     # -- instances -------------------------------------------------------

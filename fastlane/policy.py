@@ -1,4 +1,4 @@
-"""What is decided, as pure functions: no I/O, no clock, no state."""
+"""Decisions, as pure functions: no I/O, no clock, no state."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ def outcome_of_exit(exit_code: int | None, *, oom: bool, error: str | None) -> O
 
 
 def with_stop_intent(outcome: Outcome, intent: Reason | None, execution: Execution) -> Outcome:
-    """*outcome* as it reads when somebody had asked for an early end.
+    """*outcome*, changed where an early end had been requested.
 
     The intent wins over the exit code: 137 and 143 do not tell who sent the signal, and a command
-    may well exit with 0 when it is told to stop.
+    may well exit with 0 when it is stopped.
     """
     if intent is Reason.TIMEOUT:
         return replace(
@@ -129,7 +129,7 @@ def first_run_at(schedule: Schedule, now: float) -> float | None:
 
 
 def tick_to_run(schedule: Schedule, next_run_at: float, now: float) -> float:
-    """The tick that stands for all that are due: of several missed ones the latest."""
+    """The tick to run for all that are due: the latest of several missed ones."""
     if schedule.cron is None:
         return next_run_at
     latest = previous_tick(schedule.cron, schedule.timezone, now)
@@ -137,14 +137,14 @@ def tick_to_run(schedule: Schedule, next_run_at: float, now: float) -> float:
 
 
 def run_after(schedule: Schedule, now: float) -> float | None:
-    """The tick behind *now*, or None when the job has had its last."""
+    """The tick after *now*, or None when the job has had its last."""
     if schedule.cron is None:
         return None
     return next_tick(schedule.cron, schedule.timezone, now)
 
 
 def late_seconds(tick: float, now: float) -> float | None:
-    """How late a run is that stands for *tick*, or None when it counts as on time."""
+    """How late the run for *tick* is, or None when it counts as on time."""
     late = now - tick
     return late if late > LATE_AFTER_SECONDS else None
 
@@ -168,7 +168,7 @@ def image_is_allowed(image: ImageReference, farm: Farm) -> bool:
 
 
 def image_is_refused(image: ImageReference, farm: Farm) -> str:
-    """Says that *farm* does not run *image*."""
+    """The sentence for an *image* that *farm* does not run."""
     return (
         f'Farm "{farm.name}" does not run image "{image.submitted}"; '
         f"its images are: {', '.join(farm.images)}."

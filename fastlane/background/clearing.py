@@ -28,8 +28,8 @@ class Clearing:
     def ended(self, host: str, run_id: str) -> None:
         """Remove a run that has ended, or archive it for people to look at."""
         keep = self._options.container_retention_seconds > 0
-        away = self._executor.set_aside if keep else self._executor.remove
-        self._begin(away(host, run_id), run_id)
+        clear = self._executor.set_aside if keep else self._executor.remove
+        self._begin(clear(host, run_id), run_id)
 
     def abandoned(self, host: str, run_id: str) -> None:
         """Stop and remove a run that nobody waits for any more."""

@@ -66,15 +66,15 @@ class Keeper:
         self._idle = frozenset(idle)
 
     async def forget(self) -> float:
-        """One step of forgetting what is old."""
+        """Delete some of the records that are old enough."""
         if not self._options.execution_retention_seconds:
             return FORGET_SECONDS
         went = await self._lifecycle.clean_up(self._options.execution_retention_seconds)
         return BETWEEN_STEPS_SECONDS if went else FORGET_SECONDS
 
     async def sweep(self) -> float:
-        """Find homes for executions without a farm, and remove runs whose execution is over: those
-        that were kept for long enough, and those that a crash left.
+        """Assign executions without a farm, and remove runs whose execution is over: those that
+        were kept for long enough, and those that a crash left.
         """
         await self._lifecycle.reassign_orphaned()
         hosts = [
@@ -106,7 +106,7 @@ class Keeper:
             self._hosts.forget(host)
 
     async def _sweep_run(self, host: str, run: ListedRun) -> bool:
-        """Remove a run whose execution is over; whether it is to be looked at again."""
+        """Remove a run whose execution is over; whether the next sweep must look again."""
         if self._runner.holds(run.execution_id):
             return True
         try:

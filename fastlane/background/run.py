@@ -279,7 +279,7 @@ class Run:
         """Wait for as long as the run lasts.
 
         A wait that breaks after hours says nothing about those hours, so how long the host is
-        unreachable is counted from each break anew.
+        unreachable is counted again from each break.
 
         :raises HostLost: it was for too long.
         """

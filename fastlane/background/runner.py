@@ -99,7 +99,7 @@ class Runner:
                 except CompareFailed:
                     raise
                 except Exception:
-                    # Our own fault: the execution must not be looked at for ever.
+                    # A fault of fastlane itself: the execution must not be tried for ever.
                     log.exception("fastlane failed to run an execution")
                     await run.end(OWN_FAULT)
             except CompareFailed as error:

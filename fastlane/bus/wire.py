@@ -44,7 +44,7 @@ _KIND_OF_TOPIC: dict[str, type[Event]] = {
 def encode(sender: str, events: Sequence[Event]) -> str:
     """One message with *events*, in their order."""
     written = [
-        [type(event).__name__, {k: v for k, v in asdict(event).items() if v is not None}]  # type: ignore[call-overload]
+        [type(event).__name__, {k: v for k, v in asdict(event).items() if v is not None}]
         for event in events
     ]
     topics = dict.fromkeys(topic for event in events for topic in _topics_of(event))
