@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,6 +16,8 @@ MAX_TEXT = 128 * 1024
 MAX_ENTRIES = 1_000
 # Bounds how much of a value a sentence repeats.
 SHOWN_CHARS = 80
+# A known name less similar than this to an unknown one is not suggested; 1 is equal.
+SUGGESTED_FROM = 0.6
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Strings = Annotated[dict[str, Text], Field(max_length=MAX_ENTRIES)]
@@ -56,3 +59,11 @@ def shown(value: object) -> str:
     """*value* as a sentence repeats it: as JSON, and not too much of it."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a *wrong* name: which of the *known* ones was meant, if any."""
+    names = {name.lower(): name for name in known}
+    wanted = wrong.lower().replace("_", "")[:SHOWN_CHARS]
+    close = difflib.get_close_matches(wanted, names, n=1, cutoff=SUGGESTED_FROM)
+    return f" Did you mean {shown(names[close[0]])}?" if close else ""

@@ -19,11 +19,11 @@ from tornado.httpserver import HTTPServer
 from fastlane import __version__
 from fastlane.api.bounds import MAX_HEADER_BYTES
 from fastlane.api.connections import Connections, Listener, limits_for, raise_file_limit
+from fastlane.api.routes import make_app
 from fastlane.config import Config, is_loopback
 from fastlane.errors import ConfigError, StorageUnavailable
 from fastlane.executors.base import Executor
 from fastlane.model import Clock
-from fastlane.routes import make_app
 from fastlane.storage.base import Storage
 from fastlane.wiring import RUNNING_ROLES, wire, with_installation
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import html
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from fastlane.api import openapi
 from fastlane.api.base import BaseHandler
-from fastlane.api.openapi import OPERATIONS, TAGS, Operation, document_path, schemas, spellings
+from fastlane.api.openapi import TAGS, document_path, spellings
+from fastlane.api.operations import PROBLEM, Operation, Route
 from fastlane.api.pages import Page
+from fastlane.encoding import to_json
 
 
 class Document(BaseHandler):
     """``/openapi.json``"""
 
     async def get(self) -> None:
-        document = openapi.document(self.services.version)
+        """The OpenAPI 3.1 document of this server."""
+        document = openapi.document(self.services.version, self.settings["routes"])
         await self.send_json({**document, "servers": [{"url": self.urls.base}]})
 
 
@@ -27,17 +30,16 @@ class Docs(Page):
     """``/docs/``"""
 
     async def get(self) -> None:
+        """A page on which to read the API."""
+        document = openapi.document(self.services.version, self.settings["routes"])
+        page = _Page(document)
         self.send_page(
             "docs.html",
             version=self.services.version,
             description=openapi.DESCRIPTION,
             tags=TAGS,
-            operations=tuple(_shown_operations(self.urls.base)),
-            schemas=tuple(
-                ShownSchema(name, schema.get("description", ""), tuple(_rows(schema)))
-                for name, schema in sorted(schemas().items())
-                if schema.get("type") == "object"
-            ),
+            operations=tuple(page.operations(self.settings["routes"], self.urls.base)),
+            schemas=tuple(page.shown_schemas()),
             everywhere={
                 str(status): openapi.PROBLEMS[status][0]
                 for status in sorted(openapi.EVERYWHERE - {400})
@@ -76,6 +78,8 @@ class ShownOperation:
     """An operation as the page shows it."""
 
     operation: Operation
+    tag: str
+    description: str
     methods: tuple[str, ...]
     path: str
     others: tuple[str, ...]
@@ -96,80 +100,114 @@ class ShownSchema:
     rows: tuple[Row, ...]
 
 
-def _shown_operations(base: str) -> Iterator[ShownOperation]:
-    document = openapi.document("")
-    for operation in OPERATIONS:
-        path = document_path(operation.path)
-        item = document["paths"][path]
+class _Page:
+    """Shows one document."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._paths = document["paths"]
+        self._schemas: Mapping[str, Any] = document["components"]["schemas"]
+
+    def operations(self, routes: Sequence[Route], base: str) -> Iterator[ShownOperation]:
+        for route in routes:
+            for operation in route.operations.values():
+                yield self._operation(route, operation, base)
+
+    def shown_schemas(self) -> Iterator[ShownSchema]:
+        for name, schema in sorted(self._schemas.items()):
+            if schema.get("type") == "object":
+                yield ShownSchema(name, schema.get("description", ""), tuple(self._rows(schema)))
+
+    def _operation(self, route: Route, operation: Operation, base: str) -> ShownOperation:
+        path = document_path(route)
+        item = self._paths[path]
         described = item[operation.method]
-        answer = next(
-            (a for a in operation.answers.values() if a is not None and not isinstance(a, tuple)),
-            None,
+        parameters = [*item["parameters"], *described["parameters"]]
+        body, answer = operation.body, operation.answer
+        example = (
+            self._schemas[answer.__name__]["examples"][0] if isinstance(answer, type) else None
         )
-        yield ShownOperation(
+        return ShownOperation(
             operation,
-            (operation.method, "head") if operation.has_head else (operation.method,),
+            route.tag,
+            described["description"],
+            (operation.method, "head")
+            if operation.method == "get" and "head" in item
+            else (operation.method,),
             path,
-            tuple(s for s in spellings(operation.path)[2:] if s.endswith("/")),
-            tuple(
-                _parameter(parameter["$ref"])
-                for parameter in (*item.get("parameters", ()), *described.get("parameters", ()))
-            ),
-            () if operation.body is None else tuple(_rows(schemas()[operation.body.__name__])),
+            tuple(one for one in spellings(route)[2:] if one.endswith("/")),
+            tuple(map(self._parameter, parameters)),
+            () if body is None else tuple(self._rows(self._schemas[body.__name__])),
             tuple(_answers(described["responses"])),
-            _call(operation, base + path),
-            None
-            if answer is None
-            else json.dumps(
-                schemas()[answer.__name__]["examples"][0], indent=2, ensure_ascii=False
-            ),
+            None if answer is None else _call(operation, base + path, parameters),
+            example,
         )
 
+    def _parameter(self, parameter: Mapping[str, Any]) -> Row:
+        kind, named = self._kind(parameter["schema"])
+        return Row(
+            parameter["name"],
+            parameter["in"],
+            parameter["required"],
+            kind,
+            named,
+            _text(parameter["schema"].get("default")),
+            parameter["description"],
+            parameter.get("example"),
+        )
 
-def _call(operation: Operation, url: str) -> str | None:
-    if 101 in operation.answers:
-        return None
-    for name, parameter in openapi.PARAMETERS.items():
-        if parameter["in"] == "path":
-            url = url.replace(f"{{{name}}}", str(parameter["example"]))
+    def _rows(self, schema: Mapping[str, Any]) -> Iterator[Row]:
+        for name, inner in schema.get("properties", {}).items():
+            kind, named = self._kind(inner)
+            examples = inner.get("examples", ())
+            yield Row(
+                name,
+                "",
+                name in schema.get("required", ()),
+                kind,
+                named,
+                _text(inner.get("default")),
+                inner.get("description", ""),
+                ", ".join(str(_text(example)) for example in examples) or None,
+            )
+
+    def _kind(self, schema: Mapping[str, Any]) -> tuple[str, str | None]:
+        """A schema's type in words, and the name of the schema in it if there is one."""
+        if "$ref" in schema:
+            name = schema["$ref"].rpartition("/")[2]
+            values = self._schemas[name].get("enum")
+            return (" · ".join(values), None) if values else (name, name)
+        if "anyOf" in schema:
+            arms = [self._kind(arm) for arm in schema["anyOf"]]
+            named = next((name for _, name in arms if name), None)
+            return " or ".join(kind for kind, _ in arms), named
+        if "enum" in schema:
+            return " · ".join(map(str, schema["enum"])), None
+        kind, named = str(schema.get("type", "any")), None
+        if kind == "array":
+            inner, named = self._kind(schema.get("items", {}))
+            kind = f"list of {inner}"
+        elif kind == "object" and isinstance(schema.get("additionalProperties"), Mapping):
+            inner, named = self._kind(schema["additionalProperties"])
+            kind = f"object of {inner}"
+        bounds = [text.format(schema[key]) for key, text in _BOUNDS.items() if key in schema]
+        # Bounds of lengths are there to bound memory and would drown the rest.
+        if bounds and not kind.startswith(("string", "list", "object")):
+            kind = f"{kind} {', '.join(bounds)}"
+        return kind, named
+
+
+def _call(operation: Operation, url: str, parameters: Sequence[Mapping[str, Any]]) -> str:
+    for one in parameters:
+        if one["in"] == "path":
+            url = url.replace(f"{{{one['name']}}}", one["example"])
+        elif one["in"] == "query" and one["required"]:
+            url = f"'{url}?{one['name']}={quote(one['example'])}'"
     words = ["curl"]
     if operation.method != "get":
         words.append(f"-X {operation.method.upper()}")
     if operation.body is not None:
         words.append("""-d '{"image": "ubuntu:latest", "command": "ls -lah"}'""")
-    query = "?query=hello" if operation.id == "searchTasks" else ""
-    return " ".join([*words, url + query])
-
-
-def _parameter(reference: str) -> Row:
-    parameter = openapi.PARAMETERS[reference.rpartition("/")[2]]
-    kind, named = _kind(parameter["schema"])
-    return Row(
-        parameter["name"],
-        parameter["in"],
-        parameter["required"],
-        kind,
-        named,
-        _text(parameter["schema"].get("default")),
-        parameter["description"],
-        parameter.get("example"),
-    )
-
-
-def _rows(schema: Mapping[str, Any]) -> Iterator[Row]:
-    for name, inner in schema.get("properties", {}).items():
-        kind, named = _kind(inner)
-        examples = inner.get("examples", ())
-        yield Row(
-            name,
-            "",
-            name in schema.get("required", ()),
-            kind,
-            named,
-            _text(inner.get("default")),
-            inner.get("description", ""),
-            ", ".join(str(_text(example)) for example in examples) or None,
-        )
+    return " ".join([*words, url])
 
 
 def _answers(responses: Mapping[str, Any]) -> Iterator[ShownAnswer]:
@@ -178,9 +216,8 @@ def _answers(responses: Mapping[str, Any]) -> Iterator[ShownAnswer]:
             # Said once for all.
             continue
         if "$ref" in response:
-            number = int(re.sub(r"\D", "", response["$ref"].rpartition("/")[2]))
-            model = "PayloadProblem" if number == 400 else "ProblemDetails"
-            yield ShownAnswer(status, openapi.PROBLEMS[number][0], openapi.PROBLEM, model)
+            model = "PayloadProblem" if status == "400" else "ProblemDetails"
+            yield ShownAnswer(status, openapi.PROBLEMS[int(status)][0], PROBLEM, model)
             continue
         content: Mapping[str, Any] = response.get("content") or {}
         named = next((value["schema"].get("$ref") for value in content.values()), None)
@@ -193,7 +230,7 @@ def _answers(responses: Mapping[str, Any]) -> Iterator[ShownAnswer]:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None or value == {} else json.dumps(value, ensure_ascii=False)
+    return None if value is None or value == {} else to_json(value)
 
 
 _BOUNDS = {
@@ -204,33 +241,6 @@ _BOUNDS = {
     "maxLength": "at most {} characters",
     "maxItems": "at most {}",
 }
-
-
-def _kind(schema: Mapping[str, Any]) -> tuple[str, str | None]:
-    """A schema's type in words, and the named schema in it if there is one."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        target = schemas()[name]
-        if "enum" in target:
-            return " · ".join(target["enum"]), None
-        return name, name
-    if "anyOf" in schema:
-        arms = [_kind(arm) for arm in schema["anyOf"]]
-        return " or ".join(kind for kind, _ in arms), next((name for _, name in arms if name), None)
-    if "enum" in schema:
-        return " · ".join(map(str, schema["enum"])), None
-    kind, named = str(schema.get("type", "any")), None
-    if kind == "array":
-        inner, named = _kind(schema.get("items", {}))
-        kind = f"list of {inner}"
-    elif kind == "object" and isinstance(schema.get("additionalProperties"), Mapping):
-        inner, named = _kind(schema["additionalProperties"])
-        kind = f"object of {inner}"
-    bounds = [text.format(schema[key]) for key, text in _BOUNDS.items() if key in schema]
-    # Bounds of lengths are there to bound memory and would drown the rest.
-    if kind != "string" and bounds and not kind.startswith(("list", "object")):
-        kind = f"{kind} {', '.join(bounds)}"
-    return kind, named
 
 
 def prose(text: str) -> str:

@@ -58,6 +58,7 @@ class Execution(BaseHandler):
     """``/tasks/T/jobs/J/executions/E/``"""
 
     async def get(self, task_id: str, job_id: str, execution_id: str) -> None:
+        """Its state or how it ended, with the end of its output."""
         storage = self.services.storage
         _, execution = await find_execution(storage, task_id, job_id, execution_id)
         outputs = await read_outputs(storage, [execution])
@@ -83,5 +84,6 @@ class StopExecution(BaseHandler):
     """``/tasks/T/jobs/J/executions/E/stop/``"""
 
     async def post(self, task_id: str, job_id: str, execution_id: str) -> None:
+        """Stops this run and its retries; the job's schedule continues. Safe to repeat."""
         execution = await self.services.lifecycle.stop_execution(task_id, job_id, execution_id)
         await self.send_json(schemas.stopped_execution(execution, self.urls))

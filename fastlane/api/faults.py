@@ -5,7 +5,6 @@ A sentence names the value and the remedy. A value that may be a secret is not r
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -14,13 +13,11 @@ from pydantic.fields import FieldInfo
 
 from fastlane.api.json_body import kind_of
 from fastlane.api.problems import Fault
-from fastlane.checks import SHOWN_CHARS, Hint, SeveralFaults, shown
+from fastlane.checks import SHOWN_CHARS, Hint, SeveralFaults, shown, suggestion
 from fastlane.redact import is_secret
 
 # Bounds the faults of one answer.
 MAX_FAULTS = 100
-# A known key less similar than this to an unknown one is not suggested; 1 is equal.
-SUGGESTED_FROM = 0.6
 
 
 def faults_of(
@@ -147,10 +144,7 @@ def _suggestion(model: type[BaseModel], path: Sequence[int | str]) -> str:
     *parents, wrong = path
     parent = _field(model, parents)
     inner = model if parent is None else _model_in(parent.annotation)
-    known = {} if inner is None else {key.lower(): key for key in _fields(inner)}
-    wanted = str(wrong).lower().replace("_", "")[:SHOWN_CHARS]
-    close = difflib.get_close_matches(wanted, known, n=1, cutoff=SUGGESTED_FROM)
-    return f" Did you mean {shown(known[close[0]])}?" if close else ""
+    return "" if inner is None else suggestion(str(wrong), _fields(inner))
 
 
 _SHOWN_NOT = frozenset({"envs", "headers"})

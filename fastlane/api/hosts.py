@@ -1,4 +1,4 @@
-"""The black-list of hosts: how one is drained, and put back."""
+"""The black list of hosts: drains a host, and puts it back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastlane.api.problems import Problem
 from fastlane.api.schemas.common import host_and_port
 from fastlane.api.schemas.server import Blacklist as BlacklistAnswer
 from fastlane.api.schemas.server import BlacklistedHost
+from fastlane.checks import shown
 from fastlane.config import check_docker_host
 from fastlane.errors import NotFound
 
@@ -18,18 +19,25 @@ class Blacklist(BaseHandler):
     """``/docker-executor/blacklist/``"""
 
     async def get(self) -> None:
+        """The hosts that get no new executions, also those that no farm has any more."""
         records = await self.services.storage.hosts()
         hosts = [record.host for record in records if record.blacklisted]
         found: BlacklistAnswer = {"hosts": hosts}
         await self.send_json(found)
 
     async def post(self) -> None:
+        """For new executions, on every instance at once; running executions continue.
+
+        Safe to repeat. 404 for a host that is not in the configuration.
+        """
         await self._mark(blacklisted=True)
 
     async def put(self) -> None:
+        """As POST."""
         await self._mark(blacklisted=True)
 
     async def delete(self) -> None:
+        """Gives it new executions again, from every instance at once. Safe to repeat."""
         await self._mark(blacklisted=False)
 
     async def _mark(self, *, blacklisted: bool) -> None:
@@ -37,7 +45,7 @@ class Blacklist(BaseHandler):
         name = read_blacklist(self.request.body)
         for host in self._configured(name):
             await services.lifecycle.blacklist_host(host, blacklisted=blacklisted)
-        # This instance obeys before it answers, whoever comes first to what was published.
+        # This instance obeys before it answers, whichever reads the event first.
         services.hosts.take(await services.storage.hosts())
         found: BlacklistedHost = {"host": name, "blacklisted": blacklisted}
         await self.send_json(found)
@@ -45,7 +53,7 @@ class Blacklist(BaseHandler):
     def _configured(self, name: str) -> Sequence[str]:
         """The hosts of the configuration that *name* names, in whatever way each is written.
 
-        :raises Problem: 400, it is no name of a host.
+        :raises Problem: 400, it is not the name of a host.
         :raises NotFound: there is no such host.
         """
         hosts = {host for farm in self.services.farms for host in farm.hosts}
@@ -54,8 +62,9 @@ class Blacklist(BaseHandler):
         try:
             check_docker_host(name)
         except ValueError as error:
-            raise Problem(400, f"{error}.".capitalize()) from error
+            message = str(error)
+            raise Problem(400, f"{message[0].upper()}{message[1:]}.") from error
         found = sorted(host for host in hosts if host_and_port(host) == host_and_port(name))
         if not found:
-            raise NotFound(f"No farm has a host {name}.")
+            raise NotFound(f"No farm has a host {shown(name)}.")
         return found

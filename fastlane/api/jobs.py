@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from fastlane.api.base import BaseHandler
 from fastlane.api.executions import read_dispatches, read_outputs
+from fastlane.api.json_body import read_json_object
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import requested_page
 from fastlane.api.payload import take_submission
+from fastlane.api.problems import Problem
 from fastlane.api.schemas import jobs as schemas
 from fastlane.api.schemas.common import page_keys, task_reference
 from fastlane.api.schemas.executions import execution_details
@@ -19,6 +21,7 @@ class Job(BaseHandler):
     """``/tasks/T/jobs/J/``"""
 
     async def get(self, task_id: str, job_id: str) -> None:
+        """The job with a page of its executions, newest first."""
         request = requested_page(self, EXECUTIONS_PER_PAGE)
         storage, words = self.services.storage, self.services.config.env_blacklisted_words
         job = await storage.job(task_id, job_id)
@@ -49,6 +52,11 @@ class Job(BaseHandler):
         await self.send_json(found)
 
     async def put(self, task_id: str, job_id: str) -> None:
+        """Creates the job with this id, a UUID4, or replaces its definition and schedule.
+
+        It is then enqueued as a new job. A 2xx response means the data is on disk. The id and the
+        URL of the execution are null when the job is scheduled.
+        """
         check_task_id(task_id)
         definition, schedule = await take_submission(
             self.request.body, self.services.config, self.services.clock()
@@ -58,7 +66,7 @@ class Job(BaseHandler):
             job_id=check_job_id(job_id),
             definition=definition,
             schedule=schedule,
-            request_ip=self.client_ip,
+            request_ip=self.caller.address,
         )
         await self.send_json(schemas.submitted(submitted.job, submitted.execution, self.urls))
 
@@ -67,6 +75,7 @@ class StopJob(BaseHandler):
     """``/tasks/T/jobs/J/stop/``"""
 
     async def post(self, task_id: str, job_id: str) -> None:
+        """Stops its last execution, its schedule and its retries. Safe to repeat."""
         job = await self.services.lifecycle.stop_job(task_id, job_id)
         await self.send_json(schemas.stopped_job(job, self.urls))
 
@@ -75,8 +84,14 @@ class RetryJob(BaseHandler):
     """``/tasks/T/jobs/J/retry/``"""
 
     async def post(self, task_id: str, job_id: str) -> None:
+        """A new execution of its last definition. A running execution is stopped first.
+
+        400 when the job has not run yet.
+        """
+        if self.request.body.strip() and read_json_object(self.request.body):
+            raise Problem(400, "A retry takes no options; send no body, or {}.")
         execution = await self.services.lifecycle.retry_job(
-            task_id, job_id, request_ip=self.client_ip
+            task_id, job_id, request_ip=self.caller.address
         )
         job = await self.services.storage.job(task_id, job_id)
         await self.send_json(schemas.retried_job(job, execution, self.urls))

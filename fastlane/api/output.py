@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from fastlane.api import parameters
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import find_log
-from fastlane.api.problems import Problem
 from fastlane.model import LogState, Stream
 from fastlane.storage.base import Storage, dropped_note
 
@@ -17,7 +17,7 @@ TAIL_MAX_BYTES = 8 * 1024 * 1024
 TAIL_FIRST_BYTES = 64 * 1024
 # What the note about dropped bytes ends with, however many they are.
 DROPPED_NOTE_END = dropped_note(0).partition(b"0")[2]
-TAIL_MAX_LINES = 1_000_000
+TAIL = parameters.number("tail", "Only so many of the last lines.", 0, 1_000_000)
 
 
 class OutputHandler(BaseHandler):
@@ -26,7 +26,11 @@ class OutputHandler(BaseHandler):
     streams: tuple[Stream, ...]
 
     async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
-        tail = self._tail()
+        """The output byte by byte; while the execution runs, what it has written so far.
+
+        `logs` is stdout, a line `-=-`, and stderr.
+        """
+        tail = TAIL.number(self)
         storage = self.services.storage
         _, execution = await find_log(storage, task_id, job_id, execution_id)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
@@ -57,17 +61,6 @@ class OutputHandler(BaseHandler):
 
     def compute_etag(self) -> None:
         """No tag: what must not be stored is never asked for again under a condition."""
-
-    def _tail(self) -> int | None:
-        text = self.get_query_argument("tail", None)
-        if text is None:
-            return None
-        if not (text.isascii() and text.isdigit() and int(text[:12]) <= TAIL_MAX_LINES):
-            raise Problem(
-                400,
-                f"tail is {text[:50]!r}; it must be a number of lines from 0 to {TAIL_MAX_LINES}.",
-            )
-        return int(text[:12])
 
 
 class Logs(OutputHandler):

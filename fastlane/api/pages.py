@@ -70,6 +70,7 @@ class StreamPage(Page):
     """The log of an execution, or of a job's last one, in a browser."""
 
     async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
+        """A page on which a person follows the log in a browser."""
         await find_log(self.services.storage, task_id, job_id, execution_id)
         task_path = f"/tasks/{quote(task_id, safe='')}"
         job_path = f"{task_path}/jobs/{job_id}"
@@ -89,6 +90,7 @@ class Asset(BaseHandler):
     """A file of the package's ``static`` directory."""
 
     async def get(self, name: str) -> None:
+        """Style sheets, scripts and pictures of the pages."""
         body = _ASSETS.get(name)
         if body is None:
             raise NotFound(f"There is no file {name!r} here.")

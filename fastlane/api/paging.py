@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from tornado.web import RequestHandler
 
-from fastlane.api.problems import Problem
+from fastlane.api import parameters
+from fastlane.api.parameters import Parameter
 from fastlane.storage.base import PageRequest
 
 MAX_PER_PAGE = 100
 # Bounds a page number to what every storage can count.
 MAX_PAGE = 10**9
 
+_PAGE = parameters.number("page", "Which page, from 1. One past the end is empty.", 1, MAX_PAGE, 1)
+_PER_PAGE = parameters.number("perPage", "How many items a page has.", 1, MAX_PER_PAGE)
+_AFTER = Parameter("after", "Opaque: part of `nextUrl`. It overrides `page`.", {"type": "string"})
+PAGED = (_PAGE, _PER_PAGE, _AFTER)
+
 
 def requested_page(handler: RequestHandler, per_page: int) -> PageRequest:
     """The page that the query asks for.
 
-    :raises Problem: 400 with what is wrong with ``page`` or ``perPage``.
+    :raises Problem: 400, ``page`` or ``perPage`` is wrong.
     """
-    after = handler.get_query_argument("after", None)
     return PageRequest(
-        number=_number(handler, "page", 1, MAX_PAGE),
-        size=_number(handler, "perPage", per_page, MAX_PER_PAGE),
-        after=after or None,
+        number=_PAGE.number(handler) or 1,
+        size=_PER_PAGE.number(handler) or per_page,
+        after=_AFTER.text(handler) or None,
     )
-
-
-def _number(handler: RequestHandler, name: str, default: int, most: int) -> int:
-    text = handler.get_query_argument(name, "")
-    if not text and name not in handler.request.query_arguments:
-        return default
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
-    if not 1 <= number <= most:
-        raise Problem(400, f"{name} is {text[:50]!r}; it must be a whole number from 1 to {most}.")
-    return number

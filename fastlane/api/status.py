@@ -6,6 +6,7 @@ from collections import Counter
 
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.api.schemas import server as schemas
+from fastlane.api.security import Role
 from fastlane.errors import StorageUnavailable
 
 # Bounds the list of scheduled jobs; the count beside it is whole.
@@ -15,16 +16,16 @@ SCHEDULED_SHOWN = 100
 class Healthcheck(BaseHandler):
     """``/healthcheck/``"""
 
-    open_to_all = True
-
     async def get(self) -> None:
+        """200 when it is, else 503 with what is wrong."""
+        is_known = self.principal.role is not Role.ANONYMOUS
         try:
             parts = dict(await self.services.storage.check())
         except StorageUnavailable as error:
             parts = {"mongo": str(error), "redis": str(error)}
         errors = [
             # A message can name servers, which strangers must not learn.
-            {"source": source, "message": message if self.has_credentials else "unavailable"}
+            {"source": source, "message": message if is_known else "unavailable"}
             for source, message in parts.items()
             if message is not None
         ]
@@ -44,6 +45,7 @@ class Status(BaseHandler):
     """``/status/``"""
 
     async def get(self) -> None:
+        """Running containers, hosts, queues and the jobs that have a next run."""
         services, storage, urls = self.services, self.services.storage, self.urls
         overview = await storage.overview()
         active = await storage.active_executions()

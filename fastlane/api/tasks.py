@@ -7,6 +7,7 @@ import hashlib
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import check_task_id
 from fastlane.api.paging import requested_page
+from fastlane.api.parameters import Parameter
 from fastlane.api.payload import take_submission
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import jobs as schemas
@@ -20,11 +21,26 @@ IDEMPOTENCY_KEY_MAX_CHARS = 255
 # Bounds the text that is split into words and looked up.
 QUERY_MAX_CHARS = 1000
 
+QUERY = Parameter(
+    "query",
+    "Words to look for.",
+    {"type": "string", "maxLength": QUERY_MAX_CHARS},
+    required=True,
+    example="hello world",
+)
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    "Your name for this request. A repeat is answered with the first answer.",
+    {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX_CHARS},
+    "header",
+)
+
 
 class Tasks(BaseHandler):
     """``/tasks/``"""
 
     async def get(self) -> None:
+        """A page of the tasks, oldest first."""
         request = requested_page(self, TASKS_PER_PAGE)
         page = await self.services.storage.tasks(request)
         keys = page_keys(page, request, self.urls.tasks(), per_page=TASKS_PER_PAGE)
@@ -35,9 +51,15 @@ class Search(BaseHandler):
     """``/search/?query=``"""
 
     async def get(self) -> None:
-        query = self.get_query_argument("query", "")
+        """Tasks whose id contains any of the words of `query`, best match first.
+
+        Only whole words match, ignoring case; words are split at everything but letters and digits.
+        """
+        query = QUERY.text(self) or ""
         if len(query) > QUERY_MAX_CHARS:
-            raise Problem(400, f"query has {len(query)} characters; at most {QUERY_MAX_CHARS}.")
+            raise Problem(
+                400, f"query has {len(query)} characters; the maximum is {QUERY_MAX_CHARS}."
+            )
         request = requested_page(self, TASKS_PER_PAGE)
         page = await self.services.storage.search_tasks(query, request)
         keys = page_keys(page, request, self.urls.search(), per_page=TASKS_PER_PAGE, query=query)
@@ -48,6 +70,7 @@ class Task(BaseHandler):
     """``/tasks/T/``"""
 
     async def get(self, task_id: str) -> None:
+        """The task with a page of its jobs, newest first."""
         request = requested_page(self, JOBS_PER_PAGE)
         task = await self.services.storage.task(task_id)
         page = await self.services.storage.jobs(task_id, request)
@@ -55,6 +78,11 @@ class Task(BaseHandler):
         await self.send_json(schemas.task_details(task, page, keys, self.urls))
 
     async def post(self, task_id: str) -> None:
+        """Stores a job and, unless it is scheduled, its first execution.
+
+        A 2xx response means the data is on disk. The id and the URL of the execution are null when
+        the job is scheduled.
+        """
         check_task_id(task_id)
         key = self._idempotency_key()
         if not self.request.body:
@@ -71,7 +99,7 @@ class Task(BaseHandler):
             job_id=None,
             definition=definition,
             schedule=schedule,
-            request_ip=self.client_ip,
+            request_ip=self.caller.address,
             idempotency=key,
         )
         if submitted.repeated:

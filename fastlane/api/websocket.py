@@ -15,6 +15,7 @@ import ujson
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
 
+from fastlane.api import parameters
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.api.feed import Format, Watch, frame_header, time_text
 from fastlane.api.lookup import find_log
@@ -33,6 +34,14 @@ PING_SECONDS = 60.0
 MAX_MESSAGE_BYTES = 4096
 # Bounds ``after``: what JSON numbers hold exactly (RFC 8259, section 6).
 MAX_SEQ = 2**53 - 1
+
+FORMAT = parameters.choice(
+    "format", "What a frame holds: text, or a record as JSON.", *(form.value for form in Format)
+)
+AFTER = parameters.number("after", "Continue after this record.", 0, MAX_SEQ, 0)
+STATE = parameters.choice(
+    "state", "With `format=json`: also send changes of state.", "false", "true"
+)
 
 DONE = "done"
 RETRY = "retry"
@@ -58,7 +67,14 @@ class LogSocket(BaseHandler, WebSocketHandler):
     _execution: Execution | None = None
 
     async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
-        """Refuse with an HTTP answer what can be refused, then shake hands."""
+        """Text frames from the first byte, both streams in the order in which they were written.
+
+        Live while the execution runs. Close code 1000 with reason `done`: everything was sent and
+        no retry is due. Reason `retry`: there is nothing to send yet, or the stream broke; connect
+        again. With `format=json` each frame is `{seq, ts, stream, text}`, and the last one is
+        `{end, status, exitCode, reason}`.
+        """
+        # What can be refused is refused with an HTTP answer, before the handshake.
         self._read_query()
         self._follows_job = execution_id is None
         self._job, self._execution = await find_log(
@@ -79,20 +95,9 @@ class LogSocket(BaseHandler, WebSocketHandler):
         await super().get()
 
     def _read_query(self) -> None:
-        form = self.get_query_argument("format", Format.PLAIN)
-        if form not in tuple(Format):
-            raise Problem(400, f"format is {form[:50]!r}; it must be 'plain' or 'json'.")
-        self._stream_format = Format(form)
-        after = self.get_query_argument("after", "0")
-        if not (after.isascii() and after.isdigit() and len(after) <= 16 and int(after) <= MAX_SEQ):
-            raise Problem(
-                400, f"after is {after[:50]!r}; it must be the seq of a record, such as 17."
-            )
-        self._after = int(after)
-        state = self.get_query_argument("state", "false")
-        if state not in ("true", "false"):
-            raise Problem(400, f"state is {state[:50]!r}; it must be 'true' or 'false'.")
-        self._tells_state = state == "true"
+        self._stream_format = Format(FORMAT.choice(self) or Format.PLAIN)
+        self._after = AFTER.number(self) or 0
+        self._tells_state = STATE.choice(self) == "true"
         if self._tells_state and self._stream_format is not Format.JSON:
             raise Problem(400, "state=true needs format=json.")
 

@@ -59,7 +59,7 @@ class Answer:
         assert set(found) - {"errors"} == {"type", "title", "status", "detail", "requestId"}
         assert found["status"] == status
         assert found["requestId"] == self.headers["X-Request-ID"] != ""
-        assert found["detail"].endswith("."), found["detail"]
+        assert found["detail"].endswith((".", "?")), found["detail"]
         for fault in found.get("errors", ()):
             assert set(fault) == {"pointer", "message"}
             assert fault["message"].endswith((".", "?")), fault

@@ -15,12 +15,12 @@ import tornado.netutil
 from tornado.httpserver import HTTPServer
 
 from fastlane.api.feed import Feed
+from fastlane.api.routes import make_app
 from fastlane.api.services import Services
 from fastlane.api.sockets import Sockets
 from fastlane.bus.local import Bus
 from fastlane.config import Config
 from fastlane.hosts import Hosts
-from fastlane.routes import make_app
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.log_owner import FARM, Owner, make_lifecycle
 from tests.fakes import MemoryExecutor

@@ -16,8 +16,8 @@ import structlog
 import fastlane.server
 from fastlane.api.bounds import DISCARDED_BYTES, MAX_HEADER_BYTES
 from fastlane.api.connections import Limits
+from fastlane.api.routes import ROUTES
 from fastlane.model import Stream
-from fastlane.routes import ROUTES
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Site
 from tests.eventually import eventually
@@ -28,20 +28,20 @@ HANDSHAKE = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
-PATHS = tuple(path for path, _ in ROUTES)
+PATHS = tuple(path for route in ROUTES for path in route.paths)
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "NONSENSE")
 
 
 def filled(path: str, job: dict[str, Any]) -> str:
     """*path* of the URL table with the ids of a job that is there."""
-    return (
+    found = (
         path.replace("<task>", job["taskId"])
         .replace("<job>", job["jobId"])
         .replace("<execution>", job["executionId"])
         .replace("<name>", "docs.css")
         .replace("<notification>", job["executionId"])
-        .replace("<notification>", job["executionId"])
     )
+    return f"{found}?query=a" if path.startswith("/search") else found
 
 
 def methods_of(path: str) -> set[str]:
@@ -150,7 +150,9 @@ async def test_stranger_is_not_believed(still: Site) -> None:
 
 
 async def test_forwarded_scheme_and_host(make_site: MakeSite) -> None:
-    site = await make_site(trusted_proxies="127.0.0.1", still=True)
+    site = await make_site(
+        trusted_proxies="127.0.0.1", allowed_hosts="jobs.example.org", still=True
+    )
     proxied = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "jobs.example.org"}
     created = (await site.post("/tasks/a", PAYLOAD, **proxied)).json
     for key in ("taskUrl", "jobUrl", "executionUrl"):
@@ -232,7 +234,7 @@ async def test_methods(still: Site, path: str) -> None:
     job = await still.submit()
     allowed = methods_of(path)
     for slash in ("", "/"):
-        url = filled(path, job) + slash
+        url = filled(path + slash, job)
         for method in ALL_METHODS:
             answer = await still.request(method, url)
             if method not in allowed:
@@ -321,28 +323,95 @@ async def test_other_origins_change_nothing(
     assert (await still.get("/tasks/", **sent)).status == 200
 
 
-async def test_allowed_hosts(make_site: MakeSite) -> None:
-    site = await make_site(allowed_hosts="fastlane.local,other.local:99", still=True)
-    for host, may in (
-        ("fastlane.local", True),
-        ("fastlane.local:10000", True),
-        ("FASTLANE.local", True),
-        ("other.local:99", True),
-        ("other.local:98", False),
-        ("other.local", False),
-        ("evil.example", False),
-        ("127.0.0.1", False),
-        ("[::1]:80", False),
-    ):
-        answer = await site.post("/tasks/a", PAYLOAD, Host=host)
-        assert answer.status == (200 if may else 403), host
-        if not may:
-            assert "ALLOWED_HOSTS" in answer.problem(403)["detail"]
-        assert (await site.get("/tasks/", Host=host)).status == 200
-    created = (await site.post("/tasks/a", PAYLOAD, Host="fastlane.local:10000")).json
+@pytest.fixture
+async def named(make_site: MakeSite) -> Site:
+    """A server with the default of a server on loopback, and names of its own."""
+    return await make_site(
+        allowed_hosts="fastlane.local,other.local:99", public_url="https://jobs.example.org/x"
+    )
+
+
+OWN_HOSTS = ("localhost", "LOCALHOST:80", "127.0.0.1:10000", "10.0.0.7", "[::1]:80", "[fe80::1]")
+NAMED_HOSTS = ("fastlane.local", "FASTLANE.local:10000", "other.local:99", "jobs.example.org:8443")
+FOREIGN_HOSTS = ("evil.example", "evil.example:10000", "127.0.0.1.evil.example", "localhost.evil")
+
+
+def mutable(path: str) -> str:
+    return next(iter(methods_of(path) & {"POST", "PUT", "DELETE"}), "GET")
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path != "/healthcheck"])
+async def test_foreign_hosts_are_refused_everywhere(still: Site, path: str) -> None:
+    """DNS rebinding: a page of another name that points to this server is recognised by it."""
+    job = await still.submit()
+    before = await still.counts()
+    url = filled(path, job)
+    for host in (*FOREIGN_HOSTS, *NAMED_HOSTS):
+        for method in ALL_METHODS:
+            answer = await still.request(method, url, Host=host)
+            assert answer.status == 421, (method, host)
+            if method != "HEAD":
+                assert "ALLOWED_HOSTS" in answer.problem(421)["detail"]
+        if path.endswith("/ws"):
+            (await still.get(url, Host=host, **HANDSHAKE)).problem(421)
+    for host in OWN_HOSTS:
+        assert (await still.request("OPTIONS", url, Host=host)).status == 204
+    (await still.post("/tasks/a", PAYLOAD, Host="evil.example")).problem(421)
+    assert await still.counts() == before
+
+
+async def test_a_foreign_host_is_refused_before_the_body(still: Site) -> None:
+    """Whether the body comes or not, and then the connection can be used again."""
+    head = b"POST /tasks/a HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 1000\r\n"
+    for waits in (b"", b"Expect: 100-continue\r\n"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", still.server.port)
+        async with asyncio.timeout(10):
+            writer.write(head + waits + b"\r\n")
+            answer = await reader.readuntil(b"}")
+        assert answer.startswith(b"HTTP/1.1 421 Misdirected Request\r\n")
+        writer.transport.abort()
+    found = await still.raw(
+        head + b"\r\n" + b"x" * 1000,
+        b"GET /tasks/ HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n",
+    )
+    assert found.startswith(b"HTTP/1.1 421 ")
+    assert b"HTTP/1.1 200 OK" in found
+
+
+async def test_hosts_of_the_configuration(named: Site) -> None:
+    for host in (*OWN_HOSTS, *NAMED_HOSTS):
+        assert (await named.post("/tasks/a", PAYLOAD, Host=host)).status == 200, host
+        assert (await named.get("/tasks/", Host=host)).status == 200, host
+    for host in (*FOREIGN_HOSTS, "other.local:98", "other.local"):
+        for method in ("GET", "POST"):
+            answer = await named.request(method, "/tasks/a", PAYLOAD, Host=host)
+            assert "ALLOWED_HOSTS" in answer.problem(421)["detail"], host
+    created = (await named.post("/tasks/a", PAYLOAD, Host="fastlane.local:10000")).json
     assert created["taskUrl"] == "http://fastlane.local:10000/tasks/a/"
-    path = f"/tasks/a/jobs/{created['jobId']}/ws"
-    (await site.get(path, Host="evil.example", **HANDSHAKE)).problem(403)
+
+
+@pytest.mark.parametrize(
+    ("options", "checked"),
+    [
+        ({"host": "0.0.0.0", "basic_auth_user": "ann", "basic_auth_password": "x"}, False),
+        ({"host": "0.0.0.0", "auth": "none"}, True),
+        ({"host": "0.0.0.0", "auth": "none", "allowed_hosts": "fastlane.local"}, True),
+        ({"host": "127.0.0.1", "basic_auth_user": "ann", "basic_auth_password": "x"}, True),
+        ({"host": "localhost"}, True),
+    ],
+)
+async def test_where_hosts_are_checked(
+    make_site: MakeSite, options: dict[str, Any], checked: bool
+) -> None:
+    site = await make_site(still=True, **options)
+    headers = {"Host": "evil.example", "Authorization": basic("ann", "x")}
+    assert (await site.get("/tasks/", **headers)).status == (421 if checked else 200)
+    assert (await site.get("/healthcheck", **headers)).status == 200
+
+
+async def test_who_has_no_credentials_learns_nothing_of_hosts(make_site: MakeSite) -> None:
+    site = await make_site(still=True, basic_auth_user="ann", basic_auth_password="x")
+    (await site.get("/tasks/", Host="evil.example")).problem(401)
 
 
 PREFLIGHT = {"Origin": "https://ui.example.org", "Access-Control-Request-Method": "PUT"}
@@ -423,7 +492,7 @@ async def test_body_limit(make_site: MakeSite) -> None:
     answer = await site.post("/tasks/a", exceeds)
     assert "2048 bytes" in answer.problem(413)["detail"]
     (await site.put(f"/tasks/a/jobs/{uuid.uuid4()}", exceeds)).problem(413)
-    head = b"POST /tasks/a HTTP/1.1\r\nHost: a\r\n"
+    head = b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\n"
     chunked = head + b"Transfer-Encoding: chunked\r\n"
     for size, status in ((512, b"200"), (513, b"413")):
         pieces = [b"%x\r\n%s\r\n" % (size, piece) for piece in (b" " * size,) * 3]
@@ -442,7 +511,7 @@ async def test_endless_bodies_are_cut_off(make_site: MakeSite) -> None:
     """Regression 40: what is read in vain has a bound; others are served meanwhile."""
     site = await make_site(max_body_bytes=2048, still=True)
     _, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
-    writer.write(b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n")
     sent = 0
     piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
     try:
@@ -459,8 +528,10 @@ async def test_endless_bodies_are_cut_off(make_site: MakeSite) -> None:
 
 async def test_connection_goes_on_behind_a_refused_body(make_site: MakeSite) -> None:
     site = await make_site(max_body_bytes=2048, still=True)
-    large = b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000
-    found = await site.raw(large + b"GET /tasks/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    large = b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000
+    found = await site.raw(
+        large + b"GET /tasks/ HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n"
+    )
     assert found.startswith(b"HTTP/1.1 413 ")
     assert b"HTTP/1.1 200 OK" in found
 
@@ -471,7 +542,7 @@ async def test_header_limit(still: Site) -> None:
     assert str(MAX_HEADER_BYTES) in answer.problem(431)["detail"]
     (await still.get("/tasks/?x=" + "x" * MAX_HEADER_BYTES)).problem(431)
     assert (await still.get("/tasks/", X_Long="x" * (MAX_HEADER_BYTES - 1000))).status == 200
-    endless = b"GET /tasks/ HTTP/1.1\r\nHost: a\r\n" + b"X: " + b"x" * 10_000_000
+    endless = b"GET /tasks/ HTTP/1.1\r\nHost: [::1]\r\n" + b"X: " + b"x" * 10_000_000
     assert await still.raw(endless) == b""
 
 
@@ -502,11 +573,11 @@ async def test_slow_requests_are_cut_off(
             writer.transport.abort()
 
     await asyncio.gather(
-        dribble(b"GET /tasks/ HTTP/1.1\r\nHost: a\r\n", b"X: y\r\n"),
+        dribble(b"GET /tasks/ HTTP/1.1\r\nHost: [::1]\r\n", b"X: y\r\n"),
         dribble(b"", b""),
-        dribble(b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n", b" "),
+        dribble(b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 9000\r\n\r\n", b" "),
         dribble(
-            b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"1\r\nx\r\n",
         ),
     )
@@ -530,7 +601,7 @@ async def test_client_that_does_not_read(
         connections = site.server._http._connections
         assert not connections
         reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port, limit=1)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: [::1]\r\n\r\n".encode())
         # The transport stops reading: the limit above is one byte.
         await reader.read(1)
         await eventually(lambda: not connections)  # noqa: B023

@@ -406,7 +406,7 @@ async def test_task_id_as_it_is_typed(still: Site) -> None:
     typed = (await still.post("/tasks/été ☃".replace(" ", "%20"), PAYLOAD)).json
     assert typed["taskId"] == "été ☃"
     assert typed["taskUrl"].endswith("/tasks/%C3%A9t%C3%A9%20%E2%98%83/")
-    found = await still.raw(b"GET /tasks/\xff HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    found = await still.raw(b"GET /tasks/\xff HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n")
     assert found.startswith(b"HTTP/1.1 400 ")
 
 
@@ -567,31 +567,31 @@ MALFORMED = (
     b"\x00\x01\x02\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     b"GET\r\n\r\n",
-    b"GET /tasks/ HTTP/9.9\r\nHost: a\r\n\r\n",
+    b"GET /tasks/ HTTP/9.9\r\nHost: [::1]\r\n\r\n",
     b"GET /tasks/ HTTP/1.1\r\n\r\n",
-    b"GET /tasks/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    b"GET /tasks/ HTTP/1.1\r\nHost: [::1]\r\nHost: b\r\n\r\n",
     b"GET /tasks/ HTTP/1.1\r\nHost: a b\r\n\r\n",
     b"GET /tasks/ HTTP/1.1\r\nHost: [abc\r\nConnection: close\r\n\r\n",
     b"GET /tasks/ HTTP/1.1\r\nHost: a/../b\r\nConnection: close\r\n\r\n",
     b"GET /tasks/ HTTP/1.1\r\nHost: \r\nConnection: close\r\n\r\n",
     b"POST /tasks/a HTTP/1.1\r\nHost: [abc\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
-    b"GET /tasks/ HTTP/1.1\r\nHost: a\r\nNo colon\r\n\r\n",
-    b"GET /tasks/ HTTP/1.1\r\nHost: a\r\n: empty\r\n\r\n",
-    b"GET /tasks/ HTTP/1.1\r\nHost: a\r\nA: \x00\r\n\r\n",
-    b"GET /t\x00asks/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 6\r\n\r\n{}",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n{}",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"GET /tasks/ HTTP/1.1\r\nHost: [::1]\r\nNo colon\r\n\r\n",
+    b"GET /tasks/ HTTP/1.1\r\nHost: [::1]\r\n: empty\r\n\r\n",
+    b"GET /tasks/ HTTP/1.1\r\nHost: [::1]\r\nA: \x00\r\n\r\n",
+    b"GET /t\x00asks/ HTTP/1.1\r\nHost: [::1]\r\n\r\n",
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: -5\r\n\r\n",
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: x\r\n\r\n",
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 5, 6\r\n\r\n{}",
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: gzip\r\n\r\n{}",
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"ffffffffffffffffff\r\n",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n"
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n"
     b"\r\n0\r\n\r\n",
-    b"POST /tasks/a HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{",
-    b"GET /tasks/a/jobs/b/ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
+    b"POST /tasks/a HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 500\r\n\r\n{",
+    b"GET /tasks/a/jobs/b/ws HTTP/1.1\r\nHost: [::1]\r\nUpgrade: websocket\r\n"
     b"Connection: close\r\n\r\n",
 )
 

@@ -12,11 +12,13 @@ import pytest
 from aiohttp.client_exceptions import WSServerHandshakeError
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate as validate_document
+from tornado.web import RequestHandler
 
-from fastlane.api.openapi import OPERATIONS, SPELLINGS, document_path, spellings
+from fastlane.api.openapi import document_path, template
+from fastlane.api.operations import Route
+from fastlane.api.routes import ROUTES
 from fastlane.errors import StorageUnavailable
 from fastlane.lifecycle import Lifecycle
-from fastlane.routes import ROUTES
 from tests.api.conftest import MakeSite
 from tests.api.contract import DOCUMENT, Contract, validate
 from tests.api.http_site import PAYLOAD, Answer, Site
@@ -47,19 +49,21 @@ def test_it_is_openapi() -> None:
 
 
 def test_every_route_is_in_it_with_every_method() -> None:
-    canonical = {spelling: route for route, more in SPELLINGS.items() for spelling in more}
-    handlers = dict(ROUTES)
-    for route, handler in ROUTES:
-        documented = canonical.get(route, route)
-        assert handlers[documented] is handler, f"{route} is no spelling of {documented}"
-        item = DOCUMENT["paths"].get(document_path(documented))
-        assert item is not None, f"{route} is not in OPERATIONS of api/openapi.py"
-        template = re.sub(r"<(\w+)>", r"{\1}", route)
-        assert {template, f"{template}/"} <= set(item["x-fastlane-spellings"])
+    paths = [path for route in ROUTES for path in route.paths]
+    assert len(paths) == len(set(paths))
+    for route in ROUTES:
+        item = DOCUMENT["paths"][document_path(route)]
+        for path in map(template, route.paths):
+            assert {path, f"{path}/"} <= set(item["x-fastlane-spellings"])
         methods = {method for method in METHODS if method in item}
-        allowed = handler.allowed_methods(handler.__new__(handler))
-        assert methods == {method.lower() for method in allowed}, route
-    assert {operation.path for operation in OPERATIONS} | set(canonical) == set(handlers)
+        assert methods == {method.lower() for method in route.methods}, route
+        for method, operation in route.operations.items():
+            implemented = getattr(route.handler, method)
+            assert implemented is not getattr(RequestHandler, method), (route.path, method)
+            assert item[method]["description"] == route.description(operation) != ""
+        for method in {"get", "post", "put", "delete"} - set(route.operations):
+            handled = getattr(route.handler, method)
+            assert handled is getattr(RequestHandler, method), f"{method} {route.path}"
 
 
 def _schemas(value: Any) -> Iterator[dict[str, Any]]:
@@ -73,6 +77,12 @@ def _schemas(value: Any) -> Iterator[dict[str, Any]]:
             yield from _schemas(inner)
 
 
+def _parameters(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for item in document["paths"].values():
+        for part in (item, *(item[method] for method in METHODS if method in item)):
+            yield from part.get("parameters", ())
+
+
 def test_schemas_are_schemas_and_describe_their_examples() -> None:
     named = DOCUMENT["components"]["schemas"]
     for schema in (*named.values(), *_schemas(DOCUMENT)):
@@ -80,9 +90,9 @@ def test_schemas_are_schemas_and_describe_their_examples() -> None:
     for name, schema in named.items():
         for example in schema.get("examples", ()):
             validate(example, schema, name)
-    for name, parameter in DOCUMENT["components"]["parameters"].items():
+    for parameter in _parameters(DOCUMENT):
         if "example" in parameter:
-            validate(parameter["example"], parameter["schema"], name)
+            validate(parameter["example"], parameter["schema"], parameter["name"])
 
 
 # -- the answers of a live server -----------------------------------------------------------------
@@ -170,13 +180,15 @@ async def places(site: Site) -> dict[str, str]:
 
 
 def filled(path: str, places: dict[str, str]) -> str:
-    return re.sub(r"{(\w+)}", lambda match: places[match[1]], path)
+    """*path* with *places*, and with the query that it cannot be without."""
+    query = "?query=tests" if path.startswith("/search") else ""
+    return re.sub(r"{(\w+)}", lambda match: places[match[1]], path) + query
 
 
 def body_of(method: str, path: str) -> Mapping[str, Any] | None:
     if path == BLACKLIST:
         return {"host": "localhost:1234"} if method in {"post", "put", "delete"} else None
-    return PAYLOAD if method in {"post", "put"} else None
+    return PAYLOAD if method in {"post", "put"} and not path.endswith("/retry/") else None
 
 
 def operations() -> Iterator[tuple[str, str, str]]:
@@ -204,6 +216,7 @@ async def test_every_documented_answer_is_given(
             assert again.status in {200, 204, 426}
         # What any request may be answered with.
         await checked(site, method, asked, body, Host="a~b")
+        await checked(site, method, asked, body, Host="evil.example")
         assert (await checked(small, method, asked, b"x" * 2000)).status == 413
         await checked(site, method, asked, b"x", Content_Encoding="gzip")
         await checked(site, method, asked, X_Long="x" * 70_000)
@@ -236,7 +249,7 @@ async def test_every_documented_answer_is_given(
             "query=%ff",
             "state=x",
         ):
-            await checked(site, method, f"{asked}?{query}", body)
+            await checked(site, method, f"{asked}{'&' if '?' in asked else '?'}{query}", body)
         if path.endswith("/ws/") and method == "get":
             await open_socket(site, checked.contract, asked)
 
@@ -266,24 +279,17 @@ async def open_socket(site: Site, contract: Contract, path: str) -> None:
             raise AssertionError(f"{path}: {error.status}") from error
 
 
-@pytest.mark.parametrize("route", [route for route, _ in ROUTES])
-async def test_other_methods_are_told_which_are_answered(
-    site: Site, checked: Checked, places: dict[str, str], route: str
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
+async def test_other_methods_are_405(
+    site: Site, checked: Checked, places: dict[str, str], route: Route
 ) -> None:
-    path = filled(re.sub(r"<(\w+)>", r"{\1}", route), places)
-    documented = next(o.path for o in OPERATIONS if document_path(o.path) in spellings_of(route))
-    item = DOCUMENT["paths"][document_path(documented)]
+    item = DOCUMENT["paths"][document_path(route)]
     other = "PATCH" if "delete" in item else "DELETE"
-    answer = await checked(site, other, path)
-    allowed = {method.strip().lower() for method in answer.headers["Allow"].split(",")}
-    assert allowed == {method for method in METHODS if method in item}
-    assert answer.status == 405
-
-
-def spellings_of(route: str) -> tuple[str, ...]:
-    """Every spelling of the path that *route* is a spelling of."""
-    template = re.sub(r"<(\w+)>", r"{\1}", route)
-    return next(s for o in OPERATIONS if template in (s := spellings(o.path)))
+    for path in map(template, route.paths):
+        answer = await checked(site, other, filled(path, places))
+        allowed = {method.strip().lower() for method in answer.headers["Allow"].split(",")}
+        assert allowed == {method for method in METHODS if method in item}
+        assert answer.status == 405
 
 
 async def test_what_no_route_matches_is_404(site: Site, checked: Checked) -> None:

@@ -74,17 +74,3 @@ def test_the_systemd_unit_gives_known_options_and_enough_time() -> None:
     assert int(service["TimeoutStopSec"]) > 25
     # Commands of the process executor are children of the server and continue without it.
     assert service["KillMode"] == "process"
-
-
-def test_the_option_table_of_the_readme_has_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    text = (ROOT / "README.md").read_text().partition("## Configuration")[2]
-    checked = 0
-    for names, defaults in re.findall(r"^\| (`[A-Z`_, ]+`) \| (`[^|]*`) \|", text, re.M):
-        given = re.findall(r"`([^`]*)`", defaults)
-        for name, default in zip(re.findall(r"`([A-Z_]+)`", names), given, strict=True):
-            field = Config.model_fields[name.lower()]
-            actual = field.get_default(call_default_factory=True, validated_data={})
-            assert str(actual).replace(str(Path.home()), "~") == default, name
-            checked += 1
-    assert checked > 6

@@ -81,13 +81,6 @@ PHRASES = {
     r"what (it|they) (is|are) asked\b": "the request",
     r"nearest one is": "did you mean",
     r"such as it is\b": "as is",
-    r"out of reach\b": "unreachable",
-    r"(is|are) \w+ no more\b": "no longer",
-    r"hang(s|ing)? up on\b": "closes the connection of",
-    r"in no (farm|store|list) any ?more": "no longer in any",
-    r"it does not have to\b": "need not",
-    r"comes? behind\b": "follows",
-    r"does? (its|their) part\b": "works",
 }
 PATTERNS = {re.compile(rf"\b{phrase}", re.IGNORECASE): better for phrase, better in PHRASES.items()}
 

@@ -48,7 +48,7 @@ def problem_details(problem: Problem, request_id: str) -> PayloadProblem:
         "type": "about:blank",
         "title": title,
         "status": problem.status,
-        "detail": problem.detail if problem.detail.endswith(".") else f"{problem.detail}.",
+        "detail": problem.detail if problem.detail.endswith((".", "?")) else f"{problem.detail}.",
         "requestId": request_id,
     }
     if problem.faults:

@@ -1,0 +1,115 @@
+"""What an entry of the route table is made of."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tornado.web import RequestHandler
+
+from fastlane.api.parameters import Parameter
+from fastlane.api.problems import Problem
+from fastlane.api.security import Role
+from fastlane.checks import shown, suggestion
+
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+TEXT = "text/plain"
+HTML = "text/html"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operation:
+    """What one method does on one route. Its description is the docstring of that method."""
+
+    method: str
+    """In lower case."""
+    id: str
+    role: Role
+    """The least that a principal needs."""
+    summary: str
+    answer: type[Any] | tuple[str, ...] | None
+    """Of a success: a model (JSON), media types, or None (a WebSocket is opened)."""
+    parameters: tuple[Parameter, ...] = ()
+    """Of the query and the headers; those of the path are in the path."""
+    body: type[Any] | None = None
+    headers: tuple[str, ...] = ()
+    """Headers of the successful answers."""
+    problems: tuple[int, ...] = ()
+    """Statuses of errors beside those that follow from the rest."""
+    unavailable: type[Any] | None = None
+    """What a 503 answers beside a problem."""
+    stored: bool = True
+    """Whether it needs the storage, which may be unreachable."""
+
+    def check_query(self, names: Mapping[str, object]) -> None:
+        """:raises Problem: 400, the query has an unknown parameter or lacks one."""
+        known = [one.name for one in self.parameters if one.where == "query"]
+        for name in names:
+            if name not in known and not name.startswith("_"):
+                raise Problem(
+                    400, f"Unknown query parameter {shown(name)}.{suggestion(name, known)}"
+                )
+        for one in self.parameters:
+            if one.required and one.name not in names:
+                raise Problem(400, f"The query parameter {shown(one.name)} is required.")
+
+
+get, post, put, delete = (partial(Operation, method) for method in ("get", "post", "put", "delete"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """One entry: a path, its handler, and what each method does.
+
+    HEAD follows from GET, and OPTIONS is answered everywhere.
+    """
+
+    path: str
+    handler: type[RequestHandler]
+    operations: Mapping[str, Operation]
+    """By method."""
+    spellings: tuple[str, ...] = ()
+    """Other paths that lead here. All paths answer with and without a slash at the end."""
+    is_page: bool = False
+    """Whether it is for browsers: unknown query parameters are ignored."""
+    any_host: bool = False
+    """Whether it is answered whatever the ``Host`` of the request."""
+    tag: str = "Server"
+    """The section of the document."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path, *self.spellings)
+
+    @property
+    def methods(self) -> list[str]:
+        """All methods that are answered, in capitals."""
+        get = self.operations.get("get")
+        # A WebSocket's handshake is a GET (RFC 6455, section 4.1), but no HEAD.
+        head = ["HEAD"] if get is not None and get.answer is not None else []
+        return [*map(str.upper, self.operations), *head, "OPTIONS"]
+
+    def operation(self, method: str | None) -> Operation | None:
+        """What *method* does, or None for OPTIONS and methods that are not answered."""
+        if method not in self.methods:
+            return None
+        return self.operations.get("get" if method == "HEAD" else method.lower())
+
+    def role(self, method: str | None) -> Role:
+        """The least that a principal needs to be answered at all."""
+        operation = self.operation(method)
+        if operation is not None:
+            return operation.role
+        return min((one.role for one in self.operations.values()), default=Role.VIEWER)
+
+    def description(self, operation: Operation) -> str:
+        return inspect.getdoc(getattr(self.handler, operation.method)) or ""
+
+
+def route(path: str, handler: type[RequestHandler], *operations: Operation, **more: Any) -> Route:
+    """A :class:`Route`; *more* are its further fields."""
+    return Route(path, handler, {one.method: one for one in operations}, **more)

@@ -1,0 +1,230 @@
+"""THE table: every path, who answers it, who may ask, and what is documented of it.
+
+A new endpoint is a handler, an entry here, and a test. Routing, the check of roles and of query
+parameters, ``Allow`` and the OpenAPI document follow from the entry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tornado.routing import URLSpec
+
+from fastlane.api.base import BaseHandler
+from fastlane.api.bounds import BoundedApplication
+from fastlane.api.docs import Docs, Document
+from fastlane.api.executions import Execution, StopExecution
+from fastlane.api.hosts import Blacklist
+from fastlane.api.jobs import Job, RetryJob, StopJob
+from fastlane.api.notifications import DELIVERY_STATE, Notifications, RequeueNotification
+from fastlane.api.operations import HTML, JSON, TEXT, Route, delete, get, post, put, route
+from fastlane.api.output import TAIL, Logs, Stderr, Stdout
+from fastlane.api.pages import Asset, StreamPage
+from fastlane.api.paging import PAGED
+from fastlane.api.parameters import Parameter
+from fastlane.api.payload import BlacklistPayload, JobPayload
+from fastlane.api.schemas import executions, jobs, notifications, server
+from fastlane.api.security import Role, Security
+from fastlane.api.services import Services
+from fastlane.api.status import Healthcheck, Status
+from fastlane.api.tasks import IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
+from fastlane.api.websocket import AFTER, FORMAT, STATE, LogSocket
+
+JOB = "/tasks/<task>/jobs/<job>"
+EXECUTION = f"{JOB}/executions/<execution>"
+
+VIEWER, SUBMITTER, OPERATOR = Role.VIEWER, Role.SUBMITTER, Role.OPERATOR
+
+_STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code")
+_VERSION = Parameter("v", "The file's version. With it, it may be cached.", {"type": "string"})
+_HOST: Any = {"answer": server.BlacklistedHost, "body": BlacklistPayload, "problems": (404,)}
+_ASSETS = ("text/css", "text/javascript", "image/svg+xml")
+
+
+def _output(path: str, whose: str, of: str, page: str, socket: str) -> Sequence[Route]:
+    """The routes on which the output of an execution is read.
+
+    :param page, socket: the other spellings of the last two.
+    """
+
+    def text(name: str, what: str, handler: type[BaseHandler]) -> Route:
+        id_, summary = f"get{whose}{name.capitalize()}", f"{what} of {of}"
+        return route(
+            f"{path}/{name}", handler, get(id_, VIEWER, summary, (TEXT,), (TAIL,), None, _STATUS)
+        )
+
+    watch = get(f"watch{whose}", VIEWER, f"Page that shows the log of {of}", (HTML,))
+    stream = get(
+        f"stream{whose}", VIEWER, f"WebSocket with the log of {of}", None, (FORMAT, AFTER, STATE)
+    )
+    return (
+        text("logs", "stdout and stderr", Logs),
+        text("stdout", "stdout", Stdout),
+        text("stderr", "stderr", Stderr),
+        route(f"{path}/stream", StreamPage, watch, spellings=(page,), is_page=True),
+        route(f"{path}/ws", LogSocket, stream, spellings=(socket,)),
+    )
+
+
+_SECTIONS: Mapping[str, Sequence[Route]] = {
+    "Tasks": (
+        route("/tasks", Tasks, get("listTasks", VIEWER, "All tasks", jobs.TaskPage, PAGED)),
+        route(
+            "/search",
+            Search,
+            get("searchTasks", VIEWER, "Search tasks", jobs.TaskPage, (QUERY, *PAGED)),
+        ),
+        route(
+            "/tasks/<task>",
+            Task,
+            get("getTask", VIEWER, "One task", jobs.TaskDetails, PAGED),
+            post(
+                "createJob",
+                SUBMITTER,
+                "Create a job",
+                jobs.Submitted,
+                (IDEMPOTENCY_KEY,),
+                JobPayload,
+                ("Idempotent-Replayed",),
+                (422,),
+            ),
+        ),
+    ),
+    "Jobs": (
+        route(
+            JOB,
+            Job,
+            get("getJob", VIEWER, "One job", jobs.JobDetails, PAGED),
+            put("putJob", SUBMITTER, "Create or replace a job", jobs.Submitted, body=JobPayload),
+        ),
+        route(f"{JOB}/stop", StopJob, post("stopJob", SUBMITTER, "Stop a job", jobs.StoppedJob)),
+        route(
+            f"{JOB}/retry",
+            RetryJob,
+            post("retryJob", SUBMITTER, "Run a job once more", jobs.RetriedJob),
+        ),
+    ),
+    "Executions": (
+        route(
+            EXECUTION,
+            Execution,
+            get("getExecution", VIEWER, "One execution", executions.ExecutionDetails),
+        ),
+        route(
+            f"{EXECUTION}/stop",
+            StopExecution,
+            post("stopExecution", SUBMITTER, "Stop an execution", executions.StoppedExecution),
+        ),
+    ),
+    "Output": (
+        *_output(
+            JOB,
+            "Job",
+            "the last execution",
+            "/task/<task>/jobs/<job>/stream",
+            "/task/<task>/jobs/<job>/ws",
+        ),
+        *_output(
+            EXECUTION,
+            "Execution",
+            "an execution",
+            f"{JOB}/stream/executions/<execution>",
+            "/tasks/<task>/job/<job>/executions/<execution>/ws",
+        ),
+    ),
+    "Notifications": (
+        route(
+            "/notifications",
+            Notifications,
+            get(
+                "listNotifications",
+                OPERATOR,
+                "Pending and failed notifications",
+                notifications.NotificationPage,
+                (DELIVERY_STATE, *PAGED),
+            ),
+        ),
+        route(
+            "/notifications/<notification>/requeue",
+            RequeueNotification,
+            post(
+                "requeueNotification",
+                OPERATOR,
+                "Try a failed notification again",
+                notifications.Notification,
+            ),
+        ),
+    ),
+    "Server": (
+        route(
+            "/docker-executor/blacklist",
+            Blacklist,
+            get("getBlacklist", VIEWER, "Black-listed hosts", server.Blacklist),
+            post("blacklistHost", OPERATOR, "Black-list a host", **_HOST),
+            put("alsoBlacklistHost", OPERATOR, "Black-list a host (as POST)", **_HOST),
+            delete("putBackHost", OPERATOR, "Put a host back", **_HOST),
+        ),
+        route(
+            "/healthcheck",
+            Healthcheck,
+            get(
+                "getHealth",
+                Role.ANONYMOUS,
+                "Whether the storage is available",
+                server.Health,
+                unavailable=server.Health,
+            ),
+            any_host=True,
+        ),
+        route(
+            "/status", Status, get("getStatus", VIEWER, "What the server does", server.ServerStatus)
+        ),
+        route(
+            "/openapi.json",
+            Document,
+            get("getOpenApi", VIEWER, "This document", (JSON,), stored=False),
+        ),
+        route(
+            "/docs",
+            Docs,
+            get("readDocs", VIEWER, "This document, for people", (HTML,), stored=False),
+            is_page=True,
+        ),
+        route(
+            "/static/<name>",
+            Asset,
+            get("getAsset", VIEWER, "A file of the pages", _ASSETS, (_VERSION,), stored=False),
+            is_page=True,
+        ),
+    ),
+}
+ROUTES = tuple(replace(one, tag=tag) for tag, routes in _SECTIONS.items() for one in routes)
+
+
+def make_app(
+    services: Services, routes: Sequence[Route] = ROUTES, security: Security | None = None
+) -> BoundedApplication:
+    """The application that serves *services*."""
+    return BoundedApplication(
+        [
+            URLSpec(f"{_pattern(path)}/?", one.handler, {"route": one})
+            for one in routes
+            for path in one.paths
+        ],
+        services,
+        security or Security(services.config),
+        routes=routes,
+        compress_response=True,
+        log_function=_log_nothing,
+    )
+
+
+def _pattern(path: str) -> str:
+    return re.sub(r"<\w+>", "([^/]+)", path.replace(".", r"\."))
+
+
+def _log_nothing(handler: Any) -> None:
+    """Requests are not logged one by one; what goes wrong inside is, with its request id."""
