@@ -391,3 +391,15 @@ async def test_many_jobs_that_cannot_be_ticked_starve_no_other(
     while await scene.scheduler.run_due():
         pass
     assert not scene.scheduler._held_back, "jobs that are gone are forgotten"
+
+
+async def test_ticks_that_are_due_together_are_committed_together(scene: Scene) -> None:
+    """REGRESSIONS 17: many jobs of one minute do not wait for one fsync each."""
+    jobs = await asyncio.gather(*(scene.submit(EVERY_MINUTE) for _ in range(100)))
+    scene.now += MINUTE
+    before = scene.storage.commits
+    while await scene.scheduler.run_due():
+        pass
+    assert scene.storage.commits - before < 30
+    for job in jobs:
+        assert len(await scene.executions(job)) == 1
