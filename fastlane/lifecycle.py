@@ -1,7 +1,7 @@
 """The life of a job: submit, tick, claim, start, finish, retry, stop.
 
 The only code that changes a status. Each operation is one call of the storage, which is atomic;
-``policy`` decides what happens; an event tells of it afterwards.
+``policy`` decides what happens, and an event reports it afterwards.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ class Lifecycle:
     async def release(self, execution: Execution) -> None:
         """Hand back an execution for which no run was ever requested from a host.
 
-        :raises CompareFailed: it is no longer ours.
+        :raises CompareFailed: another instance owns it.
         """
         await self._storage.release(execution.id, execution.epoch)
         # It is in the queue again or, where its end was requested, final.
@@ -311,7 +311,7 @@ class Lifecycle:
     async def started(self, execution: Execution, run_id: str) -> Execution:
         """Record that the run was started.
 
-        :raises CompareFailed: it is no longer ours.
+        :raises CompareFailed: another instance owns it.
         """
         execution = await self._storage.started(
             execution.id, execution.epoch, run_id=run_id, started_at=self._clock()
@@ -329,7 +329,7 @@ class Lifecycle:
     ) -> None:
         """Store a piece of log.
 
-        :raises CompareFailed: the execution is no longer ours.
+        :raises CompareFailed: another instance owns the execution.
         """
         await self._storage.append_log(
             execution.id, execution.epoch, records, bookmark=bookmark, cap=cap
@@ -347,7 +347,7 @@ class Lifecycle:
 
         A stop that was requested in the meantime takes part in the decision.
 
-        :raises CompareFailed: the execution is no longer ours, or is final already.
+        :raises CompareFailed: another instance owns the execution, or it is final already.
         """
         epoch = execution.epoch
         for _ in range(COMPARE_ATTEMPTS):

@@ -48,7 +48,7 @@ class LogFollower:
         and cancels this. Once the run has ended, a log that cannot be read for too long is given
         up, and the log says so: the outcome is known and must not wait for ever.
 
-        :raises CompareFailed: the execution is no longer ours.
+        :raises CompareFailed: another instance owns the execution.
         """
         now = asyncio.get_running_loop().time
         pause = new_pause()

@@ -85,5 +85,5 @@ class HostCalls:
     def _lost_message(self, error: HostUnavailable) -> str:
         seconds = f"for more than {self._lost_after_seconds:g} s"
         if isinstance(error, RunOutOfReach):
-            return f"Out of reach {seconds}: {error}."
-        return f"Host {self._host} was out of reach {seconds}."
+            return f"The run was unreachable {seconds}: {error}."
+        return f"Host {self._host} was unreachable {seconds}."

@@ -102,7 +102,7 @@ class Keeper:
                     left = True
                     log.warning("A run could not be removed", host=host, error=str(error))
         if not (left or self._hosts.is_configured(host) or self._runner.uses(host)):
-            log.info("A host that is no longer configured is swept no more", host=host)
+            log.info("A host that is no longer configured is no longer swept", host=host)
             self._hosts.forget(host)
 
     async def _sweep_run(self, host: str, run: ListedRun) -> bool:

@@ -34,7 +34,7 @@ class LogWriter:
         """Number *pieces* and store them, however long the storage is unreachable.
 
         :param bookmark: where the run's output continues; None where they are not from it.
-        :raises CompareFailed: the execution is no longer ours.
+        :raises CompareFailed: another instance owns the execution.
         """
         before = await self.state()
         after = LogState(

@@ -146,7 +146,7 @@ class Notifier:
                     )
                 )
             except CompareFailed as error:
-                log.warning("delivery is no longer ours", why=str(error))
+                log.warning("Another instance owns the delivery now", error=str(error))
                 return
             self._log(after, attempt)
 
@@ -181,7 +181,7 @@ class Notifier:
             raise
         except Exception:
             # A fault of fastlane's own must neither stop other deliveries nor be tried for ever.
-            log.exception("delivery failed inside fastlane")
+            log.exception("fastlane failed to deliver a notification")
             error = "An internal error occurred in fastlane; its log has the details."
         return Attempt(at, loop.time() - began, status, error), retries
 
@@ -190,16 +190,16 @@ class Notifier:
             await self._lifecycle.unclaim_delivery(delivery)
         except (CompareFailed, StorageUnavailable) as error:
             # It is due again when the claim has run out.
-            log.warning("delivery could not be handed back", why=str(error))
+            log.warning("The delivery could not be handed back", error=str(error))
 
     def _log(self, delivery: Delivery, attempt: Attempt) -> None:
         facts = {"receiver": delivery.receiver, "status": attempt.status}
         if delivery.state is DeliveryState.DELIVERED:
-            log.info("notification delivered", **facts)
+            log.info("Notification delivered", **facts)
         elif delivery.state is DeliveryState.FAILED:
-            log.warning("notification failed, out of retries", error=attempt.error, **facts)
+            log.warning("Notification failed and has no retries left", error=attempt.error, **facts)
         else:
-            log.info("delivery will be retried", error=attempt.error, **facts)
+            log.info("Delivery failed and will be retried", error=attempt.error, **facts)
 
 
 def _target_of(delivery: Delivery, execution: Execution) -> Target:

@@ -43,7 +43,7 @@ class PullNotes:
     async def written(self) -> AsyncIterator[None]:
         """Write lines while the context lasts; at its end all of them are written.
 
-        :raises CompareFailed: the execution is no longer ours.
+        :raises CompareFailed: another instance owns the execution.
         """
         try:
             yield

@@ -78,7 +78,7 @@ class Run:
     async def drive(self) -> None:
         """From wherever the execution is now to its outcome.
 
-        :raises CompareFailed: it is no longer ours.
+        :raises CompareFailed: another instance owns it.
         """
         with self._context.bus.subscribe(
             ExecutionChanged, key=self._execution.id, wanted=_requests_stop
@@ -102,7 +102,7 @@ class Run:
     async def end(self, outcome: Outcome) -> None:
         """Make *outcome* final, however long the storage is unreachable.
 
-        :raises CompareFailed: the execution is no longer ours.
+        :raises CompareFailed: another instance owns the execution.
         """
         final = await retry_until_available(
             lambda: self._lifecycle.finish(self._execution, outcome)
@@ -258,7 +258,7 @@ class Run:
             )
             self._execution = _capped(started, self._options.hard_timeout_seconds)
             while True:
-                # None of them may end in an error that nobody hears of.
+                # An error in any of them must not be lost.
                 for task in tasks:
                     if task.done():
                         await task
@@ -317,7 +317,7 @@ class Run:
         )
 
     async def _stop_requested(self) -> bool:
-        """:raises CompareFailed: the execution is no longer ours."""
+        """:raises CompareFailed: another instance owns the execution."""
         execution = await retry_until_available(
             lambda: self._context.storage.execution(self._execution.id)
         )

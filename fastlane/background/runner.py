@@ -103,4 +103,4 @@ class Runner:
                     log.exception("fastlane failed to run an execution")
                     await run.end(OWN_FAULT)
             except CompareFailed as error:
-                log.warning("The execution is no longer ours", error=str(error))
+                log.warning("Another instance owns the execution now", error=str(error))

@@ -30,7 +30,7 @@ IDLE_SECONDS = 30.0
 # Bound the pause before a job that could not be ticked is tried again.
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
-# Bounds the jobs that are passed over because they could not be ticked.
+# Bounds the jobs that are held back because they could not be ticked.
 MAX_HELD_BACK = 10_000
 
 
@@ -110,13 +110,13 @@ class Scheduler:
         return len(jobs)
 
     async def _tick(self, job: Job) -> None:
-        # Another instance ran the tick, or the job was changed; either is in order.
+        # Another instance ran the tick, or the job was changed: both are normal.
         with suppress(CompareFailed):
             await self._lifecycle.run_tick(job)
         self._held_back.pop(job.id, None)
 
     def _hold_back(self, failed: Sequence[tuple[Job, Exception]]) -> None:
-        """Pass over jobs for a while, so that they keep no other from its tick."""
+        """Hold jobs back for a while, so that they do not delay the ticks of others."""
         now = asyncio.get_running_loop().time()
         for job, error in failed:
             pause, _ = self._held_back.pop(

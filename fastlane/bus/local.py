@@ -14,7 +14,7 @@ Wanted = Callable[[Event], bool]
 
 
 class Subscription:
-    """One subscriber's view: set while there is news that it has not taken.
+    """One subscriber's view: set while there is news that it has not seen.
 
     Any amount of news is one wake-up. The events themselves are kept only where they are asked for.
     """
@@ -41,7 +41,7 @@ class Subscription:
         self._events.append(event)
 
     async def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait for news and take it; False when *timeout_seconds* passed without any."""
+        """Wait for news, which then counts as seen; False when *timeout_seconds* passed without."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._set.wait()

@@ -41,7 +41,7 @@ CANCEL_AGAIN_SECONDS = 0.5
 WAITING_EVENTS = 10_000
 # Bounds the events of one message.
 MESSAGE_EVENTS = 500
-# How long events are gathered for one message, in which the growth of a log is told once.
+# How long events are gathered for one message, which reports the growth of a log only once.
 GATHER_SECONDS = 0.002
 
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")

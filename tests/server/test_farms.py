@@ -270,7 +270,7 @@ def test_a_host_that_dies_with_a_container_on_it(tmp_path: Path) -> None:
             engine.kill()
             ended = await_end(server, lost["executionUrl"])
             assert (ended["status"], ended["reason"]) == ("failed", "lost")
-            assert "out of reach" in ended["metadata"]["message"]
+            assert "unreachable" in ended["metadata"]["message"]
             assert ended["log"] == "here\n", "what was read before stays"
             newer, older = server.await_end(again["jobUrl"], executions=2)
             assert (older["reason"], newer["status"]) == ("lost", "done")
@@ -358,7 +358,7 @@ def test_a_host_that_stays_frozen_loses_its_runs(tmp_path: Path) -> None:
                 assert blacklist(server, "DELETE", first) == 200
                 ended = await_end(server, lost["executionUrl"])
                 assert (ended["status"], ended["reason"]) == ("failed", "lost")
-                assert "out of reach" in ended["metadata"]["message"]
+                assert "unreachable" in ended["metadata"]["message"]
                 assert ended["log"] == "here\n"
                 newer = await_rerun(server, again)
                 assert newer["metadata"]["docker_host"] == first

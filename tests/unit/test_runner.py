@@ -207,7 +207,7 @@ async def test_a_host_that_stays_away_with_a_run_makes_it_lost(tmp_path: Path) -
     async with Instance(tmp_path, executor, options=options, name="two") as two:
         ended = await two.ended(made.id)
         assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
-        assert "out of reach" in str(ended.error)
+        assert "unreachable" in str(ended.error)
 
 
 async def test_a_run_removed_behind_our_back_is_lost_and_its_host_is_well(tmp_path: Path) -> None:
