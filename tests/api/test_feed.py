@@ -230,13 +230,16 @@ async def test_a_lost_hint_costs_one_poll(storage: CountingStorage, bus: Bus, ow
     feed = Feed(storage, bus, poll_seconds=0.05)
     execution = await owner.start()
     async with feed.watch(execution.id) as watch, asyncio.timeout(TIMEOUT):
+        version = watch.version
+        # The start is read before anything is there, so only a poll can find what comes later.
+        assert await watch.page(0, Format.PLAIN) is None
         await storage.append_log(
             execution.id, execution.epoch, records(b"unheard\n"), bookmark="1", cap=None
         )
-        version = watch.version
-        while await watch.page(0, Format.PLAIN) is None:
+        while (page := await watch.page(0, Format.PLAIN)) is None:
             await watch.news(version)
             version = watch.version
+        assert b"unheard" in page.wire
     await feed.close()
 
 

@@ -7,6 +7,7 @@ import ssl
 import time
 from dataclasses import replace
 from email.message import EmailMessage
+from html import escape
 from typing import Any
 
 import pytest
@@ -93,6 +94,7 @@ def test_nothing_in_a_mail_is_markup_of_a_job(text: str) -> None:
     _, html = parts(
         compose(mail(definition=definition, log=text, error=text, task_id=text), "a@b.c")
     )
+    assert escape(text) in html
     assert text not in html
     assert "<script" not in html
     assert "<img" not in html

@@ -90,18 +90,13 @@ async def test_own_headers_do_not_replace_what_fastlane_says() -> None:
     assert request.headers["host"] == f"127.0.0.1:{receiver.port}"
 
 
-@pytest.mark.parametrize(
-    "headers", [{"X": "a\r\nEvil: 1"}, {"X\r\nEvil": "a"}, {"X": "a\nb"}, {"": "a"}]
-)
+@pytest.mark.parametrize("headers", [{"X": "a\r\nEvil: 1"}, {"X\r\nEvil": "a"}, {"X": "a\nb"}])
 async def test_headers_are_not_injected(headers: dict[str, str]) -> None:
     """Refused on submission; a stored one gets no further than this either."""
     async with receiving() as receiver:
-        try:
+        with pytest.raises(DeliveryFailed):
             await sender().send(message(receiver.url, headers=headers))
-        except DeliveryFailed:
-            assert receiver.requests == []
-        else:
-            assert all("evil" not in request.headers for request in receiver.requests)
+    assert receiver.requests == []
 
 
 async def test_signatures_are_those_of_the_standard() -> None:
