@@ -19,7 +19,7 @@ import aiohttp
 
 from fastlane.executors.base import RunSpec
 from fastlane.executors.docker.container import INSTALLATION_LABEL, LogLimits, container_config
-from fastlane.model import ImageReference, Resources
+from fastlane.model import ImageReference
 from scripts import engine as setup
 
 # Bounds one read of the log stream, in bytes.
@@ -84,9 +84,7 @@ class BareEngine:
             image=ImageReference.parse(self.image),
             argv=tuple(command),
         )
-        body = container_config(
-            spec, installation=INSTALLATION, defaults=Resources(), log_limits=LogLimits()
-        )
+        body = container_config(spec, installation=INSTALLATION, log_limits=LogLimits())
         async with self._session.post("/containers/create", json=body) as response:
             return str((await _checked(response))["Id"])
 

@@ -1,8 +1,9 @@
-"""What the models of a payload share, wherever they are: their base, and how a fault reads."""
+"""What the checks of payloads and options share: a base of models, and how a fault reads."""
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -67,3 +68,13 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
     wanted = wrong.lower().replace("_", "")[:SHOWN_CHARS]
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=SUGGESTED_FROM)
     return f" Did you mean {shown(names[close[0]])}?" if close else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens on *host* can be reached from this machine only."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

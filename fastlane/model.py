@@ -508,25 +508,7 @@ class Farm:
     """Caps over what its jobs ask for; None leaves the server's own."""
     images: tuple[str, ...] = ()
     """Regular expressions, one of which must match the whole image reference; empty: any image."""
-    tls: TlsFiles | None = None
-    """How to speak TLS with its hosts; None is as the server's own options say."""
-    registry_auth: Mapping[str, RegistryCredentials] = field(default_factory=dict, repr=False)
-    """Credentials by the registry's host; ``docker.io`` is Docker Hub."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """The files for TLS with an engine, as ``docker --tlsverify`` names them."""
-
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryCredentials:
-    """A login at a registry: user and password, or an identity token in their place."""
-
-    username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
+    executor: str = ""
+    """The name of the executor that serves it; empty: the one that ``EXECUTOR`` names."""
+    options: object = field(default=None, repr=False)
+    """What is only its executor's business; None for nothing."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from fastlane.client import connected
 from fastlane.config import Config
 from fastlane.errors import ExecutorError, NotFound, StorageInUse
-from fastlane.executors.base import ListedRun, Phase
+from fastlane.executors.base import Executor, ListedRun, Phase
 from fastlane.model import FINAL
-from fastlane.wiring import make_executor, make_storage, with_installation
+from fastlane.storage.base import Storage
+from fastlane.wiring import installation_of, make_executors, make_storage
 
 IsOver = Callable[[ListedRun], Awaitable[bool]]
 """Whether the execution of a run is known to be over."""
@@ -40,37 +41,43 @@ async def prune(config: Config, server: str, *, dry_run: bool) -> AsyncIterator[
     :param dry_run: only tell what would be removed.
     :raises FastlaneError: neither the storage nor the server can be asked.
     """
-    config = await with_installation(config)
-    executor = make_executor(config)
-    await executor.open()
+    executors = make_executors(config)
+    storage = make_storage(config, time.time)
     try:
-        async with _knowing(config, server) as is_over:
+        async with _knowing(storage, server) as is_over:
+            await executors.open(await installation_of(config, storage))
             hosts = dict.fromkeys(host for farm in config.docker_hosts for host in farm.hosts)
             for host in hosts:
-                try:
-                    runs = await executor.runs(host)
-                except ExecutorError as error:
-                    yield Pruned(host, "", "", str(error))
-                    continue
-                for run in runs:
-                    if not await is_over(run):
-                        continue
-                    error_text = None
-                    if not dry_run:
-                        try:
-                            await executor.stop(host, run.run_id, grace_seconds=0)
-                            await executor.remove(host, run.run_id)
-                        except ExecutorError as error:
-                            error_text = str(error)
-                    yield Pruned(host, run.run_id, run.execution_id, error_text)
+                async for pruned in _prune_host(executors.of(host), host, is_over, dry_run):
+                    yield pruned
     finally:
-        await executor.close()
+        await executors.close()
+
+
+async def _prune_host(
+    executor: Executor, host: str, is_over: IsOver, dry_run: bool
+) -> AsyncIterator[Pruned]:
+    try:
+        runs = await executor.runs(host)
+    except ExecutorError as error:
+        yield Pruned(host, "", "", str(error))
+        return
+    for run in runs:
+        if not await is_over(run):
+            continue
+        error_text = None
+        if not dry_run:
+            try:
+                await executor.stop(host, run.run_id, grace_seconds=0)
+                await executor.remove(host, run.run_id)
+            except ExecutorError as error:
+                error_text = str(error)
+        yield Pruned(host, run.run_id, run.execution_id, error_text)
 
 
 @asynccontextmanager
-async def _knowing(config: Config, server: str) -> AsyncIterator[IsOver]:
-    """Whoever knows the executions: the storage itself, or the server that has it."""
-    storage = make_storage(config, time.time)
+async def _knowing(storage: Storage, server: str) -> AsyncIterator[IsOver]:
+    """What knows the executions: the storage itself, or the server that has it."""
     try:
         await storage.open()
     except StorageInUse:

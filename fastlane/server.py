@@ -25,7 +25,7 @@ from fastlane.errors import ConfigError, StorageUnavailable
 from fastlane.executors.base import Executor
 from fastlane.model import Clock
 from fastlane.storage.base import Storage
-from fastlane.wiring import RUNNING_ROLES, wire, with_installation
+from fastlane.wiring import RUNNING_ROLES, installation_of, wire
 
 log = structlog.get_logger(__name__)
 
@@ -82,8 +82,8 @@ class Server:
             if parts.relay is not None:
                 opened.push_async_callback(parts.relay.close)
                 await parts.relay.open()
-            opened.push_async_callback(parts.executor.close)
-            await parts.executor.open()
+            await parts.executors.open(await installation_of(self.config, parts.storage))
+            opened.push_async_callback(parts.executors.close)
             if roles & RUNNING_ROLES:
                 # Before the first claim: what it claims must have an owner that is alive.
                 opened.push_async_callback(self._leave)
@@ -104,7 +104,7 @@ class Server:
             "server started",
             url=self.url if sockets else None,
             version=__version__,
-            executor=parts.executor.name,
+            executors=",".join(sorted({farm.executor for farm in self.config.docker_hosts})),
             storage=parts.storage.name,
             roles=",".join(self.config.roles),
             data_dir=str(self.config.data_dir),
@@ -216,7 +216,6 @@ def run(config: Config) -> None:
     :raises ConfigError: see :meth:`Server.start`.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        config = runner.run(with_installation(config))
         runner.run(serve(Server(config)))
 
 

@@ -1,12 +1,11 @@
-"""Builds the parts of a server from its configuration: storage, executors, channels, TLS, loops."""
+"""Builds the parts of a server from its configuration: storage, executors, channels, loops."""
 
 from __future__ import annotations
 
 import os
 import socket
-import ssl
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,15 +26,12 @@ from fastlane.background.runner import Runner
 from fastlane.background.scheduler import Scheduler
 from fastlane.bus.local import Bus
 from fastlane.config import ROLES, Config
-from fastlane.errors import ConfigError
 from fastlane.events import HostChanged, Missed
 from fastlane.executors.base import Executor
-from fastlane.executors.docker import DockerExecutor
-from fastlane.executors.process import ProcessExecutor
-from fastlane.executors.swarm import SwarmExecutor
+from fastlane.executors.registry import Executors
 from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
-from fastlane.model import Clock, TlsFiles
+from fastlane.model import Clock
 from fastlane.notifications.registry import channels
 from fastlane.storage.base import Storage
 from fastlane.storage.sqlite import SqliteStorage
@@ -52,7 +48,7 @@ class Parts:
     """The parts of one server."""
 
     storage: Storage
-    executor: Executor
+    executors: Executors
     bus: Bus
     relay: Relay | None
     """Carries the events of the bus between the instances of a cluster."""
@@ -74,9 +70,9 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     storage = storage or make_storage(
         config, clock, relay=relay, repaired=lambda: bus.deliver(Missed())
     )
-    executor = executor or make_executor(config)
     instance = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     farms = config.docker_hosts
+    executors = Executors.single(executor, farms) if executor else make_executors(config)
     lifecycle = Lifecycle(
         storage,
         bus,
@@ -98,7 +94,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     context = Context(
         lifecycle=lifecycle,
         storage=storage,
-        executor=executor,
+        executors=executors,
         bus=bus,
         hosts=hosts,
         farms={farm.name: farm for farm in farms},
@@ -120,7 +116,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     services = Services(
         storage=storage,
         lifecycle=lifecycle,
-        executor=executor,
+        executors=executors,
         bus=bus,
         clock=clock,
         config=config,
@@ -150,7 +146,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     )
     return Parts(
         storage=storage,
-        executor=executor,
+        executors=executors,
         bus=bus,
         relay=relay,
         lifecycle=lifecycle,
@@ -210,71 +206,31 @@ def make_storage(
     return ClusterStorage(config.cluster_urls[0], relay=relay, repaired=repaired, clock=clock)
 
 
-async def with_installation(config: Config) -> Config:
-    """*config* with the name of the installation that all instances on one cluster store share.
+def make_executors(config: Config) -> Executors:
+    """The executors of the configured farms.
 
-    :raises StorageUnavailable: the store cannot be reached.
+    :raises ConfigError: the files of an option cannot be used.
     """
-    if config.cluster_urls is None or config.installation:
-        return config
+    return Executors.configured(config, config.docker_hosts, default=config.executor)
+
+
+async def installation_of(config: Config, storage: Storage) -> str:
+    """The name that marks this installation's runs; all instances on one store share it.
+
+    :param storage: open, unless it is the embedded one and another process has it.
+    """
+    if config.installation:
+        return config.installation
+    if config.cluster_urls is None:
+        return installation_id(config.data_dir)
     from fastlane.storage.cluster import ClusterStorage
 
-    storage = ClusterStorage(config.cluster_urls[0])
-    await storage.open()
-    try:
-        return config.model_copy(update={"installation": await storage.installation()})
-    finally:
-        await storage.close()
-
-
-def make_executor(config: Config) -> Executor:
-    """The executor that ``EXECUTOR`` names."""
-    installation = config.installation or installation_id(config.data_dir)
-    if config.executor == "process":
-        return ProcessExecutor(data_dir=config.data_dir, installation=installation)
-    kind = SwarmExecutor if config.executor == "swarm" else DockerExecutor
-    return kind(installation=installation, tls=tls_of(config))
-
-
-def tls_of(config: Config) -> Mapping[str, ssl.SSLContext]:
-    """How to speak TLS with each host that does.
-
-    A farm's own files come first. Else what ``docker`` itself does with ``DOCKER_TLS_VERIFY`` and
-    ``DOCKER_CERT_PATH`` is done with every host of the configuration that is no socket.
-
-    :raises ConfigError: a file cannot be used.
-    """
-    directory = Path(config.docker_cert_path or "~/.docker").expanduser()
-    contexts: dict[str, ssl.SSLContext] = {}
-    for farm in config.docker_hosts:
-        for host in farm.hosts:
-            files, option = farm.tls, f"tls of farm {farm.name} in DOCKER_HOSTS"
-            secure = host.startswith("https://") and bool(config.docker_cert_path)
-            plain = host.startswith(("unix://", "http://"))
-            if files is None and not plain and (config.docker_tls_verify or secure):
-                names = (str(directory / f"{name}.pem") for name in ("ca", "cert", "key"))
-                files, option = TlsFiles(*names), f"DOCKER_CERT_PATH ({directory})"
-            if files is not None:
-                contexts[host] = _tls_context(files, option)
-    return contexts
-
-
-def _tls_context(files: TlsFiles, option: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=files.ca)
-        if files.cert is not None:
-            # An empty password, because the default asks for one on the terminal.
-            context.load_cert_chain(files.cert, files.key, password="")
-    except OSError as error:
-        raise ConfigError(
-            f"{option} cannot be used ({error.strerror or error}); "
-            "give PEM files of a CA, a certificate and its key."
-        ) from error
-    return context
+    assert isinstance(storage, ClusterStorage)
+    return await storage.installation()
 
 
 def installation_id(data_dir: Path) -> str:
-    """The id that marks this installation's containers, made at the first start."""
+    """The name of the installation whose records are in *data_dir*, made at the first start."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = data_dir / "installation"
     try:

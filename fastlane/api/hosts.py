@@ -11,7 +11,6 @@ from fastlane.api.schemas.common import host_and_port
 from fastlane.api.schemas.server import Blacklist as BlacklistAnswer
 from fastlane.api.schemas.server import BlacklistedHost
 from fastlane.checks import shown
-from fastlane.config import check_docker_host
 from fastlane.errors import NotFound
 
 
@@ -60,10 +59,10 @@ class Blacklist(BaseHandler):
         if name in hosts:
             return [name]
         try:
-            check_docker_host(name)
+            self.services.executors.check_host(name)
         except ValueError as error:
             message = str(error)
-            raise Problem(400, f"{message[0].upper()}{message[1:]}.") from error
+            raise Problem(400, f"{message[:1].upper()}{message[1:]}.") from error
         found = sorted(host for host in hosts if host_and_port(host) == host_and_port(name))
         if not found:
             raise NotFound(f"No farm has a host {shown(name)}.")

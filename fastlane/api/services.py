@@ -8,7 +8,7 @@ from fastlane.api.requests import Requests
 from fastlane.api.sockets import Sockets
 from fastlane.bus.local import Bus
 from fastlane.config import Config
-from fastlane.executors.base import Executor
+from fastlane.executors.registry import Executors
 from fastlane.hosts import Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Clock, Farm
@@ -21,7 +21,7 @@ class Services:
 
     storage: Storage
     lifecycle: Lifecycle
-    executor: Executor
+    executors: Executors
     bus: Bus
     clock: Clock
     config: Config

@@ -54,7 +54,7 @@ class Status(BaseHandler):
         running_of_farm = Counter(execution.farm for execution in active)
         found: schemas.ServerStatus = {
             "version": services.version,
-            "executor": services.executor.name,
+            "executor": services.executors.default,
             "backend": storage.name,
             "containers": {"running": [schemas.running_container(one, urls) for one in active]},
             "hosts": [

@@ -21,15 +21,16 @@ class Clearing:
     """The removals under way. What fails or is cut off here is left to the sweep."""
 
     def __init__(self, context: Context) -> None:
-        self._executor = context.executor
+        self._executors = context.executors
         self._options = context.options
         self._tasks: set[asyncio.Task[None]] = set()
 
     def ended(self, host: str, run_id: str) -> None:
         """Remove a run that has ended, or archive it for people to look at."""
         keep = self._options.container_retention_seconds > 0
-        clear = self._executor.set_aside if keep else self._executor.remove
-        self._begin(clear(host, run_id), run_id)
+        executor = self._executors.of(host)
+        away = executor.archive if keep else executor.remove
+        self._begin(away(host, run_id), run_id)
 
     def abandoned(self, host: str, run_id: str) -> None:
         """Stop and remove a run that nobody waits for any more."""
@@ -45,8 +46,9 @@ class Clearing:
 
     async def _stop_and_remove(self, host: str, run_id: str) -> None:
         grace_seconds = self._options.stop_grace_seconds
-        await self._executor.stop(host, run_id, grace_seconds=grace_seconds)
-        await self._executor.remove(host, run_id)
+        executor = self._executors.of(host)
+        await executor.stop(host, run_id, grace_seconds=grace_seconds)
+        await executor.remove(host, run_id)
 
     def _begin(self, work: Coroutine[Any, Any, None], run_id: str) -> None:
         task = asyncio.create_task(self._attempt(work), name=f"clear {run_id}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastlane.bus.local import Bus
-from fastlane.executors.base import Executor
+from fastlane.executors.registry import Executors
 from fastlane.hosts import Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Clock, Farm, LogCap, Resources
@@ -40,7 +40,7 @@ class Context:
 
     lifecycle: Lifecycle
     storage: Storage
-    executor: Executor
+    executors: Executors
     bus: Bus
     hosts: Hosts
     farms: Mapping[str, Farm]

@@ -30,7 +30,7 @@ class HostCalls:
     """The calls to one host, which keep account of its health."""
 
     def __init__(self, context: Context, host: str) -> None:
-        self._executor = context.executor
+        self._executor = context.executors.of(host)
         self._hosts = context.hosts
         self._host = host
         self._lost_after_seconds = context.options.host_lost_after_seconds

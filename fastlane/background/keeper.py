@@ -30,7 +30,7 @@ class Keeper:
     def __init__(self, context: Context, runner: Runner) -> None:
         self._lifecycle = context.lifecycle
         self._storage = context.storage
-        self._executor = context.executor
+        self._executors = context.executors
         self._hosts = context.hosts
         self._clock = context.clock
         self._options = context.options
@@ -89,7 +89,7 @@ class Keeper:
     async def _sweep_host(self, host: str) -> None:
         left = False
         try:
-            runs = await self._executor.runs(host)
+            runs = await self._executors.of(host).runs(host)
         except HostUnavailable as error:
             self._hosts.failed(host, str(error))
             log.warning("The host could not be swept", host=host, error=str(error))
@@ -118,9 +118,9 @@ class Keeper:
             return True
         kept_until = (execution.finished_at or 0.0) + self._options.container_retention_seconds
         if run.phase is Phase.ENDED and self._clock() < kept_until:
-            await self._executor.set_aside(host, run.run_id)
+            await self._executors.of(host).archive(host, run.run_id)
             return True
         log.info("Run removed", execution=execution.id, run=run.run_id, host=host)
-        await self._executor.stop(host, run.run_id, grace_seconds=0)
-        await self._executor.remove(host, run.run_id)
+        await self._executors.of(host).stop(host, run.run_id, grace_seconds=0)
+        await self._executors.of(host).remove(host, run.run_id)
         return False

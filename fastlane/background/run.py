@@ -63,11 +63,11 @@ class Run:
         assert execution.host is not None
         self._context = context
         self._lifecycle = context.lifecycle
-        self._executor = context.executor
         self._clearing = clearing
         self._options = context.options
         self._execution = _capped(execution, context.options.hard_timeout_seconds)
         self._host: str = execution.host
+        self._executor = context.executors.of(self._host)
         self._calls = HostCalls(context, self._host)
         self._log = LogWriter(context, execution, empty=not resumed and execution.epoch <= 1)
         self._run_id: str | None = None
@@ -364,5 +364,5 @@ def _spec_of(execution: Execution, farm: Farm | None, caps: Resources) -> RunSpe
             definition.resources, caps if farm is None else policy.farm_caps(farm, caps)
         ),
         dns_entries=definition.dns_entries,
-        credentials=None if farm is None else farm.registry_auth.get(definition.image.registry),
+        options=None if farm is None else farm.options,
     )

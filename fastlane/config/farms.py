@@ -1,59 +1,122 @@
-"""The farms of ``DOCKER_HOSTS``."""
+"""The farms of ``DOCKER_HOSTS``: what all of them share. The rest is read by their executors."""
 
 from __future__ import annotations
 
-import base64
+import difflib
 import json
-import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, get_args
 
-from fastlane.config.types import SHOWN_CHARS, parse_size
-from fastlane.model import Farm, RegistryCredentials, Resources, TlsFiles
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic.alias_generators import to_camel
+
+from fastlane.checks import shown
+from fastlane.config.types import parse_size
+from fastlane.executors import registry
+from fastlane.executors.base import ExecutorFactory, FarmOptions
+from fastlane.model import Farm, Resources
 from fastlane.patterns import pattern
 
 # Bounds a farm's pattern: it is run on every task id.
 _PATTERN_MAX_CHARS = 1000
-
-
-def check_docker_host(host: str) -> None:
-    """Accept what an engine can be called: a socket, ``tcp://``, ``http(s)://`` or ``name:port``.
-
-    :raises ValueError: it is none of them.
-    """
-    if host.startswith("unix://"):
-        if not host.startswith("unix:///") or len(host) == len("unix:///"):
-            raise ValueError(f"host {host[:SHOWN_CHARS]!r} must name an absolute path")
-        return
-    scheme, separator, rest = host.rpartition("://")
-    if separator and scheme not in ("tcp", "http", "https"):
-        raise ValueError(
-            f"host {host[:SHOWN_CHARS]!r} has a scheme that is not unix, tcp, http or https"
-        )
-    try:
-        parts = urlsplit(f"//{rest}")
-        complete = bool(parts.hostname and parts.port and parts.netloc == rest)
-    except ValueError:
-        complete = False
-    if not complete or "@" in rest or any(character.isspace() for character in rest):
-        raise ValueError(f"host {host[:SHOWN_CHARS]!r} must be written as name:port")
-
-
-_FARM_KEYS = ("name", "match", "hosts", "maxRunning", "tls", "limits", "images", "registryAuth")
-LIMIT_KEYS = ("cpus", "memory", "pids")
-TLS_KEYS = ("ca", "cert", "key")
-_LOGIN_KEYS = ("username", "password", "auth", "identitytoken")
 # Bounds the patterns of a farm's images: each may be run on every image that is submitted.
 _IMAGES_MAX = 100
-# The names under which Docker's own files have Docker Hub.
-_DOCKER_HUB = {"https://index.docker.io/v1/", "index.docker.io", "registry-1.docker.io"}
 
 
-def parse_farms(text: str, max_running: int, *, docker: bool) -> Iterator[Farm]:
-    """The farms in *text*; *max_running* is for those that give none.
+def _compiles(text: str, info: ValidationInfo) -> str:
+    try:
+        pattern(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{shown(text)} in {info.field_name} is not a regular expression in RE2's syntax "
+            f"({error})"
+        ) from error
+    return text
 
+
+def _each_once(hosts: list[str]) -> list[str]:
+    if len(set(hosts)) != len(hosts):
+        raise ValueError("hosts contains the same host twice")
+    return hosts
+
+
+def _known(name: str) -> str:
+    if name not in registry.names():
+        raise ValueError(f"executor must be one of {', '.join(registry.names())}")
+    return name
+
+
+Pattern = Annotated[str, Field(max_length=_PATTERN_MAX_CHARS), AfterValidator(_compiles)]
+Host = Annotated[str, Field(min_length=1)]
+
+
+class _Model(BaseModel):
+    """A field's description completes the sentence "KEY must be …"."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", alias_generator=to_camel)
+
+
+class _Limits(_Model):
+    cpus: float | None = Field(
+        default=None,
+        ge=0.01,
+        le=4096,
+        allow_inf_nan=False,
+        description="a number from 0.01 to 4096",
+    )
+    memory: Annotated[int | None, BeforeValidator(parse_size)] = Field(
+        default=None, ge=6 * 1024**2, description="a size from 6m, like 512m"
+    )
+    pids: int | None = Field(
+        default=None, ge=1, le=4_194_304, description="a whole number from 1 to 4194304"
+    )
+
+
+class _Entry(_Model):
+    """A farm as it is written; keys that are not here are its executor's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,63}\z",
+        description="1 to 63 letters, digits, dots, dashes or underscores",
+    )
+    match: Pattern = Field(
+        default="", description=f"a pattern of at most {_PATTERN_MAX_CHARS} characters"
+    )
+    hosts: Annotated[list[Host], AfterValidator(_each_once)] = Field(
+        min_length=1, description="a list of at least one host"
+    )
+    max_running: int | None = Field(
+        default=None, ge=1, le=10_000, description="a whole number from 1 to 10000"
+    )
+    limits: _Limits | None = Field(default=None, description="an object of cpus, memory and pids")
+    images: list[Pattern] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=_IMAGES_MAX,
+        description=f"a list of 1 to {_IMAGES_MAX} patterns",
+    )
+    executor: Annotated[str, AfterValidator(_known)] | None = Field(
+        default=None, description="the name of an executor"
+    )
+
+
+def parse_farms(text: str, max_running: int, default: str | None) -> Iterator[Farm]:
+    """The farms in *text*.
+
+    :param max_running: for farms that set none.
+    :param default: the name of the executor of farms that neither name nor imply one; None where
+        ``EXECUTOR`` itself is faulty, so that such a farm's own part cannot be checked.
     :raises ValueError: the first fault, in a clause that names the farm by its place.
     """
     try:
@@ -63,194 +126,153 @@ def parse_farms(text: str, max_running: int, *, docker: bool) -> Iterator[Farm]:
     if not isinstance(entries, list) or not entries:
         raise ValueError("it is not a list of at least one farm")
     names: set[str] = set()
-    tls: dict[str, TlsFiles | None] = {}
+    connections: dict[str, tuple[str, object]] = {}
     for number, entry in enumerate(entries, 1):
         try:
-            farm = _parse_farm(entry, number, max_running, docker=docker)
+            farm = _parse_farm(entry, number, max_running, default)
             if farm.name in names:
-                raise ValueError(f"the name {farm.name!r} is taken by another farm")
+                raise ValueError(f"the name {shown(farm.name)} is used by another farm")
             for host in farm.hosts:
-                if tls.setdefault(host, farm.tls) != farm.tls:
-                    raise ValueError(f"host {host!r} has another tls than in a farm before")
+                _check_shared(host, farm, connections)
         except ValueError as error:
             raise ValueError(f"in farm {number}, {error}") from error
         names.add(farm.name)
         yield farm
 
 
-def _parse_farm(entry: object, number: int, max_running: int, *, docker: bool) -> Farm:
+def _parse_farm(entry: object, number: int, max_running: int, default: str | None) -> Farm:
     if not isinstance(entry, dict):
         raise ValueError("there is no JSON object")
+    # First, because a misspelt key is reported as a missing one otherwise.
+    known = [*_keys(_Entry)]
+    for each in registry.names():
+        known += [key for key in _keys(registry.factory(each).options) if key not in known]
     for key in entry:
-        if key not in _FARM_KEYS:
-            raise ValueError(f"{key[:SHOWN_CHARS]!r} is not one of {', '.join(_FARM_KEYS)}")
-    name = entry.get("name", "default" if number == 1 else f"farm-{number}")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", name):
-        raise ValueError(f"name must be 1 to 63 letters, digits, dots or dashes, not {name!r}")
-    match = entry.get("match", "")
-    if not isinstance(match, str) or len(match) > _PATTERN_MAX_CHARS:
-        raise ValueError(f"match must be a pattern of at most {_PATTERN_MAX_CHARS} characters")
+        if key not in known:
+            raise ValueError(_unknown(key, "", known))
     try:
-        pattern(match)
-    except ValueError as error:
-        raise ValueError(
-            f"match {match!r} is not a regular expression in RE2's syntax ({error})"
-        ) from error
-    hosts = entry.get("hosts")
-    if (
-        not isinstance(hosts, list)
-        or not hosts
-        or not all(isinstance(host, str) and host for host in hosts)
-    ):
-        raise ValueError("hosts must be a list of at least one host")
-    if len(set(hosts)) != len(hosts):
-        raise ValueError("hosts holds the same host twice")
-    if docker:
-        for host in hosts:
-            check_docker_host(host)
-    running = entry.get("maxRunning", max_running)
-    if isinstance(running, bool) or not isinstance(running, int) or not 1 <= running <= 10_000:
-        raise ValueError(f"maxRunning must be a whole number from 1 to 10000, not {running!r}")
+        read = _Entry.model_validate(entry)
+    except ValidationError as error:
+        raise ValueError(_clause(error, _Entry)) from error
+    name = read.executor or executor_of(read.hosts, default)
+    options = None
+    if name is not None:
+        options = _options(registry.factory(name), read.hosts, read.model_extra or {})
+    limits = read.limits or _Limits()
     return Farm(
-        name,
-        tuple(hosts),
-        running,
-        match,
-        limits=_farm_limits(entry.get("limits")),
-        images=_farm_images(entry.get("images")),
-        tls=_farm_tls(entry.get("tls"), hosts),
-        registry_auth=_farm_logins(entry.get("registryAuth")),
+        read.name or ("default" if number == 1 else f"farm-{number}"),
+        tuple(read.hosts),
+        read.max_running or max_running,
+        read.match,
+        limits=Resources(limits.cpus, limits.memory, limits.pids),
+        images=tuple(read.images or ()),
+        executor=name or "",
+        options=options,
     )
 
 
-def _object(value: object, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """*value*, when it is None or an object of some of *keys*."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be an object of {', '.join(keys)}")
-    for key in value:
-        if key not in keys:
-            raise ValueError(f"{key[:SHOWN_CHARS]!r} in {name} is not one of {', '.join(keys)}")
-    return value
+def executor_of(hosts: Sequence[str], default: str | None) -> str | None:
+    """The executor that the schemes of *hosts* imply.
 
-
-def _farm_limits(value: object) -> Resources:
-    limits = _object(value, "limits", LIMIT_KEYS)
-    cpus, pids = limits.get("cpus"), limits.get("pids")
-    try:
-        memory: Any = parse_size(limits.get("memory"))
-    except ValueError as error:
-        raise ValueError("memory in limits must be a size like 512m") from error
-    if cpus is not None and not (_is_number(cpus) and 0.01 <= cpus <= 4096):
-        raise ValueError("cpus in limits must be a number from 0.01 to 4096")
-    if memory is not None and not (_is_whole(memory) and memory >= 6 * 1024**2):
-        raise ValueError("memory in limits must be a size from 6m")
-    if pids is not None and not (_is_whole(pids) and 1 <= pids <= 4_194_304):
-        raise ValueError("pids in limits must be a whole number from 1 to 4194304")
-    return Resources(cpus, memory, pids)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _farm_images(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if (
-        not isinstance(value, list)
-        or not 1 <= len(value) <= _IMAGES_MAX
-        or not all(isinstance(one, str) and 0 < len(one) <= _PATTERN_MAX_CHARS for one in value)
-    ):
-        raise ValueError(f"images must be a list of 1 to {_IMAGES_MAX} patterns")
-    for one in value:
-        try:
-            pattern(one)
-        except ValueError as error:
-            raise ValueError(
-                f"{one!r} in images is not a regular expression in RE2's syntax ({error})"
-            ) from error
-    return tuple(value)
-
-
-def _farm_tls(value: object, hosts: list[str]) -> TlsFiles | None:
-    if value is None:
+    :raises ValueError: they imply several.
+    """
+    if default is None:
         return None
-    if isinstance(value, str):
-        value = {key: str(Path(value) / f"{key}.pem") for key in TLS_KEYS}
-    files = _object(value, "tls", TLS_KEYS)
-    if not files or not all(isinstance(path, str) and path for path in files.values()):
-        raise ValueError("tls must be a directory, or an object of the paths ca, cert and key")
-    if ("cert" in files) != ("key" in files):
-        raise ValueError("cert and key in tls belong together")
-    for path in files.values():
-        try:
-            with Path(path).open("rb"):
-                pass
-        except OSError as error:
-            raise ValueError(f"{path} in tls cannot be read ({error.strerror})") from error
-    for host in hosts:
-        if host.startswith(("unix://", "http://")):
-            raise ValueError(f"host {host[:SHOWN_CHARS]!r} cannot speak TLS")
-    return TlsFiles(**files)
-
-
-def _farm_logins(value: object) -> dict[str, RegistryCredentials]:
-    """The logins of a farm; nothing of them is repeated in a message."""
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        try:
-            config = json.loads(Path(value).read_bytes())
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not JSON"
-            raise ValueError(f"{value} in registryAuth cannot be read ({why})") from error
-        auths = config.get("auths") if isinstance(config, dict) else None
-        if not isinstance(auths, dict):
-            raise ValueError(f"{value} in registryAuth has no auths")
-        # Entries of credential helpers are empty there.
-        logins = {
-            name: {key: entry[key] for key in _LOGIN_KEYS if entry.get(key)}
-            for name, entry in auths.items()
-            if isinstance(entry, dict) and any(entry.get(key) for key in _LOGIN_KEYS)
-        }
-    elif isinstance(value, dict):
-        logins = value
-    else:
-        raise ValueError("registryAuth must be an object, or the path of a Docker config file")
-    return {_registry_name(name): _login(name, entry) for name, entry in logins.items()}
-
-
-def _registry_name(name: str) -> str:
-    """A registry as image references name it."""
-    if name in _DOCKER_HUB:
-        return "docker.io"
-    return name.removeprefix("https://").removeprefix("http://").partition("/")[0]
-
-
-def _login(name: str, value: object) -> RegistryCredentials:
-    entry = _object(value, f"registryAuth of {name[:SHOWN_CHARS]!r}", _LOGIN_KEYS)
-    if not all(isinstance(text, str) for text in entry.values()):
-        raise ValueError(f"registryAuth of {name[:SHOWN_CHARS]!r} must hold texts")
-    user, password = entry.get("username", ""), entry.get("password", "")
-    if entry.get("auth"):
-        try:
-            user, _, password = (
-                base64.b64decode(entry["auth"], validate=True).decode().partition(":")
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"auth in registryAuth of {name[:SHOWN_CHARS]!r} is not base64 of user:password"
-            ) from error
-    token = entry.get("identitytoken", "")
-    if not token and not (user and password):
+    implied = {registry.name_for(host, default) for host in hosts}
+    if len(implied) > 1:
         raise ValueError(
-            f"registryAuth of {name[:SHOWN_CHARS]!r} must hold username and password, "
-            "auth, or identitytoken"
+            f"the hosts belong to different executors ({', '.join(sorted(implied))}); "
+            "make a farm for each"
         )
-    return RegistryCredentials(user, password, token)
+    return implied.pop()
+
+
+def _options(
+    factory: ExecutorFactory, hosts: Sequence[str], keys: Mapping[str, object]
+) -> FarmOptions:
+    try:
+        options = factory.options.model_validate(keys)
+    except ValidationError as error:
+        raise ValueError(_clause(error, factory.options, also=_keys(_Entry))) from error
+    for host in hosts:
+        factory.check_host(host, options)
+    return options
+
+
+def _check_shared(host: str, farm: Farm, connections: dict[str, tuple[str, object]]) -> None:
+    """A host in several farms is one host, which is reached in one way."""
+    options = farm.options if isinstance(farm.options, FarmOptions) else FarmOptions()
+    executor, connection = connections.setdefault(host, (farm.executor, options.connection))
+    if executor != farm.executor:
+        raise ValueError(f"host {shown(host)} belongs to the {executor} executor of a farm before")
+    if connection != options.connection:
+        raise ValueError(f"host {shown(host)} is reached in another way than in a farm before")
+
+
+def _clause(error: ValidationError, model: type[BaseModel], also: Sequence[str] = ()) -> str:
+    """The first fault in *error* as a clause.
+
+    :param also: keys that are known in addition to the model's.
+    """
+    fault = error.errors(include_url=False)[0]
+    if isinstance(cause := fault.get("ctx", {}).get("error"), ValueError) and not (
+        fault["loc"] and fault["loc"][-1] == "memory"
+    ):
+        return str(cause)
+    *parents, key = [part for part in fault["loc"] if isinstance(part, str)]
+    for parent in parents:
+        model, also = _model_of(model, parent), ()
+    place = "".join(f" in {parent}" for parent in reversed(parents))
+    if fault["type"] == "extra_forbidden":
+        return _unknown(key, place, [*also, *_keys(model)])
+    (description,) = (
+        field.description for name, field in model.model_fields.items() if _key(model, name) == key
+    )
+    return f"{key}{place} must be {description}"
+
+
+def _unknown(key: str, place: str, keys: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    remedy = f"did you mean {shown(close[0])}?" if close else f"use one of {', '.join(keys)}"
+    return f"{shown(key)}{place} is not a known key: {remedy}"
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [_key(model, name) for name in model.model_fields]
+
+
+def _key(model: type[BaseModel], name: str) -> str:
+    return model.model_fields[name].alias or name
+
+
+def _model_of(model: type[BaseModel], key: str) -> type[BaseModel]:
+    """The model of the object below *key*."""
+    (annotation,) = (
+        field.annotation for name, field in model.model_fields.items() if _key(model, name) == key
+    )
+    return next(
+        each
+        for each in (annotation, *get_args(annotation))
+        if isinstance(each, type) and issubclass(each, BaseModel)
+    )
+
+
+def written(farm: Farm) -> dict[str, object]:
+    """A farm as it would be written in ``DOCKER_HOSTS``, without its secrets."""
+    entry: dict[str, Any] = {
+        "name": farm.name,
+        "match": farm.match,
+        "hosts": list(farm.hosts),
+        "maxRunning": farm.max_running,
+        "executor": farm.executor,
+    }
+    limits = zip(
+        _keys(_Limits), (farm.limits.cpus, farm.limits.memory_bytes, farm.limits.pids), strict=True
+    )
+    if found := {key: limit for key, limit in limits if limit is not None}:
+        entry["limits"] = found
+    if farm.images:
+        entry["images"] = list(farm.images)
+    if isinstance(farm.options, FarmOptions):
+        entry |= farm.options.shown()
+    return entry

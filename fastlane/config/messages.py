@@ -1,4 +1,4 @@
-"""What is said of the options: faults, misspellings, warnings, and the list of all options."""
+"""The sentences about options: faults, misspellings, warnings, and the list of all options."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from fastlane.config.farms import LIMIT_KEYS, TLS_KEYS
-from fastlane.config.options import ENGINES, Config, OtherOption
-from fastlane.config.types import SHOWN_CHARS, default_data_dir, is_loopback
+from fastlane.checks import is_loopback
+from fastlane.config.farms import written
+from fastlane.config.options import Config, OtherOption
+from fastlane.config.types import SHOWN_CHARS, default_data_dir
+from fastlane.executors import registry
+from fastlane.executors.base import Capabilities
 from fastlane.model import Farm
 from fastlane.redact import HIDDEN
 
@@ -36,7 +38,7 @@ def unknown(name: str, place: str) -> str:
 def sentences(
     error: ValidationError, values: Mapping[str, Any], origins: Mapping[str, str]
 ) -> Iterator[str]:
-    """One sentence per fault: the option, its value and where that stands, and the remedy."""
+    """One sentence per fault: the option, its value and where it is set, and the remedy."""
     seen = set()
     for fault in error.errors(include_url=False):
         name = str(fault["loc"][0])
@@ -73,7 +75,12 @@ def _shown(field: FieldInfo, value: object) -> str:
     text = _text(value)
     if "registryAuth" in text:
         return HIDDEN
-    return repr(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}...")
+    return quoted(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}...")
+
+
+def quoted(text: str) -> str:
+    """*text* in quotation marks and on one line."""
+    return f'"{"".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)}"'
 
 
 def _text(value: object) -> str:
@@ -87,37 +94,16 @@ def _text(value: object) -> str:
             return f"{value:.15g}"
         case SecretStr():
             return value.get_secret_value()
-        case (Farm(), *_):
-            return json.dumps([_farm_entry(farm) for farm in value])
+        case (Farm(), *_) as farms:
+            return json.dumps([written(farm) for farm in farms if isinstance(farm, Farm)])
         case tuple():
             return ",".join(map(str, value))
     return str(value)
 
 
-def _farm_entry(farm: Any) -> dict[str, object]:
-    entry: dict[str, object] = {
-        "name": farm.name,
-        "match": farm.match,
-        "hosts": list(farm.hosts),
-        "maxRunning": farm.max_running,
-    }
-    if farm.tls is not None:
-        entry["tls"] = {key: path for key in TLS_KEYS if (path := getattr(farm.tls, key))}
-    limits = (farm.limits.cpus, farm.limits.memory_bytes, farm.limits.pids)
-    if any(limit is not None for limit in limits):
-        entry["limits"] = {
-            key: limit for key, limit in zip(LIMIT_KEYS, limits, strict=True) if limit is not None
-        }
-    if farm.images:
-        entry["images"] = list(farm.images)
-    if farm.registry_auth:
-        entry["registryAuth"] = dict.fromkeys(farm.registry_auth, HIDDEN)
-    return entry
-
-
 def warnings(config: Config) -> list[str]:
-    """A sentence for everything in *config* that is allowed, but hardly what was meant."""
-    found = []
+    """A sentence for everything in *config* that is allowed, but probably a mistake."""
+    found: list[str] = []
     if "healthcheck_open" in config.model_fields_set:
         found.append(
             "HEALTHCHECK_OPEN is ignored: /healthcheck/ never asks for credentials; remove it."
@@ -133,28 +119,36 @@ def warnings(config: Config) -> list[str]:
                 f"PUBLIC_URL is not set: links in notifications lead to {config.host}, which only "
                 "this machine can open; set PUBLIC_URL to the URL under which people reach it."
             )
-    taken_by = None
+    catch_all = None
     for farm in config.docker_hosts:
-        if taken_by is not None:
+        factory = registry.factory(farm.executor)
+        if catch_all is not None:
             found.append(
-                f"Farm {farm.name} gets no task: farm {taken_by} before it has an empty match and "
-                "takes them all."
+                f'Farm "{farm.name}" gets no tasks: farm "{catch_all}" before it has an empty '
+                "match, which accepts all of them."
             )
-        if not farm.match and taken_by is None:
-            taken_by = farm.name
-        if config.executor in ENGINES and farm.tls is None and not config.docker_tls_verify:
-            found += [
-                f"Host {host} of farm {farm.name} is reached without TLS: whoever is on the way "
-                "can run anything on it; give the farm tls."
-                for host in farm.hosts
-                if not host.startswith(("unix://", "https://")) and not _is_local(host)
-            ]
+        elif not farm.match:
+            catch_all = farm.name
+        found += _unsupported(farm, factory.capabilities)
+        found += factory.warnings(config, farm)
     return found
 
 
-def _is_local(host: str) -> bool:
-    name = urlsplit(host if "://" in host else f"//{host}").hostname
-    return name is not None and is_loopback(name)
+def _unsupported(farm: Farm, capabilities: Capabilities) -> Iterator[str]:
+    """What the farm asks of an executor that cannot do it."""
+    limits = {
+        "cpus": farm.limits.cpus,
+        "memory": farm.limits.memory_bytes,
+        "pids": farm.limits.pids,
+    }
+    asked = {name for name, limit in limits.items() if limit is not None}
+    for name in sorted(asked - capabilities.limits):
+        yield (
+            f'Farm "{farm.name}" limits {name}, which the {farm.executor} executor does not '
+            "enforce."
+        )
+    if farm.images and not capabilities.images:
+        yield f'Farm "{farm.name}" restricts images, but the {farm.executor} executor uses none.'
 
 
 def misspellings(environ: Mapping[str, str] | None = None) -> list[str]:

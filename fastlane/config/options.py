@@ -14,7 +14,9 @@ the suffix ``k``, ``m`` or ``g`` (powers of 1024). Booleans are ``true`` or ``fa
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -24,18 +26,14 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from fastlane.checks import is_loopback, shown
 from fastlane.config import types
-from fastlane.config.farms import check_docker_host, parse_farms
-from fastlane.config.types import Lower, Size, Words, count, is_loopback, option, seconds
+from fastlane.config.farms import executor_of, parse_farms
+from fastlane.config.types import Lower, Size, Words, count, option, seconds
+from fastlane.executors import registry
+from fastlane.executors.base import Settings
 from fastlane.model import Backoff, Farm, Resources
 from fastlane.policy import LOST_RERUNS_MAX
-
-DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
-PROCESS_HOST = "localhost"
-"""The name of the one host of the process executor's default farm."""
-
-# The executors whose hosts are Docker engines.
-ENGINES = ("docker", "swarm")
 
 _REDIS_SCHEMES = (
     "redis://",
@@ -146,14 +144,14 @@ class Config(BaseSettings):
         "true or false",
         "Allow the process executor on a server that other machines can reach.",
     )
-    executor: Lower[Literal["docker", "process", "swarm"]] = option(
+    executor: Lower[str] = option(
         "docker",
-        "docker, swarm or process",
-        "What runs jobs: containers, services of a Docker swarm (hosts are its managers), or plain "
-        "processes without any isolation.",
+        f"one of {', '.join(registry.names())}",
+        "What runs jobs on farms that do not name or imply an executor: containers, services of a "
+        "Docker swarm (hosts are its managers), or plain processes without any isolation.",
     )
     docker_host: str = option(
-        DEFAULT_DOCKER_HOST,
+        "unix:///var/run/docker.sock",
         "unix:///path, tcp://name:port or https://name:port",
         "Docker engine to use when DOCKER_HOSTS is not set.",
     )
@@ -178,12 +176,13 @@ class Config(BaseSettings):
         (),
         'a JSON list like [{"name": "builds", "match": "^build-", "hosts": ["localhost:1234"], '
         '"maxRunning": 8}, {"match": "", "hosts": ["unix:///var/run/docker.sock"]}]',
-        "Farms as a JSON list of {name?, match?, hosts, maxRunning?, tls?, limits?, images?, "
-        "registryAuth?}; a task runs on the first farm whose pattern is found in its id. tls: a "
-        "directory with ca.pem, cert.pem and key.pem, or an object with the paths ca, cert and "
-        "key; limits: the most cpus, memory and pids of one run; images: patterns, one of which "
-        "must match the whole image reference; registryAuth: an object of registry to {username, "
-        "password}, or the path of a Docker config file.",
+        "Farms as a JSON list of {name?, match?, hosts, maxRunning?, executor?, limits?, images?, "
+        "tls?, registryAuth?}; a task runs on the first farm whose pattern is found in its id. "
+        "executor: what runs its jobs; by default what the hosts' scheme implies, else EXECUTOR. "
+        "limits: the most cpus, memory and pids of one run; images: patterns, one of which must "
+        "match the whole image reference. Only of Docker hosts: tls, a directory with ca.pem, "
+        "cert.pem and key.pem, or an object with the paths ca, cert and key; registryAuth, an "
+        "object of registry to {username, password}, or the path of a Docker config file.",
     )
     default_memory: types.Limit[Size] = option(
         None,
@@ -427,34 +426,34 @@ class Config(BaseSettings):
 
     @field_validator("executor")
     @classmethod
-    def _isolated(cls, executor: str, info: ValidationInfo) -> str:
-        host = info.data.get("host")
-        forced = info.data.get("force_process_executor", True)
-        if executor == "process" and host is not None and not forced and not is_loopback(host):
-            raise ValueError(
-                f"it has no isolation, and HOST={host} lets other machines run commands here; "
-                "listen on 127.0.0.1, use EXECUTOR=docker, or set FORCE_PROCESS_EXECUTOR=true"
-            )
+    def _known_executor(cls, executor: str, info: ValidationInfo) -> str:
+        if executor not in registry.names():
+            raise ValueError(f"it is not an executor; give one of {', '.join(registry.names())}")
+        _require_isolation(executor, info, "it")
         return executor
 
     @field_validator("docker_hosts", mode="before")
     @classmethod
     def _farms(cls, value: object, info: ValidationInfo) -> object:
-        # A faulty executor is missing here; hosts are then not checked.
+        # A faulty EXECUTOR is missing here.
         executor = info.data.get("executor")
         # If MAX_RUNNING itself is faulty, any number will do: its own fault is reported.
         max_running = info.data.get("max_running", 1)
         if value in ("", ()):
-            host = PROCESS_HOST if executor == "process" else info.data["docker_host"]
-            if executor in ENGINES:
-                try:
-                    check_docker_host(host)
-                except ValueError as error:
-                    raise OtherOption("docker_host", host, str(error)) from error
-            return (Farm("default", (host,), max_running),)
+            return (_default_farm(executor, max_running, info),) if executor else ()
         if isinstance(value, str):
-            return tuple(parse_farms(value, max_running, docker=executor in ENGINES))
-        return value
+            value = tuple(parse_farms(value, max_running, executor))
+        if not isinstance(value, tuple) or executor is None:
+            return value
+        farms = [
+            farm if farm.executor else replace(farm, executor=executor_of(farm.hosts, executor))
+            for farm in value
+        ]
+        for farm in farms:
+            if farm.executor != executor:
+                named = f"farm {shown(farm.name)} uses the {farm.executor} executor, which"
+                _require_isolation(farm.executor, info, named)
+        return tuple(farms)
 
     @field_validator("exponential_backoff_max_ms")
     @classmethod
@@ -474,3 +473,26 @@ class Config(BaseSettings):
                 f"CONTAINER_RETENTION is {containers:g}, and a record outlives its container"
             )
         return kept_seconds
+
+
+def _require_isolation(executor: str, info: ValidationInfo, named: str) -> None:
+    """:raises ValueError: other machines could run commands on this one."""
+    host = info.data.get("host")
+    forced = info.data.get("force_process_executor", True)
+    if forced or host is None or is_loopback(host):
+        return
+    if not registry.factory(executor).capabilities.isolated:
+        raise ValueError(
+            f'{named} has no isolation, and HOST="{host}" lets other machines run commands here; '
+            "listen on 127.0.0.1, use another executor, or set FORCE_PROCESS_EXECUTOR=true"
+        )
+
+
+def _default_farm(executor: str, max_running: int, info: ValidationInfo) -> Farm:
+    factory = registry.factory(executor)
+    host, option = factory.default_host(cast(Settings, SimpleNamespace(**info.data)))
+    try:
+        factory.check_host(host)
+    except ValueError as error:
+        raise OtherOption(option or "executor", host, str(error)) from error
+    return Farm("default", (host,), max_running, executor=executor, options=factory.options())

@@ -201,13 +201,3 @@ def default_data_dir(environ: Mapping[str, str] | None = None) -> Path:
     if not home.is_absolute():
         home = Path.home() / ".local" / "share"
     return home / "fastlane"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server that listens on *host* can be reached from this machine only."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -1,34 +1,63 @@
 """The executor interface: how a command runs on a host and is found again.
 
-A stranger should be able to write another executor from this page; ``tests/contracts`` holds every
-one of them to it. Words: a *host* is a place to run on, named by a string of the configuration; a
-*run* is what the executor makes for one execution (a container, a process, a service); its
-``run_id`` is the executor's own handle.
+This page is all you need to write another executor; ``tests/contracts`` holds every one of them to
+it, and :mod:`.registry` says how it becomes known. Words: a *host* is a place to run on, named by a
+string of the configuration; a *run* is what the executor makes for one execution (a container, a
+process, a service); its ``run_id`` is the executor's own handle.
 
 The path of a run is ``pull → create → start → logs and wait, side by side → inspect → remove``;
-``stop`` may come at any point behind ``create``. Every method is safe to repeat, and after a crash
-of the caller any of them may be called again by another process that knows nothing but the host
-and the execution id.
+``stop`` may come at any point after ``create``. Every method is safe to repeat, and after a crash
+of the caller any of them may be called again by another process that knows only the host and the
+execution id.
 
-Errors say whose fault it was, and nothing else leaves an executor:
+An executor raises these errors only; each says whose fault it was:
 
 * :class:`~fastlane.errors.HostUnavailable`: the host's. Whether the call took effect is unknown.
 * ``PullFailed``, ``StartFailed``: the job's.
 * ``RunVanished``: somebody removed the run.
 
-Every call but ``pull``, ``logs`` and ``wait`` ends within a bounded time; those three bound the
-silence on the wire, not the whole.
+Every call ends within a bounded time, except ``pull``, ``logs`` and ``wait``: for those three the
+silence on the wire is bounded, not the whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar, Protocol
 
-from fastlane.model import ImageReference, PullPolicy, RegistryCredentials, Resources, Stream
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from fastlane.model import Farm, ImageReference, PullPolicy, Resources, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an executor can do. What it cannot is refused or reported, never silently promised."""
+
+    isolated: bool = True
+    """Runs cannot read or change the machine that the server runs on."""
+    images: bool = True
+    """Runs have an image."""
+    pull_policy: bool = True
+    """The job says when its image is pulled."""
+    limits: frozenset[str] = frozenset({"cpus", "memory", "pids"})
+    """Which resources of a run it can limit."""
+    no_new_privileges: bool = True
+    """A run cannot gain privileges by setuid programs."""
+    dns_entries: bool = True
+    """The job can add names to a run's hosts file."""
+    separate_streams: bool = True
+    """The log tells stdout from stderr."""
+    exit_code_after_stop: bool = True
+    """A run that was stopped has an exit code, on whichever machine it ran."""
+    archive: bool = True
+    """An ended run is kept under another name when CONTAINER_RETENTION asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +73,13 @@ class RunSpec:
     pull_policy: PullPolicy = PullPolicy.MISSING
     resources: Resources = Resources()
     dns_entries: Mapping[str, str] = field(default_factory=dict)
-    credentials: RegistryCredentials | None = None
-    """For the image's registry; None where the executor is to find its own."""
+    options: object = None
+    """The farm's options for its executor (:attr:`~fastlane.model.Farm.options`); None where the
+    farm has none, or is no longer configured."""
 
 
 class Phase(StrEnum):
-    """Where a run stands."""
+    """How far a run is."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -96,7 +126,7 @@ class LogPiece:
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """Pieces in the order they were written, and the bookmark behind the last of them."""
+    """Pieces in the order they were written, and the bookmark after the last of them."""
 
     pieces: Sequence[LogPiece]
     bookmark: str
@@ -107,14 +137,18 @@ class Executor(ABC):
 
     name: str
     """As in ``EXECUTOR=`` and in ``/status/``."""
+    capabilities: Capabilities = Capabilities()
 
     @abstractmethod
-    async def open(self) -> None:
-        """Make ready (sessions, directories). A host that is away is no error here."""
+    async def open(self, installation: str) -> None:
+        """Get ready (sessions, threads). An unreachable host is not an error here.
+
+        :param installation: marks our runs among those of other installations on the same hosts.
+        """
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of connections. Runs go on without us. Safe to repeat."""
+        """Close all connections. Runs continue without us. Safe to repeat."""
 
     @abstractmethod
     async def check(self, host: str) -> None:
@@ -127,15 +161,15 @@ class Executor(ABC):
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
         """Make ``spec.image`` ready on *host*, as its pull policy says.
 
-        One pull per host and image at a time, shared by all who wait for it; *progress* is called
+        One pull per host and image at a time, shared by all that wait for it; *progress* is called
         with short lines for people. Cancelling one waiter does not cancel the others' pull.
 
-        :raises PullFailed: the image cannot be had.
+        :raises PullFailed: the image is not available.
         """
 
     @abstractmethod
     async def create(self, host: str, spec: RunSpec) -> str:
-        """Make the run without starting it, or find the one that is there for this execution.
+        """Make the run without starting it, or find the existing one for this execution.
 
         :return: its run id.
         :raises StartFailed: the host refuses such a run (a malformed limit, say).
@@ -147,7 +181,7 @@ class Executor(ABC):
     async def find(self, host: str, execution_id: str) -> RunState | None:
         """The run for *execution_id* on *host*, or None when there is none.
 
-        :raises RunVanished: there was one, and what is left of it can never be made out.
+        :raises RunVanished: there was one, but its remains do not say how it ended.
         """
 
     @abstractmethod
@@ -155,14 +189,14 @@ class Executor(ABC):
         """Start a created run; one that was started already is left alone.
 
         :raises StartFailed: the command cannot be executed; the run stays as created. (Where an
-            init stands before the command, :meth:`wait` says so instead.)
+            init runs before the command, :meth:`wait` says so instead.)
         :raises NotStarted: the host refused for reasons of its own; the run stays as created.
         :raises RunVanished: there is no such run.
         """
 
     @abstractmethod
     async def inspect(self, host: str, run_id: str) -> RunState:
-        """Where the run stands.
+        """The state of the run.
 
         :raises RunVanished: there is no such run.
         """
@@ -179,35 +213,103 @@ class Executor(ABC):
     def logs(
         self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
     ) -> AsyncGenerator[LogBatch, None]:
-        """Output of a started run behind *bookmark*, as it comes; returns when all was yielded.
+        """Output of a started run after *bookmark*, as it comes; returns when all was yielded.
 
         Both streams, in the order in which the host has them, every byte once (a host may hold an
-        unfinished line back until it ends). The caller sets
-        *ended* when :meth:`wait` has returned: from then on the iterator must not hang, and it
-        returns only when the log is complete. After an error the caller asks again with the last
-        bookmark it stored. Where the host no longer has what follows the bookmark (rotated away),
-        it goes on with what is there, behind a ``FASTLANE`` piece that says so.
+        unfinished line back until it ends). The caller sets *ended* when :meth:`wait` has returned:
+        from then on the iterator must not hang, and it returns only when the log is complete. After
+        an error the caller asks again with the last bookmark it stored. Where the host no longer
+        has what follows the bookmark (rotated away), it continues with what is there, after a
+        ``FASTLANE`` piece that says so.
 
         :raises RunVanished: the run was removed; what was not read is gone.
         """
 
     @abstractmethod
     async def stop(self, host: str, run_id: str, *, grace_seconds: float) -> None:
-        """Ask the run to end and kill it after *grace_seconds*. Returns when it has ended, or is
-        gone, or never was started (it then never will run anything).
+        """Ask the run to end and kill it after *grace_seconds*. Returns when it has ended, is gone,
+        or was never started (it then never will run anything).
         """
 
     @abstractmethod
     async def remove(self, host: str, run_id: str) -> None:
-        """Remove an ended (or never started) run; one that is gone is no error."""
+        """Remove an ended (or never started) run; one that is gone is not an error."""
 
-    async def set_aside(self, host: str, run_id: str) -> None:  # noqa: B027 (optional)
+    async def archive(self, host: str, run_id: str) -> None:  # noqa: B027 (optional)
         """Keep an ended run for people to look at, where :meth:`find` no longer sees it.
 
-        It is still among :meth:`runs`, and is removed like any other. One that is gone is no
-        error. Where nothing is in anybody's way there is nothing to do.
+        It is still among :meth:`runs`, and is removed like any other. One that is gone is not an
+        error. An executor whose ended runs are in nobody's way does nothing.
         """
 
     @abstractmethod
     async def runs(self, host: str) -> Sequence[ListedRun]:
         """Every run of this installation on *host*, by label and never by name."""
+
+
+# -- what the configuration asks of an executor ---------------------------------------------------
+
+
+class FarmOptions(BaseModel):
+    """The keys of a farm in ``DOCKER_HOSTS`` that are its executor's own; none by default.
+
+    A field's description completes the sentence "KEY must be …".
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=to_camel, validate_by_name=True
+    )
+
+    @property
+    def connection(self) -> object:
+        """How the farm's hosts are reached; the same in all farms that share a host."""
+        return None
+
+    def shown(self) -> dict[str, object]:
+        """The keys as they may be shown: nothing secret."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+
+
+class Settings(Protocol):
+    """The server's own options that executors read."""
+
+    @property
+    def data_dir(self) -> Path: ...
+    @property
+    def docker_host(self) -> str: ...
+    @property
+    def docker_tls_verify(self) -> bool: ...
+    @property
+    def docker_cert_path(self) -> str: ...
+
+
+class ExecutorFactory(ABC):
+    """What is known of an executor before there is one; see :mod:`.registry`."""
+
+    name: ClassVar[str]
+    """As in ``EXECUTOR=`` and as a farm's ``executor``."""
+    schemes: ClassVar[frozenset[str]] = frozenset()
+    """The schemes of its hosts. A host with one of them needs no ``executor`` in its farm."""
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    options: ClassVar[type[FarmOptions]] = FarmOptions
+
+    @abstractmethod
+    def default_host(self, settings: Settings) -> tuple[str, str | None]:
+        """The host to use without ``DOCKER_HOSTS``, and the option that names it, if one does."""
+
+    @abstractmethod
+    def make(self, settings: Settings, farms: Sequence[Farm]) -> Executor:
+        """The executor of *farms*, not open yet. It must do for hosts of no farm as well.
+
+        :raises ConfigError: what the options name cannot be used.
+        """
+
+    def check_host(self, host: str, options: FarmOptions | None = None) -> None:  # noqa: B027
+        """Accept *host* in a farm with *options*.
+
+        :raises ValueError: it is malformed.
+        """
+
+    def warnings(self, settings: Settings, farm: Farm) -> Iterable[str]:
+        """A sentence for everything in *farm* that is allowed, but probably a mistake."""
+        return ()

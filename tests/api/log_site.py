@@ -20,6 +20,7 @@ from fastlane.api.services import Services
 from fastlane.api.sockets import Sockets
 from fastlane.bus.local import Bus
 from fastlane.config import Config
+from fastlane.executors.registry import Executors
 from fastlane.hosts import Hosts
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.log_owner import FARM, Owner, make_lifecycle
@@ -56,7 +57,7 @@ async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
     services = Services(
         storage=storage,
         lifecycle=make_lifecycle(storage, bus),
-        executor=MemoryExecutor(),
+        executors=Executors.single(MemoryExecutor()),
         bus=bus,
         clock=time.time,
         config=config,

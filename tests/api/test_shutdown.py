@@ -70,7 +70,7 @@ async def test_an_open_api_beyond_loopback_does_not_start(tmp_path: Path) -> Non
 class UnopenedExecutor(MemoryExecutor):
     """Cannot be opened."""
 
-    async def open(self) -> None:
+    async def open(self, installation: str) -> None:
         raise RuntimeError("no room for executors")
 
 

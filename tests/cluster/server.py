@@ -8,7 +8,7 @@ import time
 
 import uvloop
 
-from fastlane import config, logs, server, wiring
+from fastlane import config, logs, server
 
 
 def main() -> None:
@@ -20,7 +20,6 @@ def main() -> None:
         return time.time() + skew_seconds
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        loaded = runner.run(wiring.with_installation(loaded))
         runner.run(server.serve(server.Server(loaded, clock=clock)))
 
 

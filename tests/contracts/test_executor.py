@@ -23,9 +23,9 @@ import pytest
 
 from fastlane.errors import ExecutorError, HostUnavailable, RunVanished, StartFailed
 from fastlane.executors.base import Executor, LogBatch, LogPiece, Phase, RunSpec, RunState
-from fastlane.executors.docker import DockerExecutor
-from fastlane.executors.process import ProcessExecutor
-from fastlane.executors.swarm import SwarmExecutor
+from fastlane.executors.docker.executor import DockerExecutor
+from fastlane.executors.docker.swarm import SwarmExecutor
+from fastlane.executors.process.executor import ProcessExecutor
 from fastlane.model import ImageReference, Resources, Stream
 from scripts import engine as setup
 from tests.engine import find_engine
@@ -64,7 +64,7 @@ class Harness(ABC):
         self.directory = directory
 
     @abstractmethod
-    def make(self, installation: str) -> Executor:
+    def make(self) -> Executor:
         """A new object, as a restarted server makes one, not open yet."""
 
     @abstractmethod
@@ -85,8 +85,8 @@ class ProcessHarness(Harness):
     host = "localhost"
     image = ImageReference.parse("anything")
 
-    def make(self, installation: str) -> Executor:
-        return ProcessExecutor(data_dir=self.directory, installation=installation)
+    def make(self) -> Executor:
+        return ProcessExecutor(data_dir=self.directory)
 
     async def vanish(self, run_id: str) -> None:
         execution_id = run_id.rpartition(".")[0]
@@ -101,8 +101,8 @@ class DockerHarness(Harness):
         self.host, image = find_engine()
         self.image = ImageReference.parse(image)
 
-    def make(self, installation: str) -> Executor:
-        return DockerExecutor(installation=installation)
+    def make(self) -> Executor:
+        return DockerExecutor()
 
     async def vanish(self, run_id: str) -> None:
         engine = setup.Engine(self.host)
@@ -119,8 +119,8 @@ class SwarmHarness(Harness):
         self.host = engine.url
         self.image = ImageReference.parse(engine.image())
 
-    def make(self, installation: str) -> Executor:
-        return SwarmExecutor(installation=installation)
+    def make(self) -> Executor:
+        return SwarmExecutor()
 
     async def vanish(self, run_id: str) -> None:
         engine = setup.Engine(self.host)
@@ -144,8 +144,8 @@ class Stage:
 
     async def executor(self, suffix: str = "") -> Executor:
         """A new open executor: of this test's installation, or of another by *suffix*."""
-        executor = self.harness.make(self.name + suffix)
-        await executor.open()
+        executor = self.harness.make()
+        await executor.open(self.name + suffix)
         self._opened.append((suffix, executor))
         return executor
 
@@ -209,8 +209,8 @@ class Stage:
 
     async def clear(self) -> None:
         for suffix in {suffix for suffix, _ in self._opened}:
-            executor = self.harness.make(self.name + suffix)
-            await executor.open()
+            executor = self.harness.make()
+            await executor.open(self.name + suffix)
             for run in await executor.runs(self.host):
                 await executor.stop(self.host, run.run_id, grace_seconds=0)
                 await executor.remove(self.host, run.run_id)

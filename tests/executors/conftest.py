@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fastlane.errors import ExecutorError
-from fastlane.executors.base import LogBatch, RunSpec, RunState
-from fastlane.executors.docker import DockerExecutor
+from fastlane.executors.base import Executor, LogBatch, RunSpec, RunState
+from fastlane.executors.docker.executor import DockerExecutor
 from fastlane.model import ImageReference
 from scripts import engine as setup
 from tests.engine import docker_host, docker_image, registry
@@ -28,7 +28,7 @@ class Docker:
         self.host = host
         self.image = ImageReference.parse(image)
         self.installation = f"test-{uuid.uuid4().hex[:12]}"
-        self.executor = DockerExecutor(installation=self.installation, **options)
+        self.executor: Executor = DockerExecutor(**options)
         self.engine = setup.Engine(host)
 
     def spec(self, *argv: str, **fields: Any) -> RunSpec:
@@ -73,6 +73,9 @@ class Docker:
     async def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         return await asyncio.to_thread(self.engine.call, method, path, body)
 
+    async def open(self) -> None:
+        await self.executor.open(self.installation)
+
     async def clear(self) -> None:
         # An engine of the test's own may be away by now, and clears its runs itself.
         with contextlib.suppress(ExecutorError):
@@ -85,5 +88,6 @@ class Docker:
 @pytest.fixture
 async def docker(docker_host: str, docker_image: str) -> AsyncIterator[Docker]:
     docker = Docker(docker_host, docker_image)
+    await docker.open()
     yield docker
     await docker.clear()

@@ -24,8 +24,8 @@ import pytest
 from aiohttp import web
 
 from fastlane.executors.base import Executor, LogBatch, RunSpec
-from fastlane.executors.docker import DockerExecutor
 from fastlane.executors.docker.container import EXECUTION_LABEL, INSTALLATION_LABEL
+from fastlane.executors.docker.executor import DockerExecutor
 from fastlane.model import ImageReference, Stream
 
 # Bounds each wait for something that must come.
@@ -294,8 +294,8 @@ def reset(request: web.Request) -> web.StreamResponse:
 @contextlib.asynccontextmanager
 async def opened(**options: Any) -> AsyncIterator[Executor]:
     """An executor that is closed in the end."""
-    executor = DockerExecutor(installation=INSTALLATION, **options)
-    await executor.open()
+    executor = DockerExecutor(**options)
+    await executor.open(INSTALLATION)
     try:
         yield executor
     finally:

@@ -15,6 +15,7 @@ from aiohttp import web
 from fastlane.errors import ExecutorError, HostUnavailable, PullFailed, RunVanished, StartFailed
 from fastlane.executors.base import Executor, Phase, RunSpec
 from fastlane.executors.docker import engine as engine_module
+from fastlane.executors.docker import engines as engines_module
 from fastlane.executors.docker import executor as executor_module
 from fastlane.executors.docker.engine import negotiate
 from fastlane.model import ImageReference
@@ -183,7 +184,7 @@ class Hanging(FakeEngine):
 async def test_many_calls_on_a_hanging_host_end_when_one_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor_module, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(engines_module, "CONNECT_SECONDS", 0.5)
     async with Hanging() as engine, opened() as executor:
         async with asyncio.timeout(5):
             found = await asyncio.gather(
@@ -436,7 +437,9 @@ async def test_a_foreign_container_with_our_name_is_left_alone(
     path = f"/containers/create?name=fastlane-{spec.execution_id}"
     async with removed(docker_host, spec), opened() as executor:
         made = json.loads(await asyncio.to_thread(engine.call, "POST", path, body))
-        with pytest.raises(StartFailed, match="another container has the name of this run"):
+        with pytest.raises(
+            StartFailed, match=r"Another container on host .* has the name of this run"
+        ):
             await executor.create(docker_host, spec)
         assert await executor.find(docker_host, spec.execution_id) is None
         state = await executor.inspect(docker_host, made["Id"])
@@ -475,7 +478,7 @@ async def test_a_name_that_is_never_given_up_is_the_hosts_failure(
 
     monkeypatch.setattr(executor_module, "NAME_TAKEN_SECONDS", 0.5)
     async with Stuck(status="removing") as engine, opened() as executor:
-        with pytest.raises(HostUnavailable, match="an old container stays"):
+        with pytest.raises(HostUnavailable, match="an old container remains"):
             await executor.create(engine.url, SPEC)
 
 

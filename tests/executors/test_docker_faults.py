@@ -18,7 +18,9 @@ from fastlane.executors.base import LogBatch, Phase
 from fastlane.executors.docker import engine as engine_module
 from fastlane.executors.docker import executor as executor_module
 from fastlane.executors.docker import logs as logs_module
-from fastlane.model import ImageReference, RegistryCredentials, Stream
+from fastlane.executors.docker.credentials import RegistryCredentials
+from fastlane.executors.docker.farms import DockerOptions
+from fastlane.model import ImageReference, Stream
 from tests.engine import EngineServer, RegistryServer
 from tests.executors.conftest import Docker
 from tests.executors.engines import (
@@ -194,7 +196,7 @@ async def test_a_registry_that_asks_for_a_login(docker: Docker, tmp_path: Path) 
     with AskingForALogin(tmp_path / "registry") as private:
         image = ImageReference.parse(f"{private.url}/team/tool:1")
         spec = replace(docker.spec("true"), image=image)
-        with pytest.raises(PullFailed, match=r"team/tool:1 cannot be pulled: .*(auth|denied)"):
+        with pytest.raises(PullFailed, match=r"team/tool:1 could not be pulled \(.*(auth|denied)"):
             await docker.executor.pull(docker.host, spec, lambda _: None)
 
 
@@ -217,9 +219,9 @@ async def test_a_refused_login_reads_as_such() -> None:
 @pytest.mark.parametrize(
     ("event", "error"),
     [
-        ({"errorDetail": "text"}, "cannot be pulled: text$"),
-        ({"errorDetail": [1]}, r"cannot be pulled: \[1\]$"),
-        ({"error": {"a": 1}}, r"cannot be pulled: \{'a': 1\}$"),
+        ({"errorDetail": "text"}, r"could not be pulled \(text\)\.$"),
+        ({"errorDetail": [1]}, r"could not be pulled \(\[1\]\)\.$"),
+        ({"error": {"a": 1}}, r"could not be pulled \(\{'a': 1\}\)\.$"),
         ([1], None),
         (None, None),
         (17, None),
@@ -267,6 +269,9 @@ async def test_whoever_waits_for_a_pull_when_all_is_closed_is_not_cancelled() ->
     assert [type(each) for each in found] == [HostUnavailable] * 2
 
 
+ME = RegistryCredentials("me", "secret")
+
+
 async def test_a_pull_with_another_login_is_another_pull() -> None:
     class ByLogin(FakeEngine):
         """Refuses the pull of those who show no login, when all have asked."""
@@ -278,7 +283,9 @@ async def test_a_pull_with_another_login_is_another_pull() -> None:
             return await self.events(request, {"error": "denied"})
 
     async with ByLogin() as engine, opened(login=lambda _: None) as executor:
-        login = replace(SPEC, credentials=RegistryCredentials("me", "secret"))
+        login = replace(
+            SPEC, options=DockerOptions.model_construct(registry_auth={"docker.io": ME})
+        )
         found = await asyncio.gather(
             *(executor.pull(engine.url, spec, lambda _: None) for spec in (SPEC, login, login)),
             return_exceptions=True,

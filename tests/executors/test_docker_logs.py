@@ -10,8 +10,9 @@ import pytest
 
 from fastlane.errors import RunVanished
 from fastlane.executors.base import LogBatch
-from fastlane.executors.docker import DockerExecutor, logs
+from fastlane.executors.docker import logs
 from fastlane.executors.docker.container import LogLimits
+from fastlane.executors.docker.executor import DockerExecutor
 from fastlane.executors.docker.reader import ROTATED_NOTE
 from fastlane.model import Stream
 from tests.executors.conftest import Docker
@@ -34,7 +35,8 @@ WHOLE = b"".join(b"line %d\n" % number for number in range(5))
 
 @pytest.fixture
 async def executor() -> AsyncIterator[DockerExecutor]:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     yield executor
     await executor.close()
 

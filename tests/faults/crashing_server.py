@@ -74,7 +74,9 @@ def main() -> None:
         return Crashing(target, crash_at, crash_on, armed)
 
     storage = cast(Storage, crashing(SqliteStorage(loaded.data_dir)))
-    executor = cast(Executor, crashing(wiring.make_executor(loaded)))
+    executor = cast(
+        Executor, crashing(wiring.make_executors(loaded).of(loaded.docker_hosts[0].hosts[0]))
+    )
     asyncio.run(server.serve(server.Server(loaded, storage=storage, executor=executor)))
 
 

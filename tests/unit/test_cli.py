@@ -134,8 +134,8 @@ def test_faults_of_the_configuration_are_sentences(
     ended = cli("server", "--port", "abc")
     assert ended.code == 2
     assert ended.err.splitlines() == [
-        "fastlane: PORT is 'abc' on the command line: give a whole number from 0 to 65535.",
-        "fastlane: LOG_LEVEL is 'loud' in the environment: give debug, info, warning or error.",
+        'fastlane: PORT is "abc" on the command line: give a whole number from 0 to 65535.',
+        'fastlane: LOG_LEVEL is "loud" in the environment: give debug, info, warning or error.',
     ]
     assert server.configs == []
 

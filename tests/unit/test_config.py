@@ -24,6 +24,8 @@ from fastlane.config import (
     warnings,
 )
 from fastlane.errors import ConfigError
+from fastlane.executors.base import FarmOptions
+from fastlane.executors.docker.farms import DockerOptions
 from fastlane.model import Backoff, Farm, Resources
 from fastlane.server import check_access
 
@@ -36,6 +38,11 @@ def faults(
     return str(caught.value).splitlines()
 
 
+def docker_farm(name: str, hosts: tuple[str, ...], max_running: int, match: str = "") -> Farm:
+    options = DockerOptions()
+    return Farm(name, hosts, max_running, match, executor="docker", options=options)
+
+
 def written(folder: Path, text: str) -> Path:
     path = folder / "fastlane.env"
     path.write_text(text)
@@ -45,7 +52,7 @@ def written(folder: Path, text: str) -> Path:
 def test_defaults() -> None:
     config = load(environ={"HOME": "/home/me"})
     assert (config.host, config.port, config.executor) == ("127.0.0.1", 10000, "docker")
-    assert config.docker_hosts == (Farm("default", ("unix:///var/run/docker.sock",), 8),)
+    assert config.docker_hosts == (docker_farm("default", ("unix:///var/run/docker.sock",), 8),)
     assert config.log_max_bytes == 100 * 1024**2
     assert config.max_body_bytes == 1024**2
     assert config.hard_execution_timeout_seconds == 1800
@@ -94,7 +101,7 @@ def test_a_file_is_read_as_an_env_file(tmp_path: Path) -> None:
     assert (config.port, config.installation, config.max_running) == (1, "a-b", 4)
     assert config.basic_auth_password.get_secret_value() == "${HOME} #1"
     assert config.log_level == "info"
-    assert config.docker_hosts == (Farm("default", ("localhost:1234",), 2),)
+    assert config.docker_hosts == (docker_farm("default", ("localhost:1234",), 2),)
 
 
 def test_only_upper_case_names_and_values_count_in_the_environment() -> None:
@@ -147,7 +154,7 @@ def test_proxies_are_networks() -> None:
         ("LOG_LEVEL", "loud", "debug, info, warning or error"),
         ("LOG_FORMAT", "xml", "auto, console or json"),
         ("AUTH", "token", "none, or leave it empty"),
-        ("EXECUTOR", "podman", "docker, swarm or process"),
+        ("EXECUTOR", "podman", "docker, swarm, process"),
         ("HEALTHCHECK_OPEN", "maybe", "true or false"),
         ("MAX_RUNNING", "0", "a whole number from 1 to 10000"),
         ("LOG_MAX_BYTES", "-1", "a size like 100m"),
@@ -178,7 +185,7 @@ def test_proxies_are_networks() -> None:
 )
 def test_a_malformed_value_is_named_with_its_remedy(name: str, text: str, remedy: str) -> None:
     (sentence,) = [line for line in faults({name: text}) if line.startswith(name)]
-    assert sentence.startswith(f"{name} is {text!r} in the environment: ")
+    assert sentence.startswith(f'{name} is "{text}" in the environment: ')
     assert remedy in sentence
     assert sentence.endswith(".")
 
@@ -216,11 +223,11 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         f"line 5 of {file} is not understood",
         f"line 6 of {file} is not understood",
         f"foo_secret in line 7 of {file} is not an option",
-        "PORT is 'abc' on the command line",
+        'PORT is "abc" on the command line',
         f"BASIC_AUTH_PASSWORD is *** in {file}",
         f"REDIS_URL is *** in {file}",
-        f"EXECUTOR is 'process' in {file}",
-        "LOG_FORMAT is 'xml' in the environment",
+        f'EXECUTOR is "process" in {file}',
+        'LOG_FORMAT is "xml" in the environment',
     ]
     assert "did you mean PORT?" in told[0]
 
@@ -261,7 +268,9 @@ def test_processes_are_for_loopback_unless_forced(environ: dict[str, str], allow
         allowed and "FORCE_PROCESS_EXECUTOR" not in environ
     )
     if allowed:
-        assert load(environ=environ).docker_hosts == (Farm("default", ("localhost",), 8),)
+        assert load(environ=environ).docker_hosts == (
+            Farm("default", ("localhost",), 8, executor="process", options=FarmOptions()),
+        )
     else:
         (sentence,) = faults(environ)
         assert "it has no isolation" in sentence
@@ -314,21 +323,21 @@ def test_farms() -> None:
         ]
     )
     assert load(environ={"DOCKER_HOSTS": text, "MAX_RUNNING": "5"}).docker_hosts == (
-        Farm("builds", ("a:2375", "b:2375"), 2, "^build-"),
-        Farm("farm-2", ("tcp://c:2376",), 5, "x"),
-        Farm("farm-3", ("unix:///run/docker.sock", "https://d:2376", "[::1]:2375"), 5, ""),
+        docker_farm("builds", ("a:2375", "b:2375"), 2, "^build-"),
+        docker_farm("farm-2", ("tcp://c:2376",), 5, "x"),
+        docker_farm("farm-3", ("unix:///run/docker.sock", "https://d:2376", "[::1]:2375"), 5, ""),
     )
 
 
 def test_one_host_comes_from_docker_host() -> None:
     config = load(environ={"DOCKER_HOST": "tcp://10.0.0.5:2375", "MAX_RUNNING": "3"})
-    assert config.docker_hosts == (Farm("default", ("tcp://10.0.0.5:2375",), 3),)
+    assert config.docker_hosts == (docker_farm("default", ("tcp://10.0.0.5:2375",), 3),)
 
 
 def test_docker_host_is_looked_into_only_where_it_is_used() -> None:
     environ = {"DOCKER_HOST": "ssh://me@host"}
     (sentence,) = faults(environ)
-    assert sentence.startswith("DOCKER_HOST is 'ssh://me@host' in the environment: host")
+    assert sentence.startswith('DOCKER_HOST is "ssh://me@host" in the environment: host')
     assert load(environ={**environ, "EXECUTOR": "process"}).executor == "process"
     farms = {"DOCKER_HOSTS": '[{"hosts": ["a:1"]}]'}
     assert load(environ={**environ, **farms}).docker_hosts[0].hosts == ("a:1",)
@@ -341,25 +350,25 @@ def test_docker_host_is_looked_into_only_where_it_is_used() -> None:
         ("{}", "not a list of at least one farm"),
         ("[]", "not a list of at least one farm"),
         ("[1]", "in farm 1, there is no JSON object"),
-        ('[{"host": ["a:1"]}]', "in farm 1, 'host' is not one of name, match, hosts, maxRunning"),
+        ('[{"host": ["a:1"]}]', 'in farm 1, "host" is not a known key: did you mean "hosts"?'),
         ('[{"match": ""}]', "hosts must be a list of at least one host"),
         ('[{"hosts": []}]', "hosts must be a list of at least one host"),
         ('[{"hosts": "a:1"}]', "hosts must be a list of at least one host"),
-        ('[{"hosts": ["a:1", "a:1"]}]', "hosts holds the same host twice"),
-        ('[{"hosts": ["a"]}]', "host 'a' must be written as name:port"),
-        ('[{"hosts": ["a:x"]}]', "host 'a:x' must be written as name:port"),
+        ('[{"hosts": ["a:1", "a:1"]}]', "hosts contains the same host twice"),
+        ('[{"hosts": ["a"]}]', 'host "a" must be written as name:port'),
+        ('[{"hosts": ["a:x"]}]', 'host "a:x" must be written as name:port'),
         ('[{"hosts": ["a:1/x"]}]', "must be written as name:port"),
         ('[{"hosts": ["u:p@a:1"]}]', "must be written as name:port"),
-        ('[{"hosts": ["ssh://a"]}]', "a scheme that is not unix, tcp, http or https"),
+        ('[{"hosts": ["ssh://a"]}]', "must have the scheme unix, tcp, http or https"),
         ('[{"hosts": ["unix://x"]}]', "must name an absolute path"),
-        ('[{"hosts": ["a:1"], "match": "("}]', "match '(' is not a regular expression"),
+        ('[{"hosts": ["a:1"], "match": "("}]', '"(" in match is not a regular expression'),
         ('[{"hosts": ["a:1"], "match": 1}]', "match must be a pattern"),
         ('[{"hosts": ["a:1"], "maxRunning": 0}]', "maxRunning must be a whole number from 1"),
         ('[{"hosts": ["a:1"], "maxRunning": true}]', "maxRunning must be a whole number from 1"),
         ('[{"hosts": ["a:1"], "name": "a b"}]', "name must be 1 to 63"),
         (
             '[{"hosts": ["a:1"], "name": "x"}, {"hosts": ["b:1"], "name": "x"}]',
-            "in farm 2, the name 'x' is taken by another farm",
+            'in farm 2, the name "x" is used by another farm',
         ),
     ],
 )

@@ -16,10 +16,10 @@ from fastlane.executors.docker.frames import (
     SYSTEM,
     FrameDecoder,
     FrameError,
-    incomplete_tail,
     stamp_seconds,
 )
 from fastlane.executors.docker.reader import LogReader
+from fastlane.executors.utf8 import incomplete_tail
 from fastlane.model import Stream
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from fastlane.config import load, options, warnings
-from fastlane.model import RegistryCredentials, Resources, TlsFiles
+from fastlane.executors.docker.credentials import RegistryCredentials
+from fastlane.executors.docker.farms import DockerOptions, TlsFiles
+from fastlane.model import Resources
 from tests.unit.test_config import faults
 
 
@@ -46,10 +48,14 @@ def test_a_farm_says_more_of_its_hosts(tmp_path: Path) -> None:
     first, second = config.docker_hosts
     assert first.limits == Resources(1.5, 64 * 1024**2, 9)
     assert first.images == ("busy:.*",)
-    assert first.tls == TlsFiles(*(str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")))
-    assert first.registry_auth == {"r.example": RegistryCredentials("ann", "hunter2")}
-    assert second.tls == TlsFiles(str(tmp_path / "ca.pem"))
-    assert second.registry_auth == {
+    assert isinstance(first.options, DockerOptions)
+    assert isinstance(second.options, DockerOptions)
+    assert first.options.tls == TlsFiles(
+        **{name: str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")}
+    )
+    assert first.options.registry_auth == {"r.example": RegistryCredentials("ann", "hunter2")}
+    assert second.options.tls == TlsFiles(ca=str(tmp_path / "ca.pem"), cert=None, key=None)
+    assert second.options.registry_auth == {
         "docker.io": RegistryCredentials("bob", "hunter3"),
         "r.example:5000": RegistryCredentials(identity_token="hunter4"),
     }
@@ -59,19 +65,19 @@ def test_a_farm_says_more_of_its_hosts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"tls": 1}, "tls must be an object of ca, cert, key"),
-        ({"tls": "/no/such"}, "/no/such/ca.pem in tls cannot be read"),
-        ({"tls": {"cert": "x"}}, "cert and key in tls belong together"),
-        ({"tls": {}}, "tls must be a directory"),
-        ({"tls": {"ca": "/dev/null"}, "hosts": ["unix:///a"]}, "cannot speak TLS"),
+        ({"tls": 1}, "tls must be the path of a directory, or an object"),
+        ({"tls": "/no/such"}, '"/no/such/ca.pem" in tls cannot be read'),
+        ({"tls": {"cert": "x"}}, "cert and key in tls must be set together"),
+        ({"tls": {}}, "tls must name at least one of ca, cert and key"),
+        ({"tls": {"ca": "/dev/null"}, "hosts": ["unix:///a"]}, "cannot use TLS"),
         ({"limits": {"memory": "1k"}}, "memory in limits must be a size from 6m"),
-        ({"limits": {"memory": "x"}}, "memory in limits must be a size"),
+        ({"limits": {"memory": "x"}}, "memory in limits must be a size from 6m"),
         ({"limits": {"cpus": "1"}}, "cpus in limits must be a number"),
         ({"limits": {"cpus": True}}, "cpus in limits must be a number"),
         ({"limits": {"pids": 0}}, "pids in limits must be a whole number"),
-        ({"limits": {"cpu": 1}}, "'cpu' in limits is not one of cpus, memory, pids"),
-        ({"images": []}, "images must be a list"),
-        ({"images": ["("]}, "'(' in images is not a regular expression"),
+        ({"limits": {"cpu": 1}}, '"cpu" in limits is not a known key: did you mean "cpus"?'),
+        ({"images": []}, "images must be a list of 1 to 100"),
+        ({"images": ["("]}, '"(" in images is not a regular expression'),
     ],
 )
 def test_a_malformed_key_of_a_farm_is_named(keys: dict[str, Any], says: str) -> None:
@@ -83,12 +89,12 @@ def test_a_malformed_key_of_a_farm_is_named(keys: dict[str, Any], says: str) -> 
     ("login", "says"),
     [
         (1, "registryAuth must be an object"),
-        ("/no/such", "/no/such in registryAuth cannot be read"),
-        ({"r": "hunter2"}, "registryAuth of 'r' must be an object"),
-        ({"r": {"username": "hunter2"}}, "must hold username and password"),
-        ({"r": {"auth": "hunter2!"}}, "is not base64 of user:password"),
-        ({"r": {"password": ["hunter2"]}}, "must hold texts"),
-        ({"r": {"pass": "hunter2"}}, "'pass' in registryAuth of 'r' is not one of"),
+        ("/no/such", 'registryAuth "/no/such" cannot be read'),
+        ({"r": "hunter2"}, 'registryAuth of "r" must be an object'),
+        ({"r": {"username": "hunter2"}}, "must have username and password"),
+        ({"r": {"auth": "hunter2!"}}, "must be base64 of user:password"),
+        ({"r": {"password": ["hunter2"]}}, "must be a string"),
+        ({"r": {"pass": "hunter2"}}, '"pass" in registryAuth of "r" is not one of'),
     ],
 )
 def test_a_malformed_login_is_named_and_not_shown(login: Any, says: str) -> None:
@@ -102,7 +108,7 @@ def test_one_host_has_one_tls(tmp_path: Path) -> None:
     farm = {"hosts": ["a:1"]}
     other = {**farm, "tls": {"ca": "/dev/null"}}
     (sentence,) = faults({"DOCKER_HOSTS": json.dumps([farm, other])})
-    assert "in farm 2, host 'a:1' has another tls than in a farm before" in sentence
+    assert 'in farm 2, host "a:1" is reached in another way than in a farm before' in sentence
 
 
 def test_what_was_hardly_meant_is_told() -> None:
@@ -113,12 +119,71 @@ def test_what_was_hardly_meant_is_told() -> None:
     ]
     environ = {"DOCKER_HOSTS": json.dumps(farms)}
     assert warnings(load(environ=environ)) == [
-        "Host 10.0.0.1:2375 of farm a is reached without TLS: whoever is on the way can run "
-        "anything on it; give the farm tls.",
-        "Farm c gets no task: farm b before it has an empty match and takes them all.",
+        'Host "10.0.0.1:2375" of farm "a" is reached without TLS: anyone on the network between '
+        "can run anything on it. Give the farm tls.",
+        'Farm "c" gets no tasks: farm "b" before it has an empty match, which accepts all of them.',
     ]
     assert len(warnings(load(environ={**environ, "DOCKER_TLS_VERIFY": "1"}))) == 1
     assert warnings(load(environ={})) == []
+
+
+def test_the_scheme_or_a_key_chooses_the_executor() -> None:
+    farms = [
+        {"match": "^a", "hosts": ["tcp://a:2376"]},
+        {"match": "^b", "hosts": ["tcp://b:2376"], "executor": "swarm"},
+        {"match": "^c", "hosts": ["process://here"]},
+        {"match": "^d", "hosts": ["here"]},
+    ]
+    loaded = load(environ={"DOCKER_HOSTS": json.dumps(farms), "EXECUTOR": "process"})
+    assert [farm.executor for farm in loaded.docker_hosts] == [
+        "docker",
+        "swarm",
+        "process",
+        "process",
+    ]
+    del farms[3]
+    loaded = load(environ={"DOCKER_HOSTS": json.dumps(farms), "EXECUTOR": "swarm"})
+    assert [farm.executor for farm in loaded.docker_hosts] == ["swarm", "swarm", "process"]
+
+
+@pytest.mark.parametrize(
+    ("farms", "says"),
+    [
+        ([{"hosts": ["a:1"], "executor": "podman"}], "executor must be one of docker, swarm"),
+        ([{"hosts": ["a:1"], "executor": 1}], "executor must be the name of an executor"),
+        (
+            [{"hosts": ["a:1"]}, {"hosts": ["a:1"], "executor": "swarm"}],
+            'in farm 2, host "a:1" belongs to the docker executor of a farm before',
+        ),
+        (
+            [{"hosts": ["process://a", "b:1"]}],
+            "the hosts belong to different executors (docker, process)",
+        ),
+        (
+            [{"hosts": ["a"], "executor": "process", "tls": "/x"}],
+            '"tls" is not a known key: use one of name, match, hosts',
+        ),
+    ],
+)
+def test_an_executor_that_does_not_fit_its_farm(farms: list[Any], says: str) -> None:
+    (sentence,) = faults({"DOCKER_HOSTS": json.dumps(farms)})
+    assert says in sentence
+
+
+def test_a_farm_of_processes_is_for_loopback_unless_forced() -> None:
+    farms = json.dumps([{"hosts": ["process://here"]}])
+    environ = {"DOCKER_HOSTS": farms, "HOST": "0.0.0.0"}
+    (sentence,) = faults(environ)
+    assert 'farm "default" uses the process executor, which has no isolation' in sentence
+    assert load(environ={**environ, "FORCE_PROCESS_EXECUTOR": "true"}).docker_hosts
+
+
+def test_what_an_executor_cannot_do_is_reported() -> None:
+    farms = [{"hosts": ["process://here"], "limits": {"cpus": 1, "memory": "1g"}, "images": ["a"]}]
+    assert warnings(load(environ={"DOCKER_HOSTS": json.dumps(farms)})) == [
+        'Farm "default" limits cpus, which the process executor does not enforce.',
+        'Farm "default" restricts images, but the process executor uses none.',
+    ]
 
 
 def test_a_record_outlives_its_container() -> None:

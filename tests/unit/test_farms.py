@@ -82,8 +82,8 @@ class Aside(MemoryExecutor):
         super().__init__()
         self.aside = asyncio.Event()
 
-    async def set_aside(self, host: str, run_id: str) -> None:
-        self.calls["set_aside"] += 1
+    async def archive(self, host: str, run_id: str) -> None:
+        self.calls["archive"] += 1
         self.aside.set()
 
 
@@ -285,7 +285,7 @@ async def test_the_progress_of_a_pull_is_bounded(tmp_path: Path) -> None:
         assert records[-2].data == b"[fastlane: the pull continues without further notes]\n"
 
 
-async def test_what_is_kept_is_set_aside_and_swept_when_its_time_is_over(tmp_path: Path) -> None:
+async def test_what_is_kept_is_archive_and_swept_when_its_time_is_over(tmp_path: Path) -> None:
     executor = Aside()
     options = Options(container_retention_seconds=3600)
     async with Instance(tmp_path, executor, options=options) as one:

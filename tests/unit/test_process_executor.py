@@ -19,9 +19,11 @@ import pytest
 import structlog
 
 from fastlane.errors import HostUnavailable, RunVanished, StartFailed
-from fastlane.executors import process, process_shim
 from fastlane.executors.base import LogBatch, Phase, RunSpec
-from fastlane.executors.process import ProcessExecutor, unfinished
+from fastlane.executors.process import output
+from fastlane.executors.process import shim as process_shim
+from fastlane.executors.process.executor import ProcessExecutor
+from fastlane.executors.utf8 import incomplete_tail
 from fastlane.model import ImageReference, Reason, Resources, Status, Stream
 from tests.eventually import eventually
 from tests.unit.test_runner import Instance
@@ -59,7 +61,7 @@ def state_of(data_dir: Path, run_id: str) -> dict[str, int]:
 @pytest.fixture
 async def executor(tmp_path: Path) -> AsyncIterator[ProcessExecutor]:
     executor = ProcessExecutor(data_dir=tmp_path)
-    await executor.open()
+    await executor.open("test")
     yield executor
     for run in await executor.runs(HOST):
         await executor.remove(HOST, run.run_id)
@@ -86,12 +88,12 @@ SERVER = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from fastlane.executors.base import RunSpec
-from fastlane.executors.process import ProcessExecutor
+from fastlane.executors.process.executor import ProcessExecutor
 from fastlane.model import ImageReference
 
 async def main():
     executor = ProcessExecutor(data_dir=Path(sys.argv[1]))
-    await executor.open()
+    await executor.open("test")
     spec = RunSpec(sys.argv[2], "t", "j", ImageReference.parse("x"), ("sh", "-c", sys.argv[3]))
     await executor.start("localhost", await executor.create("localhost", spec))
     os.kill(0, signal.SIGKILL)
@@ -391,12 +393,12 @@ async def test_a_damaged_log_is_read_as_far_as_it_goes(
     whole = path.read_bytes()
     for rest in (b"\0" * 4096, b"\xff" * 4096, frame(1, b"x")[:5] + b"\xff" * 4096):
         path.write_bytes(whole + rest)
-        assert await log(executor, run_id) == b"whole\n" + process.DAMAGED_NOTE
+        assert await log(executor, run_id) == b"whole\n" + output.DAMAGED_NOTE
 
 
 async def test_an_execution_whose_run_is_damaged_is_lost_and_cleared_away(tmp_path: Path) -> None:
     executor = ProcessExecutor(data_dir=tmp_path / "data")
-    await executor.open()
+    await executor.open("test")
     async with Instance(tmp_path / "store", executor) as one:
         script = "sh -c 'while [ ! -e go ]; do sleep 0.05; done'"
         made = await one.submit(command=script)
@@ -495,7 +497,7 @@ async def test_a_closed_executor_says_so(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_unfinished(data: bytes, count: int) -> None:
-    assert unfinished(data) == count
+    assert incomplete_tail(data) == count
 
 
 def frame(stream: int, data: bytes, at: float = 1.0) -> bytes:
@@ -504,16 +506,16 @@ def frame(stream: int, data: bytes, at: float = 1.0) -> bytes:
 
 def test_a_torn_frame_is_left_for_later() -> None:
     whole = frame(1, b"one") + frame(1, b"two") + frame(2, b"three") + frame(1, b"four", at=9.0)
-    first = process._Reader.at("").take(whole)
+    first = output.LogReader.at("").take(whole)
     assert first is not None
     assert [(piece.at, piece.stream, piece.data) for piece in first.pieces] == [
         (1.0, Stream.STDOUT, b"onetwo"), (1.0, Stream.STDERR, b"three"),
         (9.0, Stream.STDOUT, b"four"),
     ]  # fmt: skip
     for cut in range(len(whole) + 1):
-        reader = process._Reader.at("")
+        reader = output.LogReader.at("")
         taken = [reader.take(whole[:cut])]
-        rest = process._Reader.at(reader.bookmark)
+        rest = output.LogReader.at(reader.bookmark)
         taken.append(rest.take(whole[reader.offset :]))
         pieces = [piece for batch in taken if batch for piece in batch.pieces]
         assert b"".join(piece.data for piece in pieces) == b"onetwothreefour"
@@ -536,7 +538,7 @@ def test_a_full_disk_costs_the_frame_and_no_more(tmp_path: Path) -> None:
     log.append(2, b"after")
     log.close()
     assert log.lost_bytes == 1000
-    batch = process._Reader.at("").take((tmp_path / "log").read_bytes())
+    batch = output.LogReader.at("").take((tmp_path / "log").read_bytes())
     assert batch is not None
     assert [piece.data for piece in batch.pieces] == [b"before", b"after"]
 

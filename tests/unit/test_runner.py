@@ -22,6 +22,7 @@ from fastlane.bus.local import Bus
 from fastlane.errors import Rejected
 from fastlane.events import ExecutionChanged, HostChanged, LogGrown
 from fastlane.executors.base import Executor
+from fastlane.executors.registry import Executors
 from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
@@ -80,7 +81,7 @@ class Instance:
         context = Context(
             lifecycle=self.lifecycle,
             storage=self.storage,
-            executor=executor,
+            executors=Executors.single(executor, farms),
             bus=self.bus,
             hosts=self.hosts,
             farms={farm.name: farm for farm in farms},

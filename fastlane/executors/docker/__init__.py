@@ -1,5 +1,1 @@
-"""Runs executions as containers on Docker hosts."""
-
-from fastlane.executors.docker.executor import DockerExecutor
-
-__all__ = ["DockerExecutor"]
+"""Runs executions on Docker engines: as containers, or as services of a swarm."""

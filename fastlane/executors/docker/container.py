@@ -1,7 +1,7 @@
 """What a run's container looks like: its name, labels, configuration, and its state read back.
 
-A submitter chooses image, command, environment, limits and extra hosts; everything else is fixed
-here: no mounts, no privileges, no other network than the engine's default.
+A submitter chooses the image, command, environment, limits and extra hosts; everything else is
+fixed here: no mounts, no privileges, no network other than the engine's default.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fastlane.executors.base import Phase, RunSpec, RunState
+from fastlane.executors.base import ListedRun, Phase, RunSpec, RunState
 from fastlane.model import ImageReference, Resources
 
 INSTALLATION_LABEL = "fastlane.installation"
@@ -31,11 +31,31 @@ _PHASES = {"created": Phase.CREATED, "exited": Phase.ENDED}
 class LogLimits:
     """How much log a host keeps of one container, in ``max_files`` files of ``max_bytes`` each.
 
-    A log is stored while it is written, so this only has to bridge the time in which nobody reads.
+    A log is stored while it is written, so this only needs to bridge the time when nobody reads.
     """
 
     max_bytes: int = 256 * 1024 * 1024
     max_files: int = 4
+
+
+def is_run_of(labels: Mapping[str, str] | None, installation: str, execution_id: str) -> bool:
+    """Whether *labels* are those of our run for the execution."""
+    found = labels or {}
+    return (found.get(INSTALLATION_LABEL), found.get(EXECUTION_LABEL)) == (
+        installation,
+        execution_id,
+    )
+
+
+def listed_run(labels: Mapping[str, str], run_id: str, phase: Phase) -> ListedRun:
+    """A run by its labels."""
+    return ListedRun(
+        labels[EXECUTION_LABEL],
+        run_id,
+        phase,
+        labels.get(TASK_LABEL, ""),
+        labels.get(JOB_LABEL, ""),
+    )
 
 
 def container_name(execution_id: str) -> str:
@@ -43,7 +63,7 @@ def container_name(execution_id: str) -> str:
 
 
 def ended_name(execution_id: str) -> str:
-    """The name of a container that is kept for people to look at, out of everybody's way."""
+    """The name of a container that is kept for people to look at."""
     return f"fastlane-ended-{execution_id}"
 
 
@@ -61,14 +81,21 @@ def labels(spec: RunSpec, installation: str) -> dict[str, str]:
     }
 
 
-def container_config(
-    spec: RunSpec, *, installation: str, defaults: Resources, log_limits: LogLimits
-) -> dict[str, Any]:
-    """The body of ``POST /containers/create``.
+def log_driver(limits: LogLimits) -> dict[str, str]:
+    """The options of the ``local`` driver.
 
-    The log driver is ``local``: unlike ``json-file`` it keeps every byte, where that one stores
-    U+FFFD for whatever is not UTF-8, also for both halves of a character that its 16 KiB line
-    split has cut.
+    Unlike ``json-file`` it keeps every byte, where that one stores U+FFFD for whatever is not
+    UTF-8, also for both halves of a character that its 16 KiB line split has cut.
+    """
+    return {
+        "max-size": str(limits.max_bytes),
+        "max-file": str(limits.max_files),
+        "compress": "false",
+    }
+
+
+def container_config(spec: RunSpec, *, installation: str, log_limits: LogLimits) -> dict[str, Any]:
+    """The body of ``POST /containers/create``.
 
     Source: https://docs.docker.com/reference/api/engine/version/v1.47/#tag/Container/operation/ContainerCreate
     """
@@ -86,37 +113,31 @@ def container_config(
             "CapDrop": ["NET_RAW", "MKNOD"],
             "SecurityOpt": ["no-new-privileges"],
             "RestartPolicy": {"Name": "no"},
-            # An engine that removes on exit takes log and exit code along.
+            # An engine that removes on exit loses the log and the exit code.
             "AutoRemove": False,
             "ExtraHosts": [f"{name}:{address}" for name, address in spec.dns_entries.items()],
-            "LogConfig": {
-                "Type": "local",
-                "Config": {
-                    "max-size": str(log_limits.max_bytes),
-                    "max-file": str(log_limits.max_files),
-                    "compress": "false",
-                },
-            },
-            **_limits(spec.resources, defaults),
+            "LogConfig": {"Type": "local", "Config": log_driver(log_limits)},
+            **_limits(spec.resources),
         },
     }
 
 
-def _limits(asked: Resources, defaults: Resources) -> dict[str, int]:
-    cpus = asked.cpus if asked.cpus is not None else defaults.cpus
-    memory = asked.memory_bytes if asked.memory_bytes is not None else defaults.memory_bytes
-    pids = asked.pids if asked.pids is not None else defaults.pids
-    limits = {"PidsLimit": pids if pids is not None else DEFAULT_PIDS}
-    if cpus is not None:
-        limits["NanoCpus"] = math.ceil(cpus * 1e9)
-    if memory is not None:
+def _limits(asked: Resources) -> dict[str, int]:
+    limits = {"PidsLimit": DEFAULT_PIDS if asked.pids is None else asked.pids}
+    if asked.cpus is not None:
+        limits["NanoCpus"] = nano_cpus(asked.cpus)
+    if asked.memory_bytes is not None:
         # Equal values mean that nothing is swapped beyond the limit.
-        limits["Memory"] = limits["MemorySwap"] = memory
+        limits["Memory"] = limits["MemorySwap"] = asked.memory_bytes
     return limits
 
 
+def nano_cpus(cpus: float) -> int:
+    return math.ceil(cpus * 1e9)
+
+
 def phase_of(status: str) -> Phase:
-    """The phase for the engine's own word (``paused`` and ``restarting`` still run)."""
+    """The phase for the engine's status (``paused`` and ``restarting`` still run)."""
     return _PHASES.get(status, Phase.RUNNING)
 
 

@@ -16,45 +16,41 @@ from fastlane.executors.docker.container import (
     EXECUTION_LABEL,
     GOING,
     INSTALLATION_LABEL,
-    JOB_LABEL,
-    TASK_LABEL,
     LogLimits,
     container_config,
     container_name,
     ended_name,
+    is_run_of,
+    listed_run,
     phase_of,
     run_state,
 )
-from fastlane.executors.docker.credentials import config_file, login_in
-from fastlane.executors.docker.engine import CONNECT_SECONDS, SLOW_CALL_SECONDS, Engine, Refused
-from fastlane.executors.docker.frames import HEADER_BYTES, STAMP_BYTES
+from fastlane.executors.docker.credentials import Login, login_of_docker
+from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
+from fastlane.executors.docker.engines import Engines
+from fastlane.executors.docker.farms import DockerFactory, farm_login
 from fastlane.executors.docker.logs import (
     details_or_vanished,
     follow_logs,
-    tail,
+    init_failure,
     vanished_or,
 )
-from fastlane.executors.docker.pull import Login, Pulls
+from fastlane.executors.docker.pull import Pulls
 from fastlane.executors.docker.refusals import CANNOT_EXECUTE, is_the_jobs
-from fastlane.model import RegistryCredentials, Resources
 
-# Bounds one wait for the end of a run; then it is looked at and waited for again, because a
-# half-open connection would hang for ever.
+# Bounds one wait for the end of a run, after which the run is inspected and waited for again: a
+# half-open connection would hang forever.
 WAIT_SECONDS = 15.0
 # Bound the pauses of a wait that the engine ends at once: of a run that was not started yet, say.
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 2.0
-# Bounds the wait for a name that an earlier container has not given up yet, and its steps.
+# Bounds the wait for a name that an earlier container still has, and its steps.
 NAME_TAKEN_SECONDS = 15.0
 NAME_TAKEN_STEP_SECONDS = 0.2
-# Added to the grace of a stop before the engine itself is given up.
+# Added to the grace period of a stop before the call itself times out.
 STOP_MARGIN_SECONDS = 30.0
 # Bounds the attempts to stop a run that others start at the same time.
 STOP_ATTEMPTS = 5
-
-
-def _login_of_docker(registry: str) -> RegistryCredentials | None:
-    return login_in(config_file(), registry)
 
 
 class DockerExecutor(Executor):
@@ -62,67 +58,47 @@ class DockerExecutor(Executor):
 
     Hosts are written ``unix:///var/run/docker.sock``, ``tcp://host:port`` or ``host:port``.
 
-    :param installation: marks this installation's containers among others on the same host.
-    :param tls: for each host that speaks TLS, how. ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH``
+    :param tls: for each host that uses TLS, how. ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH``
         are obeyed for the host in ``DOCKER_HOST``, as ``docker`` does.
     :param log_limits: how much log a host keeps of one container.
-    :param defaults: limits of runs whose job asks for none.
-    :param login: finds a login for images that bring none; Docker's own config file by default.
+    :param login: finds a login for images whose farm has none; Docker's own config file by default.
     """
 
-    name = "docker"
+    name = DockerFactory.name
+    capabilities = DockerFactory.capabilities
 
     def __init__(
         self,
         *,
-        installation: str,
         tls: Mapping[str, ssl.SSLContext] | None = None,
         log_limits: LogLimits | None = None,
-        defaults: Resources | None = None,
-        login: Login | None = None,
+        login: Login = login_of_docker,
     ) -> None:
-        self._installation = installation
-        self._tls = dict(tls or {})
+        self._installation = ""
         self._log_limits = log_limits or LogLimits()
-        self._defaults = defaults or Resources()
-        self._engines: dict[str, Engine] = {}
-        self._pulls = Pulls(login or _login_of_docker)
+        self._engines = Engines(tls)
+        self._pulls = Pulls(login)
 
-    async def open(self) -> None:
+    async def open(self, installation: str) -> None:
         """Nothing is connected before it is needed."""
+        self._installation = installation
 
     async def close(self) -> None:
         await self._pulls.close()
-        engines, self._engines = self._engines, {}
-        for engine in engines.values():
-            await engine.close()
-
-    def _engine(self, host: str) -> Engine:
-        engine = self._engines.get(host)
-        if engine is None:
-            try:
-                engine = Engine(host, self._tls.get(host))
-            except (OSError, ValueError) as error:
-                raise HostUnavailable(host, f"its TLS files cannot be used: {error}") from error
-            self._engines[host] = engine
-        return engine
+        await self._engines.close()
 
     async def check(self, host: str) -> None:
-        await self._engine(host).call("GET", "_ping", seconds=CONNECT_SECONDS, raw=True)
+        await self._engines.check(host)
 
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
+        credentials = farm_login(spec)
         await self._pulls.pull(
-            self._engine(host), spec.image, spec.pull_policy, spec.credentials, progress
+            self._engines.of(host), spec.image, spec.pull_policy, credentials, progress
         )
 
     async def create(self, host: str, spec: RunSpec) -> str:
-        engine = self._engine(host)
-        body = container_config(
-            spec,
-            installation=self._installation,
-            defaults=self._defaults,
-            log_limits=self._log_limits,
-        )
+        engine = self._engines.of(host)
+        body = container_config(spec, installation=self._installation, log_limits=self._log_limits)
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + NAME_TAKEN_SECONDS
         while True:
@@ -138,12 +114,12 @@ class DockerExecutor(Executor):
                     return str(created["Id"])
             except Refused as refused:
                 if refused.status == 404 and "no such image" in refused.reason.lower():
-                    raise PullFailed(f"Image {spec.image} is not on host {host}") from refused
+                    raise PullFailed(f"Image {spec.image} is not on host {host}.") from refused
                 if refused.status in (400, 404) or is_the_jobs(
                     refused.status, refused.whole_reason
                 ):
                     raise StartFailed(
-                        f"Host {host} refuses such a run: {refused.reason}"
+                        f"Host {host} refused the container: {refused.reason}"
                     ) from refused
                 if refused.status != 409:
                     raise
@@ -153,23 +129,23 @@ class DockerExecutor(Executor):
             if details is not None and details["State"]["Status"] not in GOING:
                 if self._is_run_of(details, spec.execution_id):
                     return str(details["Id"])
-                raise StartFailed(f"On host {host} another container has the name of this run")
+                raise StartFailed(f"Another container on host {host} has the name of this run.")
             if loop.time() > give_up_at:
-                raise HostUnavailable(host, f"an old container stays: {taken.reason}") from taken
+                raise HostUnavailable(host, f"an old container remains: {taken.reason}") from taken
             await asyncio.sleep(NAME_TAKEN_STEP_SECONDS)
 
     async def find(self, host: str, execution_id: str) -> RunState | None:
-        details = await self._details(self._engine(host), container_name(execution_id))
+        details = await self._details(self._engines.of(host), container_name(execution_id))
         if details is None or details["State"]["Status"] in GOING:
             return None
         return run_state(details) if self._is_run_of(details, execution_id) else None
 
     async def start(self, host: str, run_id: str) -> None:
-        # The engine would run an ended container once more. It answers this behind a start that
-        # is under way (both take the container's lock), so a start whose answer was lost is seen.
+        # The engine would run an ended container once more. It answers this after a start that is
+        # in progress (both take the container's lock), so a start whose answer was lost is seen.
         if (await self.inspect(host, run_id)).phase is not Phase.CREATED:
             return
-        engine = self._engine(host)
+        engine = self._engines.of(host)
         try:
             await engine.call("POST", f"containers/{run_id}/start", seconds=SLOW_CALL_SECONDS)
         except Refused as refused:
@@ -187,7 +163,7 @@ class DockerExecutor(Executor):
                 raise StartFailed(
                     f"The command cannot be executed: {refused.reason}", code
                 ) from refused
-            raise StartFailed(f"The run cannot be set up: {refused.reason}") from refused
+            raise StartFailed(f"The container cannot be set up: {refused.reason}") from refused
 
     async def inspect(self, host: str, run_id: str) -> RunState:
         return run_state(await self._present(host, run_id))
@@ -198,7 +174,7 @@ class DockerExecutor(Executor):
         :raises StartFailed: the container's init could not execute the command, which no engine
             knows when it answers a start.
         """
-        engine = self._engine(host)
+        engine = self._engines.of(host)
         pause = FIRST_PAUSE_SECONDS
         while True:
             answered = True
@@ -216,7 +192,7 @@ class DockerExecutor(Executor):
                 if not isinstance(unavailable.__cause__, TimeoutError):
                     raise
                 answered = False
-                # Known within seconds of a frozen host, by a look at the run only within its bound.
+                # This tells of a frozen host within seconds; an inspect would take its whole bound.
                 await self.check(host)
             state = await self.inspect(host, run_id)
             if state.phase is Phase.ENDED:
@@ -233,26 +209,26 @@ class DockerExecutor(Executor):
             return await self._present(host, run_id)
 
         batches = follow_logs(
-            self._engine(host), run_id, bookmark=bookmark, ended=ended, inspect=inspect
+            self._engines.of(host), run_id, bookmark=bookmark, ended=ended, inspect=inspect
         )
         async with aclosing(batches):
             async for batch in batches:
                 yield batch
 
     async def stop(self, host: str, run_id: str, *, grace_seconds: float) -> None:
-        engine = self._engine(host)
+        engine = self._engines.of(host)
         for _ in range(STOP_ATTEMPTS):
             await stop_container(engine, run_id, grace_seconds)
             try:
                 state = await self.inspect(host, run_id)
                 if state.phase is Phase.CREATED:
-                    # Gone is the only state from which it never can be started.
+                    # A container that is gone is the only one that can never be started.
                     await self.remove(host, run_id)
                     return
             except RunVanished:
                 return
             except Refused as refused:
-                # Somebody started it in between.
+                # Somebody started it in the meantime.
                 if refused.status != 409:
                     raise
             else:
@@ -262,7 +238,7 @@ class DockerExecutor(Executor):
 
     async def remove(self, host: str, run_id: str) -> None:
         try:
-            await self._engine(host).call(
+            await self._engines.of(host).call(
                 "DELETE", f"containers/{run_id}", params={"v": "1"}, seconds=SLOW_CALL_SECONDS
             )
         except Refused as refused:
@@ -270,13 +246,13 @@ class DockerExecutor(Executor):
                 return
             raise
 
-    async def set_aside(self, host: str, run_id: str) -> None:
+    async def archive(self, host: str, run_id: str) -> None:
         try:
             details = await self._present(host, run_id)
             execution_id = (details["Config"]["Labels"] or {}).get(EXECUTION_LABEL, run_id)
             name = ended_name(execution_id)
             if details["Name"] != f"/{name}":
-                await self._engine(host).call(
+                await self._engines.of(host).call(
                     "POST", f"containers/{run_id}/rename", params={"name": name}
                 )
         except RunVanished:
@@ -288,7 +264,7 @@ class DockerExecutor(Executor):
 
     async def runs(self, host: str) -> Sequence[ListedRun]:
         label = f"{INSTALLATION_LABEL}={self._installation}"
-        engine = self._engine(host)
+        engine = self._engines.of(host)
         found = await engine.call(
             "GET",
             "containers/json",
@@ -296,13 +272,7 @@ class DockerExecutor(Executor):
         )
         with engine.understood("a list"):
             return [
-                ListedRun(
-                    each["Labels"][EXECUTION_LABEL],
-                    each["Id"],
-                    phase_of(each["State"]),
-                    each["Labels"].get(TASK_LABEL, ""),
-                    each["Labels"].get(JOB_LABEL, ""),
-                )
+                listed_run(each["Labels"], each["Id"], phase_of(each["State"]))
                 for each in found
                 if each["State"] not in GOING and EXECUTION_LABEL in each["Labels"]
             ]
@@ -321,34 +291,24 @@ class DockerExecutor(Executor):
         return details
 
     async def _present(self, host: str, run_id: str) -> Mapping[str, Any]:
-        details = await self._details(self._engine(host), run_id)
+        details = await self._details(self._engines.of(host), run_id)
         if details is None:
-            raise RunVanished(f"container {run_id[:12]} is not on host {host} any more")
+            raise RunVanished(f"container {run_id[:12]} is no longer on host {host}")
         return details_or_vanished(details, host)
 
     def _is_run_of(self, details: Mapping[str, Any], execution_id: str) -> bool:
-        labels = details["Config"]["Labels"] or {}
-        return (labels.get(INSTALLATION_LABEL), labels.get(EXECUTION_LABEL)) == (
-            self._installation,
-            execution_id,
-        )
+        return is_run_of(details["Config"]["Labels"], self._installation, execution_id)
 
     async def _raise_if_never_executed(self, engine: Engine, state: RunState) -> None:
-        """Tell a command that does not exist from one that exits with 126 or 127 itself.
-
-        With ``Init`` the engine starts its init and knows no more; that one writes
-        ``[FATAL tini (7)] exec no-such-command failed: No such file or directory`` and exits.
-        """
+        """Tell a command that does not exist from one that exits with 126 or 127 itself."""
         if state.exit_code not in CANNOT_EXECUTE:
             return
-        last = (await tail(engine, state.run_id, stdout="0"))[HEADER_BYTES + STAMP_BYTES :]
-        who, _, message = last.decode("utf-8", "replace").strip().partition("] ")
-        if who.startswith("[FATAL tini (") and message.startswith("exec "):
+        if message := await init_failure(engine, state.run_id):
             raise StartFailed(f"The command cannot be executed: {message}", state.exit_code)
 
 
 async def stop_container(engine: Engine, container: str, grace_seconds: float) -> None:
-    """Ask for a container's end and wait for it; one that is stopped, gone or going is no error.
+    """Stop a container and wait for its end; one that is stopped or gone is not an error.
 
     :raises HostUnavailable: the engine did not answer, or could not do it.
     """

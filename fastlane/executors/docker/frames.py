@@ -183,15 +183,3 @@ def stamp_seconds(stamp: bytes) -> float:
 @lru_cache(maxsize=64)
 def _whole_second(stamp: bytes) -> float:
     return datetime.fromisoformat(stamp.decode("ascii") + "+00:00").timestamp()
-
-
-def incomplete_tail(data: bytes) -> int:
-    """How many bytes at the end of *data* (0 to 3) begin a UTF-8 character without ending it."""
-    for back in range(1, min(3, len(data)) + 1):
-        byte = data[-back]
-        if byte < 0x80:
-            return 0
-        if byte >= 0xC0:
-            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4 if byte < 0xF8 else 1
-            return back if back < needed else 0
-    return 0

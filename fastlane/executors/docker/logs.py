@@ -19,7 +19,7 @@ from fastlane.errors import HostUnavailable, RunVanished
 from fastlane.executors.base import LogBatch, Phase
 from fastlane.executors.docker.container import GOING, phase_of
 from fastlane.executors.docker.engine import Engine, Refused
-from fastlane.executors.docker.frames import FrameError
+from fastlane.executors.docker.frames import HEADER_BYTES, STAMP_BYTES, FrameError
 from fastlane.executors.docker.reader import LogReader
 
 # As daemon/delete.go, start.go and logs.go of moby say it.
@@ -109,6 +109,18 @@ async def tail(engine: Engine, run_id: str, *, kind: str = "containers", **more:
             return await response.read()
     except Refused as refused:
         raise vanished_or(refused, run_id) from refused
+
+
+async def init_failure(engine: Engine, run_id: str, *, kind: str = "containers") -> str | None:
+    """Why a container's init could not execute the command; None when it did.
+
+    With ``Init`` an engine starts its init and knows no more; the init writes
+    ``[FATAL tini (7)] exec no-such-command failed: No such file or directory`` and exits with 126
+    or 127, as a command may itself.
+    """
+    last = (await tail(engine, run_id, kind=kind, stdout="0"))[HEADER_BYTES + STAMP_BYTES :]
+    who, _, message = last.decode("utf-8", "replace").strip().partition("] ")
+    return message if who.startswith("[FATAL tini (") and message.startswith("exec ") else None
 
 
 def vanished_or(refused: Refused, run_id: str) -> Exception:

@@ -1,4 +1,4 @@
-"""Pulls images: exactly the one that was named, once for all who wait for it."""
+"""Pulls images: exactly the one that was named, once for all that wait for it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ import aiohttp
 
 from fastlane.errors import HostUnavailable, PullFailed
 from fastlane.executors.docker.container import engine_reference
-from fastlane.executors.docker.credentials import auth_header
+from fastlane.executors.docker.credentials import Login, RegistryCredentials, auth_header
 from fastlane.executors.docker.engine import CONNECT_SECONDS, MESSAGE_CHARS, Engine, Refused
-from fastlane.model import ImageReference, PullPolicy, RegistryCredentials
+from fastlane.model import ImageReference, PullPolicy
 
 Progress = Callable[[str], None]
-Login = Callable[[str], RegistryCredentials | None]
-"""The login at a registry for images that bring none; None where there is none."""
-
 _Key = tuple[str, str, RegistryCredentials | None]
-"""Host, reference and login: what is under way for one of these is shared."""
+"""Host, reference and login: a pull in progress for one of these is shared."""
 
-# Bounds the question whether an image is there: it is the first that a host is asked for each
-# execution, and so what tells that it is frozen.
+# Bounds the check whether an image is there. It is a host's first call for each execution, so this
+# is how a frozen host is noticed.
 PRESENT_SECONDS = 10.0
 # Bounds how long a pull may say nothing. The whole of it has no bound.
 SILENCE_SECONDS = 120.0
@@ -44,7 +41,7 @@ class _Pull:
 
 
 class Pulls:
-    """The pulls that are under way."""
+    """The pulls that are in progress."""
 
     def __init__(self, login: Login) -> None:
         self._login = login
@@ -70,9 +67,9 @@ class Pulls:
                 return
             if policy is PullPolicy.NEVER:
                 raise PullFailed(
-                    f"Image {image} is not on host {engine.host}, and the pull policy is never"
+                    f'Image {image} is not on host {engine.host}, and "pullPolicy" is "never".'
                 )
-        # With another login it is another pull: one that is refused says nothing of the others.
+        # Another login is another pull: one that is refused says nothing about the others.
         key = (engine.host, str(image), credentials)
         pull = self._active.get(key)
         if pull is None:
@@ -87,13 +84,20 @@ class Pulls:
         except asyncio.CancelledError:
             waiter = asyncio.current_task()
             if pull.task.cancelled() and waiter is not None and not waiter.cancelling():
-                # Not he was cancelled, but what he waits for.
-                raise HostUnavailable(engine.host, "the pull was given up") from None
+                # Not this waiter was cancelled, but the pull that it waits for.
+                raise HostUnavailable(engine.host, "the pull was cancelled") from None
+            raise
+        except PullFailed as error:
+            if policy is PullPolicy.ALWAYS and await _is_known_present(engine, image):
+                raise PullFailed(
+                    f'{error} Host {engine.host} has a copy of it, which "pullPolicy": "missing" '
+                    "would use."
+                ) from error
             raise
         finally:
             pull.listeners.remove(progress)
             if not pull.listeners and not pull.task.done():
-                # Nobody waits any more; whoever comes now starts anew.
+                # Nobody waits any more; the next waiter starts a new pull.
                 if self._active.get(key) is pull:
                     del self._active[key]
                 pull.task.cancel()
@@ -127,12 +131,19 @@ async def present(engine: Engine, image: ImageReference) -> bool:
     return True
 
 
+async def _is_known_present(engine: Engine, image: ImageReference) -> bool:
+    try:
+        return await present(engine, image)
+    except HostUnavailable:
+        return False
+
+
 async def pull_image(
     engine: Engine, image: ImageReference, tell: Progress, auth: str | None
 ) -> None:
     """Pull *image* and nothing else.
 
-    :raises PullFailed: with the engine's own sentence; also when the registry falls silent.
+    :raises PullFailed: with the engine's own reason; also when the registry falls silent.
     """
     # Without a tag the engine would pull all of them.
     params = {"fromImage": image.name, "tag": image.digest or image.pinned_tag or ""}
@@ -152,20 +163,22 @@ async def pull_image(
                 error = detail.get("message") if isinstance(detail, dict) else detail
                 # The status was 200 long before this was known.
                 if error := error or event.get("error"):
-                    raise PullFailed(f"Image {image} cannot be pulled: {error!s:.{MESSAGE_CHARS}}")
+                    raise _failed(image, str(error)[:MESSAGE_CHARS])
                 if event.get("status") and not event.get("progressDetail"):
                     layer = f"{event['id']}: " if event.get("id") else ""
                     tell(f"{layer}{event['status']}"[:200])
     except Refused as refused:
-        raise PullFailed(f"Image {image} cannot be pulled: {refused.reason}") from refused
+        raise _failed(image, refused.reason) from refused
     except HostUnavailable as unavailable:
         if not isinstance(unavailable.__cause__, TimeoutError):
             raise
         # Silence is the registry's fault as long as the engine itself answers.
         await engine.call("GET", "_ping", seconds=CONNECT_SECONDS, raw=True)
-        raise PullFailed(
-            f"Image {image} cannot be pulled: nothing was heard for {SILENCE_SECONDS:g} s"
-        ) from unavailable
+        raise _failed(image, f"no answer for {SILENCE_SECONDS:g} seconds") from unavailable
+
+
+def _failed(image: ImageReference, why: str) -> PullFailed:
+    return PullFailed(f"Image {image} could not be pulled ({why.strip().rstrip('.')}).")
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -19,9 +19,9 @@ from fastlane.executors.docker.frames import (
     SYSTEM,
     FrameDecoder,
     Run,
-    incomplete_tail,
     stamp_seconds,
 )
+from fastlane.executors.utf8 import incomplete_tail
 from fastlane.model import Stream
 
 # Bounds how often a log whose times go back is read again before it is taken as it is.

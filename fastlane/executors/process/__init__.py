@@ -1,0 +1,1 @@
+"""Runs executions as plain processes of this machine."""

@@ -1,0 +1,34 @@
+"""What a farm of processes can be told: nothing but the names of its hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastlane.executors.base import Capabilities, Executor, ExecutorFactory, Settings
+from fastlane.model import Farm
+
+DEFAULT_HOST = "localhost"
+
+
+class ProcessFactory(ExecutorFactory):
+    """Plain processes of this machine. A host is a label, such as ``localhost``."""
+
+    name = "process"
+    schemes = frozenset({"process"})
+    capabilities = Capabilities(
+        isolated=False,
+        images=False,
+        pull_policy=False,
+        limits=frozenset({"memory"}),
+        no_new_privileges=False,
+        dns_entries=False,
+        archive=False,
+    )
+
+    def default_host(self, settings: Settings) -> tuple[str, str | None]:
+        return DEFAULT_HOST, None
+
+    def make(self, settings: Settings, farms: Sequence[Farm]) -> Executor:
+        from fastlane.executors.process.executor import ProcessExecutor
+
+        return ProcessExecutor(data_dir=settings.data_dir, in_use=bool(farms))

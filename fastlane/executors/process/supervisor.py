@@ -1,0 +1,68 @@
+"""Launches the supervisors of runs, and signals their commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastlane.executors.process import shim
+
+# Bounds the wait where the end of a process can only be polled.
+POLL_SECONDS = 0.005
+
+
+def is_supervised(state: dict[str, Any]) -> bool:
+    return shim.alive(state["shim_pid"], state["shim_ticks"], state["boot"])
+
+
+def kill(state: dict[str, Any], number: int) -> None:
+    """Signal the command's group, if its leader is still the process that was recorded."""
+    if shim.alive(state["pid"], state["pid_ticks"], state["boot"]):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(state["pid"], number)
+
+
+def launch(directory: Path, timeout_seconds: float) -> tuple[str, str]:
+    """Launch a supervisor; its word, and its complaints when it has none."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-X", "utf8", shim.__file__, str(directory)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        env={},
+        start_new_session=True,
+    ) as launcher:
+        try:
+            word, complaint = launcher.communicate(timeout=max(0.1, timeout_seconds))
+        except subprocess.TimeoutExpired:
+            # Its first process has long handed over to the supervisor, which is left to go on.
+            launcher.kill()
+            return "", "no word from it in time"
+    return word.decode(), complaint.decode(errors="replace").strip()[-500:]
+
+
+async def exit_of(pid: int, timeout_seconds: float) -> None:
+    """Return when process *pid* has ended, or after *timeout_seconds*."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        # Gone already, or an old kernel.
+        await asyncio.sleep(min(timeout_seconds, POLL_SECONDS))
+        return
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_reader(descriptor, over.set)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await over.wait()
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
