@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -50,10 +50,24 @@ class SeveralFaults(ValueError):
         self.faults = faults
 
 
-def raise_faults(faults: Mapping[str, str]) -> None:
-    """:raises SeveralFaults: there are any."""
-    if faults:
-        raise SeveralFaults(faults)
+def check_entries(check: Callable[[str, str], None]) -> Callable[[dict[str, str]], dict[str, str]]:
+    """A validator of objects: *check*, which raises ValueError, looks at each name and value.
+
+    It raises :class:`SeveralFaults`.
+    """
+
+    def check_all(entries: dict[str, str]) -> dict[str, str]:
+        faults = {}
+        for name, value in entries.items():
+            try:
+                check(name, value)
+            except ValueError as error:
+                faults[name] = str(error)
+        if faults:
+            raise SeveralFaults(faults)
+        return entries
+
+    return check_all
 
 
 def shown(value: object) -> str:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 DEFAULT_TAG = "latest"
 
@@ -203,41 +202,40 @@ class Resources:
     pids: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Target(ABC):
+class Target(Protocol):
     """One receiver that a job names for an event."""
 
-    address: str
-    """Where the channel sends to, such as a URL."""
-    every_attempt: bool = False
-    """Whether a failure is reported that is followed by a retry."""
-    retries: int | None = None
-    """How often a failed delivery is tried again; None: as the operator configured."""
+    @property
+    def address(self) -> str:
+        """Where the channel sends to, such as a URL."""
 
     @property
-    @abstractmethod
     def receiver(self) -> str:
         """What is to be spared when it is slow, such as the origin of a URL."""
 
+    @property
+    def every_attempt(self) -> bool:
+        """Whether a failure is reported that is followed by a retry."""
 
-class Subscription(ABC):
+    @property
+    def retries(self) -> int | None:
+        """How often a failed delivery is tried again; None: as the operator configured."""
+
+
+class Subscription(Protocol):
     """What a job asks of one notification channel; frozen. See :mod:`fastlane.notifications`."""
 
-    __slots__ = ()
     channel: ClassVar[str]
     """The channel's name."""
 
-    @abstractmethod
     def targets(self, event: Event) -> Sequence[Target]:
         """Whom to notify of *event*, in an order that never changes."""
 
-    @abstractmethod
     def stored(self) -> dict[str, Any]:
         """As the payload has it, and as it is stored: JSON."""
 
     def shown(self, secret_words: Sequence[str]) -> dict[str, Any]:
         """As answers have it, without secrets."""
-        return self.stored()
 
 
 @dataclass(frozen=True, slots=True)

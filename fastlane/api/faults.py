@@ -5,7 +5,7 @@ A sentence names the value and the remedy. A value that may be a secret is not r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -21,12 +21,9 @@ MAX_FAULTS = 100
 
 
 def faults_of(
-    error: ValidationError,
-    model: type[BaseModel],
-    values: Mapping[str, Any],
-    secret_words: Sequence[str],
+    error: ValidationError, model: type[BaseModel], secret_words: Sequence[str]
 ) -> Iterator[Fault]:
-    """Every fault that validating *values* as *model* found.
+    """Every fault that validating a payload as *model* found.
 
     :param secret_words: the value of a name that holds one of them is not repeated.
     """
@@ -50,11 +47,6 @@ def faults_of(
         # Nobody reads so many, and looking for a suggestion takes its time.
         message = _sentence(fault, path, model, secret_words) if count <= MAX_FAULTS else ""
         yield Fault(pointer, message)
-    for first, second in (("startAt", "startIn"), ("startAt", "cron"), ("startIn", "cron")):
-        # The model's own check does not run while a field is at fault.
-        both = values.get(first) is not None and values.get(second) is not None
-        if both and "" not in seen:
-            yield Fault("", f"{first} and {second} exclude each other; give one of them.")
 
 
 def _pointer(path: Sequence[int | str]) -> str:

@@ -23,7 +23,6 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     create_model,
-    model_validator,
 )
 from pytimeparse.timeparse import timeparse
 
@@ -31,7 +30,7 @@ from fastlane import cron as cron_rules
 from fastlane.api.faults import MAX_FAULTS, faults_of
 from fastlane.api.json_body import read_json_object
 from fastlane.api.problems import Fault, Problem
-from fastlane.checks import MAX_TEXT, Hint, PayloadModel, Strings, raise_faults, shown
+from fastlane.checks import MAX_TEXT, Hint, PayloadModel, Strings, check_entries, shown
 from fastlane.config import Config
 from fastlane.model import (
     Backoff,
@@ -44,7 +43,7 @@ from fastlane.model import (
     Schedule,
 )
 from fastlane.notifications.base import Channel
-from fastlane.notifications.registry import channels, subscriptions_of
+from fastlane.notifications.registry import channels, wanted_of
 
 # Bound single values; the body as a whole is bounded by MAX_BODY_BYTES.
 MAX_WORDS = 10_000
@@ -142,32 +141,25 @@ def duration_seconds(text: str) -> float:
     return float(parsed)
 
 
-def _envs(envs: dict[str, str]) -> dict[str, str]:
-    faults = {}
-    for name, value in envs.items():
-        if not name or "=" in name or "\0" in name:
-            faults[name] = (
-                f"{shown(name)} is not the name of an environment variable; "
-                "use a text without '=' and NUL"
-            )
-        elif "\0" in value:
-            faults[name] = f"the value of {name} holds a NUL character; leave it out"
-    raise_faults(faults)
-    return envs
+def _env(name: str, value: str) -> None:
+    if not name or "=" in name or "\0" in name:
+        raise ValueError(
+            f"{shown(name)} is not the name of an environment variable; "
+            "use a text without '=' and NUL"
+        )
+    if "\0" in value:
+        raise ValueError(f"the value of {name} holds a NUL character; leave it out")
 
 
-def _dns_entries(entries: dict[str, str]) -> dict[str, str]:
-    faults = {}
-    for name, address in entries.items():
-        if not _DNS_NAME.fullmatch(name):
-            faults[name] = f"{shown(name)} is not a host name, such as db.internal"
-            continue
-        try:
-            ipaddress.ip_address(address)
-        except ValueError:
-            faults[name] = f"{shown(address)} (of {name}) is not an address, such as 10.0.0.7"
-    raise_faults(faults)
-    return entries
+def _dns_entry(name: str, address: str) -> None:
+    if not _DNS_NAME.fullmatch(name):
+        raise ValueError(f"{shown(name)} is not a host name, such as db.internal")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise ValueError(
+            f"{shown(address)} (of {name}) is not an address, such as 10.0.0.7"
+        ) from None
 
 
 def _memory(value: object) -> object:
@@ -231,8 +223,8 @@ class JobPayload(PayloadModel):
         description="A string is split as a shell splits words and run without a shell.",
         examples=["ls -lah"],
     )
-    envs: Annotated[Strings, AfterValidator(_envs), Hint(" of names and strings")] = Field(
-        default_factory=dict
+    envs: Annotated[Strings, AfterValidator(check_entries(_env)), Hint(" of names and strings")] = (
+        Field(default_factory=dict)
     )
     metadata: dict[str, Any] = Field(
         default_factory=dict, description="Kept as the job's metadata.custom."
@@ -269,23 +261,8 @@ class JobPayload(PayloadModel):
     pull_policy: Literal["always", "missing", "never"] | None = None
     rerun_when_lost: bool = False
     additional_dns_entries: Annotated[
-        Strings, AfterValidator(_dns_entries), Hint(" of host names and addresses")
+        Strings, AfterValidator(check_entries(_dns_entry)), Hint(" of host names and addresses")
     ] = Field(default_factory=dict, alias="additionalDNSEntries", examples=[{"db": "10.0.0.7"}])
-
-    @model_validator(mode="after")
-    def _one_time(self) -> JobPayload:
-        given = [
-            name
-            for name, value in (
-                ("startAt", self.start_at),
-                ("startIn", self.start_in),
-                ("cron", self.cron),
-            )
-            if value is not None
-        ]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} exclude each other; give one of them")
-        return self
 
     def definition(self, backoff: Backoff, hard_timeout_seconds: float) -> Definition:
         """What the job runs; *backoff* and *hard_timeout_seconds* are for what it leaves out."""
@@ -304,9 +281,7 @@ class JobPayload(PayloadModel):
             timeout_seconds=hard_timeout_seconds if self.timeout is None else self.timeout,
             expires_at=self.expiration,
             overlap=Overlap(self.overlap),
-            subscriptions=subscriptions_of(
-                self.model_dump(by_alias=True, include={channel.key for channel in channels()})
-            ),
+            subscriptions=wanted_of(getattr(self, channel.key) for channel in channels()),
             resources=Resources(self.resources.cpus, memory, self.resources.pids),
             pull_policy=None if self.pull_policy is None else PullPolicy(self.pull_policy),
             rerun_when_lost=self.rerun_when_lost,
@@ -369,14 +344,20 @@ def read_payload(
     :raises Problem: 400 with every error.
     """
     values, model = read_json_object(body), job_payload()
+    given = [name for name in ("startAt", "startIn", "cron") if values.get(name) is not None]
+    faults = []
+    if len(given) > 1:
+        faults.append(Fault("", f"{' and '.join(given)} exclude each other; give one of them."))
     try:
-        return model.model_validate(values, context=hard_timeout_seconds)
+        payload = model.model_validate(values, context=hard_timeout_seconds)
     except ValidationError as error:
-        faults = list(faults_of(error, model, values, words))
-        count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
-        if len(faults) > MAX_FAULTS:
-            faults[MAX_FAULTS:] = [Fault("", f"{len(faults) - MAX_FAULTS} more errors.")]
-        raise Problem(400, f"The payload has {count}.", faults=faults) from error
+        faults += faults_of(error, model, words)
+    if not faults:
+        return payload
+    count = "1 error" if len(faults) == 1 else f"{len(faults)} errors"
+    if len(faults) > MAX_FAULTS:
+        faults[MAX_FAULTS:] = [Fault("", f"{len(faults) - MAX_FAULTS} more errors.")]
+    raise Problem(400, f"The payload has {count}.", faults=faults)
 
 
 def read_blacklist(body: bytes) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
-from fastlane.model import Clock, Event, Execution, Subscription, Target
+from fastlane.checks import PayloadModel
+from fastlane.model import Clock, Event, Execution, Target
 
 if TYPE_CHECKING:
     from fastlane.config import Config
@@ -69,39 +68,31 @@ class Sender(ABC):
         """
 
 
-class Channel(ABC):
+class ChannelPayload(PayloadModel):
+    """The base of what a payload and a definition hold for a channel; everything has a default."""
+
+    def stored(self) -> dict[str, Any]:
+        return self.model_dump(by_alias=True)
+
+    def shown(self, secret_words: Sequence[str]) -> dict[str, Any]:
+        return self.stored()
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
     """A way to notify people or programs of executions."""
 
-    name: ClassVar[str]
+    name: str
     """What deliveries are marked with, in the storage and in answers."""
-    key: ClassVar[str]
+    key: str
     """Its key in payloads, stored definitions, job details and the queues of ``/status/``."""
-    payload: ClassVar[type[BaseModel]]
-    """What may be at :attr:`key` of a payload; everything in it has a default."""
-    details: ClassVar[Mapping[str, tuple[Any, Any]]]
-    """Types and fields, as of a pydantic model, of what :meth:`metadata` returns."""
-    dispatch_key: ClassVar[str | None] = None
+    payload: type[ChannelPayload]
+    """What may be at :attr:`key` of a payload: a :class:`~fastlane.model.Subscription`."""
+    sender: Callable[[Config, Clock], Sender]
+    """Makes the sender that the configuration asks for."""
+    dispatch_key: str | None = None
     """Where an execution's metadata shows the last attempts; None: it does not show them."""
-
-    @abstractmethod
-    def subscription(self, stored: Mapping[str, Any]) -> Subscription:
-        """What a job asks for; *stored* is a dump of :attr:`payload` of this or an older version.
-
-        Malformed entries are left out: they were refused on submission, and nothing in a stored
-        definition may keep an execution from its end.
-        """
-
-    @abstractmethod
-    def sender(self, config: Config, clock: Clock) -> Sender:
-        """The sender that *config* asks for."""
-
-    def metadata(self, wanted: Subscription | None, config: Config) -> dict[str, Any]:
-        """What the details of a job say of this channel."""
-        wanted = wanted or self.subscription({})
-        return {self.key: wanted.shown(config.env_blacklisted_words)}
-
-
-def entries(stored: Mapping[str, Any], event: Event) -> list[Any]:
-    """The list that *stored* has for *event*; empty where it has none."""
-    found = stored.get(event, ())
-    return list(found) if isinstance(found, list | tuple) else []
+    error_key: str | None = None
+    """Where a job's metadata shows the result of :attr:`error`; None: nowhere."""
+    error: Callable[[Config], str | None] = lambda config: None
+    """Why nothing is sent, if so."""

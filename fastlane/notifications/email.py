@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import aiosmtplib
 from pydantic import AfterValidator, Field
 
-from fastlane.checks import Hint, PayloadModel, shown
+from fastlane.checks import Hint, shown
 from fastlane.errors import DeliveryFailed
-from fastlane.model import Clock, Event, Execution, Reason, Status, Subscription, Target
-from fastlane.notifications.base import Channel, Notification, Report, Sender, entries
+from fastlane.model import Clock, Event, Execution, Reason, Status
+from fastlane.notifications.base import Channel, ChannelPayload, Notification, Report, Sender
 
 if TYPE_CHECKING:
     from fastlane.config import Config
 
-NAME = "email"
 
 # Bounds the end of each stream that a mail shows.
 TAIL_LINES = 50
@@ -51,7 +50,7 @@ _ADDRESS = re.compile(
 )
 
 
-# -- what a payload may hold ------------------------------------------------------------------
+# -- what a job may ask for --------------------------------------------------------------------
 
 
 def _address(text: str) -> str:
@@ -67,9 +66,21 @@ Addresses = Annotated[
 ]
 
 
-class NotifyPayload(PayloadModel):
+@dataclass(frozen=True, slots=True)
+class Addressee:
+    """Somebody who gets a mail."""
+
+    address: str
+    every_attempt: bool = False
+    retries: int | None = None
+    receiver: str = "smtp"
+    """The mail server: it is what may be slow or unreachable, not the addressee."""
+
+
+class Notify(ChannelPayload):
     """Who is notified by email of how an execution ended."""
 
+    channel: ClassVar[str] = "email"
     succeeds: Addresses = Field(default_factory=list, examples=[[]])
     fails: Addresses = Field(default_factory=list, examples=[["ann@example.org"]])
     finishes: Addresses = Field(default_factory=list, examples=[[]])
@@ -77,84 +88,8 @@ class NotifyPayload(PayloadModel):
         default=False, description="Also report failures that are followed by a retry."
     )
 
-
-# -- what a definition holds ------------------------------------------------------------------
-
-
-class Addressee(Target):
-    """Somebody who gets a mail."""
-
-    __slots__ = ()
-
-    @property
-    def receiver(self) -> str:
-        """The mail server: it is what may be slow or unreachable, not the addressee."""
-        return "smtp"
-
-
-@dataclass(frozen=True, slots=True)
-class Notify(Subscription):
-    """The email addresses of a job."""
-
-    channel: ClassVar[str] = NAME
-    succeeds: tuple[str, ...] = ()
-    fails: tuple[str, ...] = ()
-    finishes: tuple[str, ...] = ()
-    every_attempt: bool = False
-
-    def targets(self, event: Event) -> Sequence[Addressee]:
+    def targets(self, event: Event) -> list[Addressee]:
         return [Addressee(one, self.every_attempt) for one in getattr(self, event, ())]
-
-    def stored(self) -> dict[str, Any]:
-        return {
-            "succeeds": list(self.succeeds),
-            "fails": list(self.fails),
-            "finishes": list(self.finishes),
-            "everyAttempt": self.every_attempt,
-        }
-
-
-class EmailChannel(Channel):
-    """Mails by way of the operator's mail server."""
-
-    name = NAME
-    key = "notify"
-    payload = NotifyPayload
-    details: ClassVar[Mapping[str, tuple[Any, Any]]] = {
-        key: (NotifyPayload, ...),
-        "notifyError": (
-            str | None,
-            Field(description="Why no email is sent, if so.", examples=[None]),
-        ),
-    }
-
-    def subscription(self, stored: Mapping[str, Any]) -> Notify:
-        listed = {
-            event.value: tuple(one for one in entries(stored, event) if isinstance(one, str))
-            for event in (Event.SUCCEEDS, Event.FAILS, Event.FINISHES)
-        }
-        return Notify(**listed, every_attempt=stored.get("everyAttempt") is True)
-
-    def sender(self, config: Config, clock: Clock) -> EmailSender:
-        return EmailSender(
-            EmailOptions(
-                host=config.smtp_host,
-                port=config.smtp_port,
-                user=config.smtp_user,
-                password=config.smtp_password.get_secret_value(),
-                sender=config.smtp_from,
-                use_tls=config.smtp_use_ssl,
-                timeout_seconds=config.smtp_timeout_seconds,
-                retries=config.smtp_retries,
-            )
-        )
-
-    def metadata(self, wanted: Subscription | None, config: Config) -> dict[str, Any]:
-        silent = wanted is not None and not config.smtp_host
-        return {
-            **super().metadata(wanted, config),
-            "notifyError": NOT_CONFIGURED if silent else None,
-        }
 
 
 # -- how it is sent ---------------------------------------------------------------------------
@@ -385,3 +320,25 @@ def _reason(error: Exception) -> str:
         case aiosmtplib.SMTPServerDisconnected():
             return "The mail server closed the connection."
     return f"The mail could not be handed to the mail server: {str(error)[:ANSWER_CHARS]}"
+
+
+def _sender(config: Config, _: Clock) -> EmailSender:
+    return EmailSender(
+        EmailOptions(
+            host=config.smtp_host,
+            port=config.smtp_port,
+            user=config.smtp_user,
+            password=config.smtp_password.get_secret_value(),
+            sender=config.smtp_from,
+            use_tls=config.smtp_use_ssl,
+            timeout_seconds=config.smtp_timeout_seconds,
+            retries=config.smtp_retries,
+        )
+    )
+
+
+def _error(config: Config) -> str | None:
+    return None if config.smtp_host else NOT_CONFIGURED
+
+
+EMAIL = Channel("email", "notify", Notify, _sender, error_key="notifyError", error=_error)

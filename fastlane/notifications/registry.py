@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
+
+from pydantic import ValidationError
 
 from fastlane.model import Subscription
-from fastlane.notifications.base import Channel
-from fastlane.notifications.email import EmailChannel
-from fastlane.notifications.webhook import WebhookChannel
+from fastlane.notifications.base import Channel, ChannelPayload
+from fastlane.notifications.email import EMAIL
+from fastlane.notifications.webhook import WEBHOOKS
 
 _channels: dict[str, Channel] = {}
 
@@ -34,14 +37,22 @@ def channels() -> tuple[Channel, ...]:
 
 
 def subscriptions_of(stored: Mapping[str, Any]) -> tuple[Subscription, ...]:
-    """What a payload or a stored definition asks of the channels it names."""
+    """What a stored definition asks of the channels.
+
+    What is malformed is left out: it was refused on submission, and nothing in a stored definition
+    may keep an execution from its end.
+    """
     found = []
     for channel in channels():
-        if isinstance(wanted := stored.get(channel.key), Mapping):
-            subscription = channel.subscription(wanted)
-            if subscription != channel.subscription({}):
-                found.append(subscription)
-    return tuple(found)
+        if channel.key in stored:
+            with contextlib.suppress(ValidationError):
+                found.append(channel.payload.model_validate(stored[channel.key]))
+    return wanted_of(found)
+
+
+def wanted_of(found: Iterable[ChannelPayload]) -> tuple[Subscription, ...]:
+    """Those of *found* that ask for anything."""
+    return tuple(cast(Subscription, one) for one in found if one != type(one)())
 
 
 def stored_subscriptions(subscriptions: Iterable[Subscription]) -> dict[str, Any]:
@@ -49,5 +60,5 @@ def stored_subscriptions(subscriptions: Iterable[Subscription]) -> dict[str, Any
     return {_channels[one.channel].key: one.stored() for one in subscriptions}
 
 
-register(WebhookChannel())
-register(EmailChannel())
+register(WEBHOOKS)
+register(EMAIL)

@@ -13,8 +13,8 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import urlsplit
@@ -27,11 +27,11 @@ from pydantic import AfterValidator, Field
 from yarl import URL
 
 from fastlane import __version__
-from fastlane.checks import PayloadModel, Strings, raise_faults, shown
+from fastlane.checks import PayloadModel, Strings, check_entries, shown
 from fastlane.errors import DeliveryFailed
-from fastlane.model import Clock, Event, Subscription, Target
+from fastlane.model import Clock, Event
 from fastlane.notifications.addresses import Address, Network, permitted
-from fastlane.notifications.base import Channel, Notification, Sender, entries
+from fastlane.notifications.base import Channel, ChannelPayload, Notification, Sender
 from fastlane.notifications.resolver import Resolve, Resolver
 from fastlane.redact import redact
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-NAME = "webhook"
 # Bounds what is read of an answer before it counts as endless; none of it is kept.
 ANSWER_MAX_BYTES = 1024 * 1024
 # Bounds one line and one header of an answer.
@@ -55,7 +54,7 @@ RESERVED_HEADERS = frozenset({"host", "content-length", "connection", "transfer-
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", re.ASCII)
 
 
-# -- what a payload may hold ------------------------------------------------------------------
+# -- what a job may ask for --------------------------------------------------------------------
 
 
 def _url(text: str) -> str:
@@ -81,31 +80,27 @@ def _url(text: str) -> str:
     return text
 
 
-def _headers(headers: dict[str, str]) -> dict[str, str]:
-    faults = {}
-    for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
-            faults[name] = f"{shown(name)} is not the name of a header, such as X-Token"
-        elif name.lower() in RESERVED_HEADERS:
-            faults[name] = f"header {name} is set by fastlane itself; leave it out"
-        elif any(character in value for character in "\r\n\0"):
-            faults[name] = f"the value of header {name} holds a line break or NUL; leave it out"
-        elif len(value) > MAX_HEADER_CHARS:
-            faults[name] = (
-                f"the value of header {name} has {len(value)} characters; "
-                f"at most {MAX_HEADER_CHARS} are accepted"
-            )
-        elif not all(ord(character) < 256 for character in value):
-            faults[name] = f"the value of header {name} holds characters that are not Latin-1"
-    raise_faults(faults)
-    return headers
+def _header(name: str, value: str) -> None:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"{shown(name)} is not the name of a header, such as X-Token")
+    if name.lower() in RESERVED_HEADERS:
+        raise ValueError(f"header {name} is set by fastlane itself; leave it out")
+    if any(character in value for character in "\r\n\0"):
+        raise ValueError(f"the value of header {name} holds a line break or NUL; leave it out")
+    if len(value) > MAX_HEADER_CHARS:
+        raise ValueError(
+            f"the value of header {name} has {len(value)} characters; "
+            f"at most {MAX_HEADER_CHARS} are accepted"
+        )
+    if not all(ord(character) < 256 for character in value):
+        raise ValueError(f"the value of header {name} holds characters that are not Latin-1")
 
 
-class WebhookPayload(PayloadModel):
+class Webhook(PayloadModel):
     """A receiver of POST requests about an execution."""
 
     url: Annotated[str, AfterValidator(_url)] = Field(examples=["https://example.org/hook"])
-    headers: Annotated[Strings, AfterValidator(_headers)] = Field(
+    headers: Annotated[Strings, AfterValidator(check_entries(_header))] = Field(
         default_factory=dict, description="Answers show the values of secret names as ***."
     )
     retries: Annotated[int, Field(ge=0, le=100)] = 0
@@ -113,114 +108,39 @@ class WebhookPayload(PayloadModel):
         default=False, description="Also report failures that are followed by a retry."
     )
 
+    @property
+    def address(self) -> str:
+        return self.url
 
-PerEvent = Annotated[list[WebhookPayload], Field(max_length=MAX_PER_EVENT)]
+    @property
+    def receiver(self) -> str:
+        """Scheme, host and port."""
+        parts = urlsplit(self.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 
 
-class WebhooksPayload(PayloadModel):
+PerEvent = Annotated[list[Webhook], Field(max_length=MAX_PER_EVENT)]
+
+
+class Webhooks(ChannelPayload):
     """Who is notified by HTTP of what becomes of an execution."""
 
+    channel: ClassVar[str] = "webhook"
     starts: PerEvent = Field(default_factory=list, examples=[[]])
     succeeds: PerEvent = Field(default_factory=list, examples=[[]])
     fails: PerEvent = Field(default_factory=list)
     finishes: PerEvent = Field(default_factory=list, examples=[[]])
 
-
-# -- what a definition holds ------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Webhook(Target):
-    """A receiver; :attr:`address` is its URL."""
-
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def receiver(self) -> str:
-        """Scheme, host and port."""
-        try:
-            parts = urlsplit(self.address)
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
-        except ValueError:
-            return self.address[:255]
-
-
-@dataclass(frozen=True, slots=True)
-class Webhooks(Subscription):
-    """The webhooks of a job."""
-
-    channel: ClassVar[str] = NAME
-    starts: tuple[Webhook, ...] = ()
-    succeeds: tuple[Webhook, ...] = ()
-    fails: tuple[Webhook, ...] = ()
-    finishes: tuple[Webhook, ...] = ()
-
-    def targets(self, event: Event) -> Sequence[Webhook]:
-        found: tuple[Webhook, ...] = getattr(self, event)
+    def targets(self, event: Event) -> list[Webhook]:
+        found: list[Webhook] = getattr(self, event)
         return found
 
-    def stored(self) -> dict[str, Any]:
-        return self._all(lambda headers: dict(headers))
-
     def shown(self, secret_words: Sequence[str]) -> dict[str, Any]:
-        return self._all(lambda headers: redact(headers, secret_words))
-
-    def _all(self, headers: Callable[[Mapping[str, str]], dict[str, str]]) -> dict[str, Any]:
-        return {
-            event.value: [
-                {
-                    "url": hook.address,
-                    "headers": headers(hook.headers),
-                    "retries": hook.retries,
-                    "everyAttempt": hook.every_attempt,
-                }
-                for hook in self.targets(event)
-            ]
-            for event in Event
-        }
-
-
-class WebhookChannel(Channel):
-    """POST requests to URLs of the submitter's."""
-
-    name = NAME
-    key = "webhooks"
-    payload = WebhooksPayload
-    details: ClassVar[Mapping[str, tuple[Any, Any]]] = {key: (WebhooksPayload, ...)}
-    dispatch_key = "webhookDispatch"
-
-    def subscription(self, stored: Mapping[str, Any]) -> Webhooks:
-        return Webhooks(
-            **{
-                event.value: tuple(
-                    _webhook(hook)
-                    for hook in entries(stored, event)
-                    if isinstance(hook, Mapping) and isinstance(hook.get("url"), str)
-                )
-                for event in Event
-            }
-        )
-
-    def sender(self, config: Config, clock: Clock) -> WebhookSender:
-        return WebhookSender(
-            WebhookOptions(
-                timeout_seconds=config.webhooks_timeout_seconds,
-                secret=config.webhooks_secret.get_secret_value(),
-                allowed_networks=config.webhooks_allowed_networks,
-            ),
-            clock=clock,
-        )
-
-
-def _webhook(stored: Mapping[str, Any]) -> Webhook:
-    retries, headers = stored.get("retries"), stored.get("headers")
-    return Webhook(
-        stored["url"],
-        every_attempt=stored.get("everyAttempt") is True,
-        retries=retries if isinstance(retries, int) else 0,
-        headers=headers if isinstance(headers, Mapping) else {},
-    )
+        found = self.stored()
+        for hook in (hook for hooks in found.values() for hook in hooks):
+            hook["headers"] = redact(hook["headers"], secret_words)
+        return found
 
 
 # -- how it is sent ---------------------------------------------------------------------------
@@ -422,3 +342,17 @@ def _reason(error: Exception) -> str:
         case aiohttp.ClientOSError() | OSError():
             return f"The connection failed: {error.strerror or 'it was closed'}."
     return "The request could not be made."
+
+
+def _sender(config: Config, clock: Clock) -> WebhookSender:
+    return WebhookSender(
+        WebhookOptions(
+            timeout_seconds=config.webhooks_timeout_seconds,
+            secret=config.webhooks_secret.get_secret_value(),
+            allowed_networks=config.webhooks_allowed_networks,
+        ),
+        clock=clock,
+    )
+
+
+WEBHOOKS = Channel("webhook", "webhooks", Webhooks, _sender, dispatch_key="webhookDispatch")

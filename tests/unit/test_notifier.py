@@ -203,7 +203,7 @@ async def test_delivered(storage: AwayAtTimes) -> None:
     assert delivery.state is DeliveryState.DELIVERED
     (sent,) = mailbox.sent
     assert sent.id == delivery.id
-    assert sent.target == Webhook("http://a.example/", retries=0, headers={"X": "1"})
+    assert sent.target == Webhook(url="http://a.example/", headers={"X": "1"})
     assert (sent.report.execution.id, sent.report.body) == (execution.id, b"finishes")
     assert await setting.notifier.step() == IDLE_SECONDS
 

@@ -46,7 +46,9 @@ OTHER_SECRET = "whsec_" + base64.b64encode(bytes(range(40))).decode()
 
 
 def message(target: str, headers: Mapping[str, str] | None = None, **report: Any) -> Notification:
-    return notification(Target(target, headers=headers or {}), **report)
+    return notification(
+        Target.model_construct(url=target, headers=headers or {}, retries=0), **report
+    )
 
 
 def sender(seconds: float = 5.0, **options: Any) -> WebhookSender:

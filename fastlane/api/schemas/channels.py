@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
-from pydantic.fields import FieldInfo
 
 from fastlane.api.feed import time_text
 from fastlane.api.schemas.common import Answer, Count, Time, Uuid
@@ -43,12 +42,18 @@ Dispatches = Annotated[
 ]
 
 
+NotSent = Annotated[str | None, Field(description="Why nothing is sent, if so.", examples=[None])]
+
+
 def keys_of_job(definition: Definition, config: Config) -> dict[str, Any]:
     """What each channel shows of a job."""
     wanted = {one.channel: one for one in definition.subscriptions}
+    words = config.env_blacklisted_words
     found: dict[str, Any] = {}
     for channel in channels():
-        found |= channel.metadata(wanted.get(channel.name), config)
+        found[channel.key] = wanted.get(channel.name, channel.payload()).shown(words)
+        if channel.error_key is not None:
+            found[channel.error_key] = channel.error(config) if channel.name in wanted else None
     return found
 
 
@@ -72,12 +77,10 @@ def keys_of_queues(overview: Overview) -> dict[str, Queue]:
 
 def added_keys() -> Mapping[str, Mapping[str, Any]]:
     """The types of the keys above, by the name of the answer to which they are added."""
-    details = [item for channel in channels() for item in channel.details.items()]
+    payloads = {channel.key: channel.payload for channel in channels()}
+    errors = dict.fromkeys((one.error_key for one in channels() if one.error_key), NotSent)
     return {
-        "JobMetadata": {
-            key: Annotated[kind, field] if isinstance(field, FieldInfo) else kind
-            for key, (kind, field) in details
-        },
+        "JobMetadata": {**payloads, **errors},
         "ExecutionMetadata": dict.fromkeys(keys_of_execution(()), Dispatches),
         "Queues": {channel.key: Queue for channel in channels()},
     }
