@@ -1,17 +1,20 @@
-"""A small client of a running server, for ``fastlane submit``, ``logs`` and ``status``.
+"""A small client of a running server, for the commands that call one.
 
-It knows nothing but the HTTP contract. Every failure is a :class:`~fastlane.errors.FastlaneError`
-with a sentence for people.
+It knows only the HTTP contract and the state frames of the log page. Every failure is a
+:class:`~fastlane.errors.FastlaneError` with a sentence for people.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +22,7 @@ import aiohttp
 from yarl import URL
 
 from fastlane.errors import FastlaneError
+from fastlane.redact import HIDDEN
 
 # Bounds one call in seconds.
 _CALL_SECONDS = 30.0
@@ -28,7 +32,7 @@ _HEARTBEAT_SECONDS = 20.0
 _MESSAGE_MAX_BYTES = 16 * 1024 * 1024
 # Bounds one answer in bytes; a log is not read as one.
 _ANSWER_MAX_BYTES = 16 * 1024 * 1024
-# How often in a row a server that cannot be reached is tried.
+# Bounds the attempts in a row to reach a server.
 _ATTEMPTS = 10
 # Bounds the wait between two attempts in seconds; it doubles from the first.
 _FIRST_WAIT_SECONDS = 0.25
@@ -38,7 +42,7 @@ Write = Callable[[str, str], None]
 """Takes the stream (``stdout``, ``stderr``, ``fastlane``) and the text."""
 
 
-class Answered(FastlaneError):
+class Refused(FastlaneError):
     """The server refused the call."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -47,12 +51,14 @@ class Answered(FastlaneError):
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """How an execution ended."""
+class State:
+    """How an execution is, or how it ended."""
 
     status: str
-    exit_code: int | None
-    reason: str | None
+    exit_code: int | None = None
+    reason: str | None = None
+    error: str | None = None
+    """What fastlane has to say about its end, in a sentence."""
 
 
 class Client:
@@ -63,16 +69,29 @@ class Client:
     ) -> None:
         self._origin = server.origin()
         self._server = str(server).rstrip("/")
+        # Another server's URL must not be given this one's password.
         self._headers = headers
         self._session = session
 
-    async def submit(self, task: str, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """POST a job; the server's answer."""
-        return await self._json("POST", f"{self._server}/tasks/{quote(task, safe='')}/", payload)
+    async def submit(self, task: str, payload: Mapping[str, Any]) -> tuple[str, str]:
+        """POST a job; its URL, and that of its execution, or again its own while it has none."""
+        where = f"{self._server}/tasks/{quote(task, safe='')}/"
+        answer = await self._json("POST", where, payload)
+        job_url, url = answer.get("jobUrl"), answer.get("executionUrl") or answer.get("jobUrl")
+        if not isinstance(job_url, str) or not isinstance(url, str):
+            raise _not_fastlane(where)
+        return job_url, url
 
     async def status(self) -> dict[str, Any]:
         """What ``/status/`` says."""
         return await self._json("GET", f"{self._server}/status/")
+
+    async def health(self) -> None:
+        """Return when the server is healthy.
+
+        :raises FastlaneError: it is not, or it cannot be reached.
+        """
+        await self._json("GET", f"{self._server}/healthcheck/")
 
     async def notifications(self, state: str) -> AsyncIterator[dict[str, Any]]:
         """What ``/notifications/`` lists, page by page."""
@@ -84,7 +103,7 @@ class Client:
             url = page.get("nextUrl")
 
     async def requeue(self, notification_id: str) -> dict[str, Any]:
-        """Have a failed notification tried again; the server's answer."""
+        """Have a failed notification sent again; the server's answer."""
         where = f"{self._server}/notifications/{quote(notification_id, safe='')}/requeue/"
         return await self._json("POST", where)
 
@@ -93,50 +112,93 @@ class Client:
         where = f"{self._server}/tasks/{quote(task, safe='')}/jobs/{job}/executions/{execution}/"
         try:
             answer = await self._json("GET", where)
-        except Answered as answered:
-            if answered.status == 404:
+        except Refused as refused:
+            if refused.status == 404:
                 return None
             raise
         status = answer.get("execution", {}).get("status")
         return status if isinstance(status, str) else None
 
-    async def logs(self, url: str) -> AsyncIterator[bytes]:
-        """The log of a job or execution so far: stdout, ``-=-``, stderr."""
-        async with self._answer("GET", f"{url.rstrip('/')}/logs/", total=None) as answer:
+    async def logs(self, url: str, write: Callable[[bytes], object]) -> State:
+        """Hand the log of a job or execution so far to *write*: stdout, ``-=-``, stderr.
+
+        :return: how the execution is.
+        """
+        url = url.rstrip("/")
+        async with self._answer("GET", f"{url}/logs/", total=None) as answer:
             async for chunk in answer.content.iter_chunked(64 * 1024):
-                yield chunk
+                write(chunk)
+            status = answer.headers.get("Fastlane-Status", "")
+            reason = answer.headers.get("Fastlane-Reason")
+        # What the program wrote says why it failed, unless fastlane has more to say.
+        error = None if reason in (None, "exit-code") else await self._error(url)
+        return State(status, None, reason, error)
 
-    async def follow(self, url: str, write: Write) -> End:
-        """Hand the log of a job or execution to *write* as it comes, until it has ended.
+    async def _error(self, url: str) -> str | None:
+        details = await self._json("GET", f"{url}/")
+        if "job" in details and not _names_execution(url):
+            details = {"execution": next(iter(details["job"].get("executions", ())), {})}
+        message = details.get("execution", {}).get("metadata", {}).get("message")
+        return message if isinstance(message, str) else None
 
-        A broken connection is taken up again behind the last record; nothing comes twice.
+    async def follow(self, url: str, write: Write) -> State:
+        """Hand the log of a job or execution to *write* as it is written, until it has ended.
+
+        A job has ended when no retry of its execution follows. A broken connection is resumed
+        after the last record, so that nothing comes twice.
+        """
+        url = url.rstrip("/")
+        is_job, watched = not _names_execution(url), url
+        while True:
+            end, told = await self._watch(watched, write, pin=is_job and watched == url)
+            retry = told.get("retry") if is_job else None
+            if retry is None:
+                return end
+            write("fastlane", _retry_note(end, told, retry))
+            watched = f"{url}/executions/{retry['executionId']}"
+
+    async def _watch(self, url: str, write: Write, *, pin: bool) -> tuple[State, Mapping[str, Any]]:
+        """Follow one execution to its end; the end, and what the server last told of its state.
+
+        :param pin: *url* is a job's: once it has an execution, that one is watched.
         """
         after: int | None = None
+        told: Mapping[str, Any] = {}
+        where = url
         wait, failures = _FIRST_WAIT_SECONDS, 0
         while True:
             try:
-                async for record in self._records(url, after):
+                async for message in self._messages(where, after):
                     wait, failures = _FIRST_WAIT_SECONDS, 0
-                    if record.get("end"):
-                        return End(record["status"], record.get("exitCode"), record.get("reason"))
-                    after = record["seq"]
-                    write(record["stream"], record["text"])
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                if isinstance(error, aiohttp.WSServerHandshakeError) and 400 <= error.status < 500:
-                    raise FastlaneError(
-                        f"{url} answers {error.status}: give the URL of a job or an execution."
-                    ) from error
+                    if "state" in message:
+                        told = message["state"]
+                        if told["status"] == "idle":
+                            raise FastlaneError(
+                                f"{shown_url(url)} has not run and is not scheduled: "
+                                "there is nothing to follow."
+                            )
+                        if pin and told["executionId"]:
+                            where = f"{url}/executions/{told['executionId']}"
+                    elif message.get("end"):
+                        code, reason = message.get("exitCode"), message.get("reason")
+                        return State(message["status"], code, reason, told.get("error")), told
+                    else:
+                        after = message["seq"]
+                        write(message["stream"], message["text"])
+            except (aiohttp.ClientError, TimeoutError) as error:
                 failures += 1
-                if failures >= _ATTEMPTS:
+                if failures >= _ATTEMPTS or _is_refusal(error):
                     raise _unreachable(url, error) from error
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LAST_WAIT_SECONDS)
 
-    async def _records(self, url: str, after: int | None) -> AsyncIterator[dict[str, Any]]:
-        query = {"format": "json"} if after is None else {"format": "json", "after": str(after)}
+    async def _messages(self, url: str, after: int | None) -> AsyncIterator[dict[str, Any]]:
+        query = {"format": "json", "state": "true"}
+        if after is not None:
+            query["after"] = str(after)
         where = _http_url(f"{url.rstrip('/')}/ws/")
         async with self._session.ws_connect(
-            where.update_query(query),
+            where.with_user(None).update_query(query),
             headers=self._headers_for(where),
             heartbeat=_HEARTBEAT_SECONDS,
             max_msg_size=_MESSAGE_MAX_BYTES,
@@ -154,7 +216,7 @@ class Client:
             except ValueError:
                 decoded = None
             if not isinstance(decoded, dict):
-                raise FastlaneError(f"{url} does not answer as fastlane does: is it a server?")
+                raise _not_fastlane(url)
             return decoded
 
     @asynccontextmanager
@@ -170,17 +232,20 @@ class Client:
         where = _http_url(url)
         try:
             async with self._session.request(
-                method, where, json=body, timeout=timeout, headers=self._headers_for(where)
+                method,
+                where.with_user(None),
+                json=body,
+                timeout=timeout,
+                headers=self._headers_for(where),
             ) as answer:
                 if answer.status >= 400:
-                    raise Answered(_said(url, answer.status, await _whole(answer)), answer.status)
+                    raise Refused(_said(url, answer.status, await _whole(answer)), answer.status)
                 yield answer
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(url, error) from error
 
     def _headers_for(self, url: URL) -> Mapping[str, str]:
-        # Another server's URL must not be handed this one's password.
-        return self._headers if url.origin() == self._origin else {}
+        return _credentials(url) or (self._headers if url.origin() == self._origin else {})
 
 
 @asynccontextmanager
@@ -190,12 +255,47 @@ async def connected(server: str) -> AsyncIterator[Client]:
     :raises FastlaneError: *server* is not an http URL.
     """
     url = _http_url(server)
-    headers = {}
-    if url.user:
-        credentials = b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
-        headers["Authorization"] = f"Basic {credentials}"
     async with aiohttp.ClientSession() as session:
-        yield Client(url.with_user(None), headers, session)
+        yield Client(url.with_user(None), _credentials(url), session)
+
+
+def shown_url(url: str) -> str:
+    """*url* without its user and password; of a malformed one, all that could be one of them."""
+    try:
+        return str(_http_url(url).with_user(None))
+    except FastlaneError:
+        return _without_user(url)
+
+
+def _without_user(text: str) -> str:
+    # Where the parts of a malformed URL end is not known: a password may hold any character.
+    return re.sub(r"^(\w+://)?.*@", rf"\1{HIDDEN}@", text, flags=re.DOTALL)
+
+
+def _credentials(url: URL) -> Mapping[str, str]:
+    """The header for Basic auth that the user and password in *url* make, if it has a user."""
+    if not url.user:
+        return {}
+    encoded = b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+    return {"Authorization": f"Basic {encoded}"}
+
+
+def _names_execution(url: str) -> bool:
+    return url.rstrip("/").split("/")[-2:-1] == ["executions"]
+
+
+def _retry_note(end: State, told: Mapping[str, Any], retry: Mapping[str, Any]) -> str:
+    """A line between two attempts, in the form of the server's own notes."""
+    how = "failed" if end.exit_code is None else f"failed with exit code {end.exit_code}"
+    if end.error:
+        how += f" ({end.error.rstrip('.')})"
+    now, due = told.get("now"), retry.get("dueAt")
+    seconds = 0.0
+    if now and due:
+        seconds = (datetime.fromisoformat(due) - datetime.fromisoformat(now)).total_seconds()
+    number = told["attempt"]
+    when = f" in {seconds:.1f} s" if seconds > 0 else ""
+    return f"\n[fastlane: Attempt {number} {how}. Attempt {number + 1} follows{when}.]\n"
 
 
 def _http_url(text: str) -> URL:
@@ -209,7 +309,8 @@ def _http_url(text: str) -> URL:
     except ValueError:
         good = False
     if not good:
-        raise FastlaneError(f"{text[:200]!r} is no URL: give one like http://localhost:10000.")
+        shown = _without_user(text)[:200]
+        raise FastlaneError(f'"{shown}" is not a URL: give one like http://localhost:10000.')
     return url
 
 
@@ -218,24 +319,51 @@ async def _whole(answer: aiohttp.ClientResponse) -> bytes:
     async for chunk in answer.content.iter_chunked(64 * 1024):
         body += chunk
         if len(body) > _ANSWER_MAX_BYTES:
-            raise FastlaneError(f"{answer.url} answers more than fastlane does: is it a server?")
+            raise _not_fastlane(str(answer.url))
     return bytes(body)
 
 
+def _not_fastlane(url: str) -> FastlaneError:
+    return FastlaneError(f"{shown_url(url)} does not answer like fastlane: is it a server?")
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, aiohttp.WSServerHandshakeError) and 400 <= error.status < 500
+
+
 def _unreachable(url: str, error: Exception) -> FastlaneError:
-    why = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        remedy = "give the URL of a job or an execution"
+        if error.status == 401:
+            remedy = "give a user and a password, as in http://user:password@host:port"
+        elif error.status >= 500:
+            remedy = "try again later"
+        return FastlaneError(f"{shown_url(url)} answers {error.status}: {remedy}.")
+    cause = getattr(error, "os_error", None) or error
+    why = str(cause) or type(cause).__name__
+    if isinstance(cause, OSError) and cause.errno:
+        # asyncio puts addresses and brackets around it.
+        why = os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
     return FastlaneError(
-        f"{url} cannot be reached ({why}): start a server with `fastlane server`, "
+        f"{shown_url(url)} cannot be reached ({why}): start a server with `fastlane server`, "
         "or name one with --server or FASTLANE_URL."
     )
 
 
+def _fault(fault: Mapping[str, str]) -> str:
+    where, message = fault.get("pointer") or fault["source"], fault["message"]
+    # Most messages name the key themselves.
+    named = message.startswith(f"{where.removeprefix('/')}: ")
+    return message if named else f"{where}: {message}"
+
+
 def _said(url: str, status: int, body: bytes) -> str:
-    """What a problem document (RFC 9457) says, a fault a line."""
+    """What is wrong, by a problem document (RFC 9457) or a healthcheck: one fault on each line."""
     try:
         problem = json.loads(body)
-        lines = [f"{url} answers {status}: {problem.get('detail') or problem.get('title')}"]
-        lines += [f"{fault['pointer']}: {fault['message']}" for fault in problem.get("errors", ())]
+        faults = [_fault(fault) for fault in problem.get("errors", ())]
+        detail = problem.get("detail") or problem.get("title")
     except (ValueError, AttributeError, KeyError, TypeError):
-        return f"{url} answers {status}."
-    return "\n".join(lines)
+        faults, detail = [], None
+    head = f"{shown_url(url)} answers {status}"
+    return "\n".join([f"{head}: {detail}" if detail else f"{head}.", *faults])

@@ -22,6 +22,7 @@ from fastlane.background.hostwatch import HostWatch
 from fastlane.background.keeper import Keeper
 from fastlane.background.loop import Loop
 from fastlane.background.notifier import Notifier
+from fastlane.background.pulse import Pulse
 from fastlane.background.runner import Runner
 from fastlane.background.scheduler import Scheduler
 from fastlane.bus.local import Bus
@@ -143,6 +144,11 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         (Loop("sweep", keeper.sweep), frozenset({"monitor"})),
         (Loop("retention", keeper.forget), frozenset({"monitor"})),
         (Loop("notifier", notifier.step, notifier.wakes_on), frozenset({"notifier"})),
+        # An instance that listens is asked by HTTP.
+        (
+            Loop("pulse", Pulse(storage, config.data_dir).step),
+            frozenset() if "api" in config.roles else frozenset(ROLES),
+        ),
     )
     return Parts(
         storage=storage,

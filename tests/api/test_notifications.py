@@ -415,7 +415,7 @@ async def test_listed_and_requeued_on_the_command_line(
         assert "2 requeued" in capsys.readouterr().out.splitlines()
         await receiver.got(6)
         assert await command(monkeypatch, "requeue") == 2
-        assert "give one of them" in capsys.readouterr().err
+        assert "give ids, or --all" in capsys.readouterr().err
         assert await command(monkeypatch, "requeue", "nothing") == 1
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,11 @@ from types import ModuleType
 import pytest
 
 from fastlane import __version__, logs
+from fastlane.background.pulse import FILE_NAME, FRESH_SECONDS, Pulse
 from fastlane.cli import main
 from fastlane.config import Config, load
 from fastlane.errors import StorageInUse
+from fastlane.storage.sqlite import SqliteStorage
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,61 @@ def test_version_also_as_a_module(
     assert capsys.readouterr().out == f"fastlane {__version__}\n"
 
 
+def test_the_usual_flags(cli: Cli) -> None:
+    assert cli("--version").out == f"fastlane {__version__}\n"
+    for command in ((), ("server",), ("notifications", "list")):
+        assert cli(*command, "-h").out == cli(*command, "--help").out
+
+
+def test_a_fault_is_reported_once(cli: Cli) -> None:
+    assert cli("logs", "localhost").err.splitlines() == [
+        'fastlane: "localhost/logs/" is not a URL: give one like http://localhost:10000.'
+    ]
+
+
+def test_a_data_directory_that_cannot_be_used_is_named(
+    cli: Cli, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    serve(StandInServer(PermissionError(13, "Permission denied", str(tmp_path / "installation"))))
+    ended = cli("server")
+    assert ended.code == 2
+    assert ended.err == (
+        f'fastlane: DATA_DIR is "{tmp_path}", which cannot be used (Permission denied): '
+        "give a directory that the server may write to.\n"
+    )
+
+
+WORKER = {"ROLES": "dispatcher", "MONGODB_URL": "mongodb://m/x", "REDIS_URL": "redis://r"}
+
+
+async def test_a_worker_is_healthy_while_its_storage_answers(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {**WORKER, "DATA_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    ended = cli("healthcheck")
+    assert (ended.code, "No worker uses" in ended.err) == (1, True)
+    storage = SqliteStorage(tmp_path / "store")
+    pulse = Pulse(storage, tmp_path)
+    await storage.open()
+    await pulse.step()
+    ended = cli("healthcheck")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    old = time.time() - FRESH_SECONDS - 5
+    os.utime(tmp_path / FILE_NAME, (old, old))
+    ended = cli("healthcheck")
+    assert (ended.code, "has not been healthy for 35 s" in ended.err) == (1, True)
+    monkeypatch.setattr(storage, "check", broken)
+    await pulse.step()
+    assert cli("healthcheck").code == 1, "a storage that does not answer leaves the file as it is"
+    await storage.close()
+
+
+async def broken() -> dict[str, str | None]:
+    return {"mongo": "MongoDB is unreachable.", "redis": None}
+
+
 def test_config_shows_every_option(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "8080")
     monkeypatch.setenv("BASIC_AUTH_USER", "me")
@@ -99,7 +158,7 @@ def test_config_shows_every_option(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     for name in Config.model_fields:
         assert any(line.startswith(f"{name.upper()}=") for line in lines), name
     assert "PORT=8080  (set)" in lines
-    assert "Takes a whole number from 0 to 65535. Default: 10000" in ended.out
+    assert "Accepts a whole number from 0 to 65535. Default: 10000" in ended.out
     assert "hunter2" not in ended.out
     # Help fits; a value stands on one line, however long it is.
     assert all(len(line) <= 80 for line in lines if line.startswith(" "))

@@ -1,0 +1,82 @@
+"""``fastlane config``: every option, for reading or as a file."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from fastlane.cli.app import ConfigFile, app, load_config
+from fastlane.config import Option, options
+
+# Bounds a line of help, however wide the terminal is.
+_WIDTH = 80
+
+
+class Format(StrEnum):
+    """What ``fastlane config`` prints."""
+
+    TEXT = "text"
+    ENV = "env"
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFile = None,
+    format: Annotated[
+        Format, typer.Option(help="text: for reading; env: a sample for --config.")
+    ] = Format.TEXT,
+) -> None:
+    """Show every option: its value, what it does, what it accepts and its default."""
+    listed = options(load_config(config))
+    if format is Format.ENV:
+        typer.echo("\n".join(_sample(listed)))
+        return
+    console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
+    for option in listed:
+        for line in _block(option):
+            console.print(line)
+
+
+def _block(option: Option) -> Iterator[Text]:
+    """An option in a few lines: its value, marked when it is set, then its help, form, default."""
+    head = Text()
+    head.append(option.name, style="bold")
+    head.append(f"={option.value}", style="green" if option.changed else "")
+    if option.changed:
+        head.append("  (set)", style="dim")
+    yield head
+    default = option.default or "none"
+    for paragraph, style in (
+        (option.help, ""),
+        (f"Accepts {option.type}. Default: {default}", "dim"),
+    ):
+        for line in _wrapped(paragraph, "    "):
+            yield Text(line, style=style)
+    yield Text("")
+
+
+def _sample(listed: list[Option]) -> Iterator[str]:
+    """A file for ``--config`` that changes nothing until a line loses its ``#``."""
+    yield "# Options of fastlane. Remove the # before a name to set that option."
+    for option in listed:
+        yield ""
+        yield from _wrapped(option.help, "# ")
+        yield from _wrapped(f"Accepts {option.type}.", "# ")
+        yield f"#{option.name}={option.default}"
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH - 1,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

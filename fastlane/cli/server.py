@@ -1,0 +1,105 @@
+"""``fastlane server`` and its healthcheck."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from yarl import URL
+
+from fastlane.cli.app import ConfigFile, app, call, load_config
+from fastlane.client import Client
+from fastlane.config import Config, load
+from fastlane.errors import ConfigError, FastlaneError
+
+# Addresses that mean all of a machine's, and the one of them to call.
+_ON_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+Host = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Address of the server; default: $HOST, or 127.0.0.1."),
+]
+Port = Annotated[
+    str | None, typer.Option(metavar="PORT", help="Port of the server; default: $PORT, or 10000.")
+]
+
+
+@app.command()
+def server(
+    # Texts, so that their errors read like those of all other options.
+    host: Host = None,
+    port: Port = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLES",
+            help="What it does: some of api,scheduler,dispatcher,monitor,notifier; "
+            "default: $ROLES, or all of them.",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Serve the API and run jobs until SIGTERM or Ctrl-C."""
+    loaded = load_config(config, host=host, port=port, roles=roles)
+    # The server's imports take longer than any other command needs.
+    from fastlane import logs, sentry
+    from fastlane.server import run
+
+    logs.configure(loaded)
+    sentry.configure(loaded)
+    try:
+        run(loaded)
+    except OSError as error:
+        if error.filename and Path(str(error.filename)).is_relative_to(loaded.data_dir):
+            raise ConfigError(
+                f'DATA_DIR is "{loaded.data_dir}", which cannot be used ({error.strerror}): '
+                "give a directory that the server may write to."
+            ) from error
+        raise
+
+
+@app.command()
+def healthcheck(host: Host = None, port: Port = None, config: ConfigFile = None) -> None:
+    """Check the server on this machine: exit with 0 if it is healthy, with 1 if not.
+
+    If ROLES does not include api, the worker that uses DATA_DIR is checked instead.
+    """
+    try:
+        # Without the warnings: this runs every few seconds.
+        loaded = load(config, overrides={"host": host, "port": port})
+    except ConfigError as error:
+        raise FastlaneError(str(error)) from error
+    if "api" in loaded.roles or host is not None or port is not None:
+        call(_local_url(loaded), Client.health)
+    else:
+        _check_worker(loaded.data_dir)
+
+
+def _local_url(config: Config) -> str:
+    """How to reach the server of *config* from this machine, with its credentials."""
+    url = URL.build(
+        scheme="http",
+        host=_ON_ALL.get(config.host, config.host),
+        port=config.port,
+        user=config.basic_auth_user or None,
+        password=config.basic_auth_password.get_secret_value() or None,
+    )
+    return str(url)
+
+
+def _check_worker(data_dir: Path) -> None:
+    from fastlane.background.pulse import FILE_NAME, FRESH_SECONDS
+
+    path = data_dir / FILE_NAME
+    try:
+        age_seconds = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        raise FastlaneError(
+            f"No worker uses {data_dir}: start one, or set DATA_DIR to its directory."
+        ) from None
+    if age_seconds > FRESH_SECONDS:
+        raise FastlaneError(
+            f"The worker in {data_dir} has not been healthy for {age_seconds:.0f} s: see its log."
+        )
