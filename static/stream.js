@@ -1,7 +1,8 @@
 // The page on which a person watches a log. Hand-written, no build, no other files.
 //
 // It reads `…/ws/?format=json&state=true&after=SEQ`: records, the execution's state whenever it
-// changes, and an end. Log text reaches the document as text only, never as markup.
+// changes, and an end. A job's page goes on with the retry that follows a failed execution.
+// Log text reaches the document as text only, never as markup.
 "use strict";
 
 (() => {
@@ -40,6 +41,8 @@
   let shownChars = 0;
   let dropped = 0;
   let total = 0;
+  // Records of the execution that is watched now; the rows of earlier attempts stay in place.
+  let written = 0;
   let open = null;
   // Rows between those shown and those pending were dropped: the shown ones have to go first.
   let stale = false;
@@ -196,6 +199,7 @@
   }
 
   function addRecord(record) {
+    written++;
     const state = streamOf(record.stream);
     let text = state.held + record.text;
     state.held = "";
@@ -277,7 +281,7 @@
       shown = shown.concat(fresh);
       if (!follow) unseen += fresh.length;
       trim();
-      element("waiting").hidden = true;
+      element("waiting").hidden = written > 0;
     }
     if (follow) log.scrollTop = log.scrollHeight;
     tell();
@@ -313,7 +317,9 @@
     if (filter === "") element("matches").textContent = "";
     else {
       const found = shown.reduce((sum, row) => sum + (row.node.hidden ? 0 : 1), 0);
-      element("matches").textContent = `${number.format(found)} found`;
+      // What is no longer in the document was not searched.
+      const where = dropped > 0 ? ` in the last ${number.format(total - dropped)} of ${number.format(total)} lines` : "";
+      element("matches").textContent = `${number.format(found)} found${where}`;
     }
   }
 
@@ -417,16 +423,25 @@
     const notice = element("notice");
     if (state.error) { notice.textContent = state.error; notice.hidden = false; }
     const waiting = element("waiting");
-    if (shown.length + pending.length === 0) {
+    if (written === 0) {
       waiting.hidden = false;
       if (state.status === "scheduled") waiting.textContent = state.nextScheduledAt ? `Nothing has run yet. Scheduled for ${dateOf(state.nextScheduledAt).toLocaleString()}.` : "Nothing has run yet. Scheduled.";
       else if (state.status === "idle") waiting.textContent = "This job has not run and is not scheduled.";
-      else if (state.status === "enqueued") waiting.textContent = "In the queue. The log appears here as soon as it runs.";
-      else if (state.status === "pulling") waiting.textContent = "Getting the image …";
+      else if (state.status === "enqueued") waiting.textContent = `${whyWaiting()} The log appears here as soon as it runs.`;
+      else if (state.status === "pulling") waiting.textContent = state.waiting || "Pulling the image …";
       else if (final) waiting.textContent = ended ? "Nothing was written to this log." : "Getting the log …";
       else if (state.status === "running") waiting.textContent = "Running. Nothing was written yet.";
     }
     showTime();
+  }
+
+  // Attempts beyond those that were asked for make up for lost hosts.
+  const attemptText = (attempt) => (attempt <= state.attempts ? `Attempt ${attempt} of ${state.attempts}` : `Attempt ${attempt}`);
+
+  function whyWaiting() {
+    if (!state.dueAt) return state.waiting || "In the queue.";
+    const seconds = (dateOf(state.dueAt).getTime() - Date.now() - clockAhead) / 1000;
+    return `${attemptText(state.attempt)} ${seconds > 0 ? `in ${spanText(Math.ceil(seconds)).replace(".0 s", " s")}` : "is about to start"}.`;
   }
 
   function showTime() {
@@ -436,7 +451,7 @@
     const end = state.finishedAt ? dateOf(state.finishedAt).getTime() : Date.now() + clockAhead;
     element("duration").textContent = spanText((end - dateOf(state.startedAt).getTime()) / 1000);
   }
-  setInterval(() => { if (state.startedAt && !state.finishedAt) showTime(); }, 1000);
+  setInterval(() => { if (state.dueAt && !state.finishedAt) showState(); else if (state.startedAt && !state.finishedAt) showTime(); }, 1000);
 
   function setExecution(id) {
     if (!id || page.execution === id) return;
@@ -452,13 +467,15 @@
   let socket = null;
   let after = 0;
   let timer = null;
+  // Attempts to connect, which are no attempts of the job.
   let attempts = 0;
+  let movedOn = false;
 
   function connect() {
     clearTimeout(timer);
     element("now").hidden = true;
-    // Behind a record it must be that record's own execution, though the job may have a newer one.
-    const path = page.kind === "execution" || after > 0 ? basePath() : page.jobPath;
+    // After a record it must be that record's own execution, though the job may have a newer one.
+    const path = page.kind === "execution" || after > 0 || movedOn ? basePath() : page.jobPath;
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const mine = new WebSocket(`${scheme}//${location.host}${path}/ws/?format=json&state=true&after=${after}`);
     socket = mine;
@@ -484,26 +501,56 @@
     mine.onclose = (event) => {
       if (socket !== mine) return;
       socket = null;
-      if (event.reason === "done") { finish(); return; }
+      if (ended !== null && page.kind === "job" && state.retry) { moveOn(); return; }
+      if (ended !== null || event.reason === "done") { finish(); return; }
       const waiting = WAITING.includes(state.status) && event.reason === "retry";
       attempts++;
       const most = waiting ? PAUSE_WAITING : PAUSE_MAX;
       const pause = Math.min(most, PAUSE_MIN * 2 ** Math.min(attempts - 1, 5)) * (0.8 + 0.4 * Math.random());
-      element("connection").textContent = waiting ? "Waiting for it to start" : `Not connected; trying again in ${Math.ceil(pause / 1000)} s`;
+      element("connection").textContent = !waiting ? `Not connected; trying again in ${Math.ceil(pause / 1000)} s` : state.status === "idle" ? "Not scheduled" : "Waiting for it to start";
       element("now").hidden = waiting;
       timer = setTimeout(connect, pause);
     };
   }
 
-  function finish() {
+  function addHeld() {
     for (const [name, each] of streams) {
       const held = each.held.replace(/\r+$/, "");
       each.held = "";
       if (held !== "" && !held.startsWith("\x1b")) addPiece(each, name, state.finishedAt || new Date().toISOString().slice(0, -1), held, false);
     }
+  }
+
+  function finish() {
+    addHeld();
     paint();
     showState();
-    element("connection").textContent = ended ? "Ended; nothing more will come" : "Ended";
+    const connection = element("connection");
+    connection.textContent = stopped && page.kind === "job" && !state.scheduled ? "Stopped; no more runs are scheduled" : ended ? "Ended; nothing more will come" : "Ended";
+    if (!state.retry) return;
+    connection.textContent = "Ended. ";
+    const link = document.createElement("a");
+    link.href = `${page.jobPath}/executions/${state.retry.executionId}/stream/`;
+    link.textContent = `${attemptText(state.attempt + 1)} follows`;
+    connection.append(link);
+  }
+
+  // From a failed execution to its retry, whose records begin at the first again.
+  function moveOn() {
+    addHeld();
+    const exit = Number.isInteger(state.exitCode) ? ` with exit code ${state.exitCode}.` : state.error ? `: ${state.error}` : ".";
+    push(newRow("fastlane", state.finishedAt || state.now, `${attemptText(state.attempt)} failed${exit}`, PLAIN_STYLE, false));
+    const { retry, attempt } = state;
+    state = { ...state, status: "enqueued", reason: null, error: null, exitCode: null, startedAt: null, finishedAt: null, retry: null, attempt: attempt + 1, dueAt: retry.dueAt };
+    after = written = attempts = 0;
+    movedOn = true;
+    ended = open = null;
+    streams.clear();
+    element("notice").hidden = true;
+    setExecution(retry.executionId);
+    paint();
+    showState();
+    connect();
   }
 
   element("now").addEventListener("click", () => { attempts = 0; connect(); });
@@ -514,6 +561,7 @@
   // ---------------------------------------------------------------- stopping
 
   const ask = element("ask");
+  let stopped = false;
   element("stop").addEventListener("click", () => ask.showModal());
   element("ask-no").addEventListener("click", () => ask.close());
   element("ask-yes").addEventListener("click", async () => {
@@ -530,6 +578,9 @@
       }
       notice.hidden = true;
       element("connection").textContent = "Stopping …";
+      stopped = true;
+      // Without a connection nothing would tell what became of it.
+      if (socket === null) { attempts = 0; connect(); }
     } catch (error) {
       notice.textContent = `It could not be stopped: ${error.message}`;
       notice.hidden = false;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from fastlane.model import Schedule, Stream
-from tests.api.log_owner import Owner
+from tests.api.log_owner import FARM, Owner
 from tests.api.log_site import ThreadedSite, serve_in_thread
 
 # Bounds every wait for the browser, in seconds.
@@ -213,6 +214,78 @@ def test_a_job_that_waits_is_picked_up_when_it_runs(
     assert page.text("status") == "done"
 
 
+def test_a_job_is_watched_through_its_retries(
+    page: PageUnderTest, site: ThreadedSite, owner: Owner
+) -> None:
+    site.call(owner.start(retries=1, retry_after=4.0))
+    first = owner.path.replace(" ", "%20")
+    page.open(owner.job_path.replace(" ", "%20") + "/stream/")
+    page.wait_text("status", "running")
+    site.call(owner.write(b"first\n"))
+    page.wait_rows(1)
+    site.call(owner.finish(1))
+    page.wait_text("waiting", "Attempt 2 of 2 ")
+    assert page.element("waiting").is_displayed()
+    assert page.rows() == ["first", "Attempt 1 of 2 failed with exit code 1."]
+    page.wait(lambda: page.text("waiting").startswith("Attempt 2 of 2 is about"), "its time")
+    site.call(owner.start_retry())
+    page.wait_text("status", "running")
+    site.call(owner.write(b"second\n"))
+    page.wait_rows(3)
+    assert not page.element("waiting").is_displayed()
+    assert owner.execution is not None
+    assert page.text("execution") == owner.execution.id
+    site.call(owner.finish(0))
+    page.wait_text("connection", "Ended; nothing more")
+    assert page.text("status") == "done"
+    assert page.rows()[0::2] == ["first", "second"]
+    assert page.complaints() == []
+    # The page of the first execution stays with it, and leads to the second.
+    page.open(f"{first}/stream/")
+    page.wait_text("connection", "Attempt 2 of 2 follows")
+    page.element("connection").find_element(By.TAG_NAME, "a").click()
+    page.wait(lambda: page.rows() == ["second"], "the second attempt")
+
+
+def test_it_says_why_it_waits(page: PageUnderTest, site: ThreadedSite, owner: Owner) -> None:
+    hosts = site.site.services.hosts
+    (record,) = (hosts.record(host) for host in FARM.hosts)
+    hosts.take([replace(record, blacklisted=True)])
+    site.call(owner.submit())
+    page.open(owner.path.replace(" ", "%20") + "/stream/")
+    page.wait_text("waiting", "localhost")
+    assert "In the queue" not in page.text("waiting")
+
+
+def test_a_schedule_is_stopped_between_two_ticks(
+    page: PageUnderTest, site: ThreadedSite, owner: Owner
+) -> None:
+    """The page said "Stopping ..." for ever: nothing was connected that could tell it more."""
+
+    async def tick() -> None:
+        await owner.submit(schedule=Schedule(cron="* * * * *"))
+        job = await site.site.storage.job(owner.task_id, owner.job_id)
+        owner.execution = await owner.lifecycle.run_tick(job)
+        owner.execution = await owner.lifecycle.started(await owner.claim(), "run-1")
+        await owner.finish()
+
+    site.call(tick())
+    page.open(owner.job_path.replace(" ", "%20") + "/stream/")
+    page.wait_text("connection", "Ended")
+    page.element("stop").click()
+    page.element("ask-yes").click()
+    page.wait_text("connection", "Stopped; no more runs are scheduled")
+    assert not page.element("stop").is_displayed()
+    # And before the first tick.
+    site.call(owner.submit(schedule=Schedule(cron="* * * * *")))
+    page.open(owner.job_path.replace(" ", "%20") + "/stream/")
+    page.wait_text("waiting", "Scheduled for")
+    page.element("stop").click()
+    page.element("ask-yes").click()
+    page.wait_text("connection", "Not scheduled")
+    assert not page.element("stop").is_displayed()
+
+
 def test_a_broken_connection_goes_on_where_it_was(
     page: PageUnderTest, site: ThreadedSite, owner: Owner
 ) -> None:
@@ -312,6 +385,8 @@ def test_a_large_log_keeps_the_last_lines(
     page.wait(lambda: page.rows()[-1:] == ["0199999 of a long log"], "the last line")
     assert page.rows() == [f"{n:07} of a long log" for n in range(195_000, 200_000)]
     assert "195,000 earlier lines are not shown here" in page.text("dropped")
+    page.element("filter").send_keys("0000001 of")
+    assert page.text("matches") == "0 found in the last 5,000 of 200,000 lines"
     assert page.window.find_element(By.CSS_SELECTOR, "#dropped a").get_attribute("href") == (
         site.site.url(owner.path.replace(" ", "%20") + "/logs/", "http")
     )
