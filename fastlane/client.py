@@ -58,7 +58,7 @@ class State:
     exit_code: int | None = None
     reason: str | None = None
     error: str | None = None
-    """What fastlane has to say about its end, in a sentence."""
+    """fastlane's own explanation of its end, in a sentence."""
 
 
 class Client:
@@ -150,20 +150,20 @@ class Client:
         url = url.rstrip("/")
         is_job, watched = not _names_execution(url), url
         while True:
-            end, told = await self._watch(watched, write, pin=is_job and watched == url)
-            retry = told.get("retry") if is_job else None
+            end, state = await self._watch(watched, write, pin=is_job and watched == url)
+            retry = state.get("retry") if is_job else None
             if retry is None:
                 return end
-            write("fastlane", _retry_note(end, told, retry))
+            write("fastlane", _retry_note(end, state, retry))
             watched = f"{url}/executions/{retry['executionId']}"
 
     async def _watch(self, url: str, write: Write, *, pin: bool) -> tuple[State, Mapping[str, Any]]:
-        """Follow one execution to its end; the end, and what the server last told of its state.
+        """Follow one execution to its end; the end, and the last state that the server sent.
 
         :param pin: *url* is a job's: once it has an execution, that one is watched.
         """
         after: int | None = None
-        told: Mapping[str, Any] = {}
+        state: Mapping[str, Any] = {}
         where = url
         wait, failures = _FIRST_WAIT_SECONDS, 0
         while True:
@@ -171,17 +171,17 @@ class Client:
                 async for message in self._messages(where, after):
                     wait, failures = _FIRST_WAIT_SECONDS, 0
                     if "state" in message:
-                        told = message["state"]
-                        if told["status"] == "idle":
+                        state = message["state"]
+                        if state["status"] == "idle":
                             raise FastlaneError(
                                 f"{shown_url(url)} has not run and is not scheduled: "
                                 "there is nothing to follow."
                             )
-                        if pin and told["executionId"]:
-                            where = f"{url}/executions/{told['executionId']}"
+                        if pin and state["executionId"]:
+                            where = f"{url}/executions/{state['executionId']}"
                     elif message.get("end"):
                         code, reason = message.get("exitCode"), message.get("reason")
-                        return State(message["status"], code, reason, told.get("error")), told
+                        return State(message["status"], code, reason, state.get("error")), state
                     else:
                         after = message["seq"]
                         write(message["stream"], message["text"])
@@ -284,16 +284,16 @@ def _names_execution(url: str) -> bool:
     return url.rstrip("/").split("/")[-2:-1] == ["executions"]
 
 
-def _retry_note(end: State, told: Mapping[str, Any], retry: Mapping[str, Any]) -> str:
+def _retry_note(end: State, state: Mapping[str, Any], retry: Mapping[str, Any]) -> str:
     """A line between two attempts, in the form of the server's own notes."""
     how = "failed" if end.exit_code is None else f"failed with exit code {end.exit_code}"
     if end.error:
         how += f" ({end.error.rstrip('.')})"
-    now, due = told.get("now"), retry.get("dueAt")
+    now, due = state.get("now"), retry.get("dueAt")
     seconds = 0.0
     if now and due:
         seconds = (datetime.fromisoformat(due) - datetime.fromisoformat(now)).total_seconds()
-    number = told["attempt"]
+    number = state["attempt"]
     when = f" in {seconds:.1f} s" if seconds > 0 else ""
     return f"\n[fastlane: Attempt {number} {how}. Attempt {number + 1} follows{when}.]\n"
 

@@ -1,7 +1,7 @@
-"""``fastlane prune``: removes what runs have left on the hosts, of this installation only.
+"""``fastlane prune``: removes this installation's ended runs from the hosts.
 
-What a run is for is asked of the storage, or of the server that owns it. A run whose execution is
-not known to be over is never touched.
+Their executions are looked up in the storage, or requested from the server that owns it. A run is
+removed only if its execution has certainly ended.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from fastlane.storage.base import Storage
 from fastlane.wiring import installation_of, make_executors, make_storage
 
 IsOver = Callable[[ListedRun], Awaitable[bool]]
-"""Whether the execution of a run is known to be over."""
+"""Whether the execution of a run has certainly ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What became of one run, or of one host."""
+    """A run that was removed, or why a run or a host could not be cleaned up."""
 
     host: str
     run_id: str
     execution_id: str
     error: str | None = None
-    """Why it is still there; with an empty ``run_id`` why the host was passed over."""
+    """Why the run is still there; with an empty ``run_id``, why the host was skipped."""
 
 
 async def prune(config: Config, server: str, *, dry_run: bool) -> AsyncIterator[Pruned]:
-    """Remove every run of this installation whose execution is over, host by host.
+    """Remove each run of this installation whose execution has ended, host by host.
 
-    :param server: asked where another process owns the storage.
-    :param dry_run: only tell what would be removed.
-    :raises FastlaneError: neither the storage nor the server can be asked.
+    :param server: the URL of the server to call if it is using the storage.
+    :param dry_run: report what would be removed, and remove nothing.
+    :raises FastlaneError: neither the storage nor the server can be reached.
     """
     executors = make_executors(config)
     storage = make_storage(config, time.time)
@@ -77,7 +77,7 @@ async def _prune_host(
 
 @asynccontextmanager
 async def _knowing(storage: Storage, server: str) -> AsyncIterator[IsOver]:
-    """What knows the executions: the storage itself, or the server that has it."""
+    """A function that knows executions, from the storage or from the server that uses it."""
     try:
         await storage.open()
     except StorageInUse:
@@ -89,7 +89,7 @@ async def _knowing(storage: Storage, server: str) -> AsyncIterator[IsOver]:
                 status = await client.execution_status(run.task_id, run.job_id, run.execution_id)
                 return status in FINAL
 
-            # Another's server would not know our executions, and one that is away knows nothing.
+            # An unreachable server must not look like one that does not know the executions.
             await client.status()
             yield ask
         return
@@ -102,7 +102,8 @@ async def _knowing(storage: Storage, server: str) -> AsyncIterator[IsOver]:
             try:
                 return (await storage.execution(run.execution_id)).final
             except NotFound:
-                # This storage has forgotten it, so it was over; one that runs is somebody else's.
+                # Its record was cleaned up, so it has ended; a run that is running is another
+                # installation's.
                 return run.phase is Phase.ENDED
 
         yield look_up

@@ -1,14 +1,14 @@
 // The page on which a person watches a log. Hand-written, no build, no other files.
 //
 // It reads `…/ws/?format=json&state=true&after=SEQ`: records, the execution's state whenever it
-// changes, and an end. A job's page goes on with the retry that follows a failed execution.
+// changes, and an end. A job's page continues with the retry of a failed execution.
 // Log text reaches the document as text only, never as markup.
 "use strict";
 
 (() => {
   // Bounds the lines in the document; a reader who has scrolled up gets twice as many before any go.
   const MAX_LINES = 5000;
-  // Bounds the text of one row; a longer line goes on in the next row.
+  // Bounds the text of one row; a longer line continues in the next row.
   const MAX_ROW_CHARS = 4000;
   // Bounds the text in the document, for logs of very long lines.
   const MAX_CHARS = 8000000;

@@ -1,12 +1,12 @@
-"""The shared log feed: any number of viewers of a log cost what one does.
+"""The shared log feed: many viewers of a log cost as much as one.
 
-An owner follows the engine's stream into storage, once; viewers read the storage and are woken by
-the bus. What they have in common is done once for all of them:
+The owner of an execution writes the engine's stream to storage once; viewers read the storage and
+are woken by the bus. Their common work is done once for all of them:
 
-* One :class:`Watch` per execution that somebody watches reads its status after every hint, and
-  gives every reading a version. Viewers wait for the next version.
+* One :class:`Watch` for each execution that has viewers reads its status after every event, and
+  gives each reading a version. Viewers wait for the next version.
 * Pages of log are read and encoded once, ready for the wire, and kept in one cache of bounded size.
-  A viewer that stands in the middle of a page gets the rest of it, so those who lag fall in step.
+  A viewer that needs only a part of a page gets its rest, so that slow viewers fall in step.
 
 Why nothing is lost: a log is complete in storage before its status is final. A viewer takes the
 status first and then reads to the end; when that status was final, it has everything. An end of the
@@ -37,13 +37,13 @@ from fastlane.storage.base import Storage
 PAGE_BYTES = 128 * 1024
 # Bounds the encoded pages that are kept for all viewers of all logs together.
 CACHE_BYTES = 16 * 1024 * 1024
-# Bounds how long a lost hint can leave a viewer behind.
+# Bounds how late a viewer can be when an event was lost.
 POLL_SECONDS = 5.0
 # Bounds how often the viewers of one log are woken: what comes in between goes out in one page.
 WAKE_SECONDS = 0.1
 # Bounds the work done on the loop for one page; a page of more records is encoded in a thread.
 RECORDS_ON_LOOP = 1000
-# Counts what a cached page weighs beside its bytes, so that many small ones are bounded too.
+# Bytes that a cached page takes besides its data, so that many small ones are bounded too.
 _PAGE_OVERHEAD_BYTES = 1024
 
 # RFC 6455 section 5.2: FIN and the opcode of a text frame; a server's frames are not masked.
@@ -51,7 +51,7 @@ _TEXT_FRAME = 0x81
 
 
 class Format(StrEnum):
-    """How a viewer wants the log."""
+    """The form in which a viewer receives the log."""
 
     PLAIN = "plain"
     """Text frames of any length, cut between records."""
@@ -60,7 +60,7 @@ class Format(StrEnum):
 
 
 def frame_header(length: int) -> bytes:
-    """What stands before *length* bytes of text in an unmasked frame (RFC 6455, section 5.2)."""
+    """The header of an unmasked frame with *length* bytes of text (RFC 6455, section 5.2)."""
     if length < 126:
         return struct.pack("!BB", _TEXT_FRAME, length)
     if length <= 0xFFFF:
@@ -78,16 +78,16 @@ class Page:
     """Consecutive records, encoded for the wire once and written to any number of sockets."""
 
     after: int
-    """The page starts behind this sequence number."""
+    """The page starts after this sequence number."""
     seqs: Sequence[int]
     starts: Sequence[int]
-    """Where each record's share begins in ``wire``."""
+    """Where each record begins in ``wire``."""
     wire: bytes
     format: Format
     short: bool
-    """The log may hold more by now than this page does: it was read at the end of a growing log."""
+    """It was read at the end of a growing log, which may be longer by now."""
     version: int
-    """The watch's version under which it was read."""
+    """The version of the watch that read it."""
 
     @property
     def last(self) -> int:
@@ -96,11 +96,11 @@ class Page:
 
     @property
     def weight(self) -> int:
-        """Bytes of memory, nearly."""
+        """Its approximate size in memory, in bytes."""
         return len(self.wire) + 16 * len(self.seqs) + _PAGE_OVERHEAD_BYTES
 
-    def behind(self, after: int) -> bytes | memoryview:
-        """Whole frames with the records behind sequence number *after* (less than ``last``)."""
+    def rest(self, after: int) -> bytes | memoryview:
+        """Whole frames with the records after sequence number *after* (less than ``last``)."""
         first = bisect_right(self.seqs, after)
         if first == 0:
             return self.wire
@@ -113,7 +113,7 @@ class Page:
 def encode_page(
     records: Sequence[LogRecord], *, after: int, form: Format, short: bool, version: int
 ) -> Page:
-    """Encode *records* (at least one) once for everybody."""
+    """Encode *records* (at least one) for all viewers."""
     seqs = array("Q", (record.seq for record in records))
     encode = _encode_plain if form is Format.PLAIN else _encode_json
     wire, starts = encode(records)
@@ -176,7 +176,7 @@ class PageCache:
         return page
 
     def add(self, execution_id: str, page: Page) -> None:
-        """Keep *page*, in place of one with the same start, and let go of the least used."""
+        """Keep *page* instead of one with the same start, and drop the least recently used."""
         key = (execution_id, page.format, page.after)
         self._remove(key)
         self._pages[key] = page
@@ -205,7 +205,7 @@ class _Read:
 
 
 class Watch:
-    """One execution while somebody watches it. Made by :meth:`Feed.watch`."""
+    """One execution while it has viewers. Made by :meth:`Feed.watch`."""
 
     def __init__(self, feed: Feed, execution_id: str) -> None:
         self._feed = feed
@@ -222,7 +222,7 @@ class Watch:
 
     @property
     def execution(self) -> Execution:
-        """As it was last read; log up to its status is in storage."""
+        """As it was last read; the log up to then is in storage."""
         assert self._execution is not None
         return self._execution
 
@@ -239,7 +239,7 @@ class Watch:
     async def page(self, after: int, form: Format) -> Page | None:
         """A page with the records that follow *after*, or None at the end of the log.
 
-        The end is that of a log read after ``version`` came about.
+        The end is that of a log which was read after ``version`` was.
 
         :raises StorageError: the log could not be read.
         """
@@ -306,7 +306,7 @@ class Watch:
         self._changed = asyncio.Event()
 
     def end(self) -> None:
-        """Stop following; nobody watches any more."""
+        """Stop following: the last viewer has left."""
         self._follower.cancel()
         self._follower.add_done_callback(self._feed.forget)
         self._feed.tasks.add(self._follower)
@@ -341,7 +341,7 @@ class Feed:
 
     @asynccontextmanager
     async def watch(self, execution_id: str) -> AsyncIterator[Watch]:
-        """Watch an execution, together with whoever else does.
+        """Watch an execution, together with its other viewers.
 
         :raises NotFound: no such execution.
         :raises StorageError: its status could not be read.
@@ -360,18 +360,18 @@ class Feed:
                 watch.end()
 
     def drop(self, execution_id: str, watch: Watch) -> None:
-        """Whoever comes next gets a watch of its own."""
+        """Give the next viewer a new watch."""
         if self._watches.get(execution_id) is watch:
             del self._watches[execution_id]
 
     def forget(self, task: asyncio.Task[Page | None] | asyncio.Task[None]) -> None:
-        """Let go of a task that has ended; its viewers, if any are left, have its error."""
+        """Remove a task that has ended; its viewers, if any are left, have received its error."""
         self.tasks.discard(task)
         if not task.cancelled():
             task.exception()
 
     async def close(self) -> None:
-        """Wait for what is under way; call it when the last viewer has gone."""
+        """End the reads in progress; called once the last viewer has left."""
         tasks = set(self.tasks)
         for task in tasks:
             task.cancel()

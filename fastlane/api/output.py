@@ -12,16 +12,16 @@ from fastlane.storage.base import Storage, dropped_note
 
 # The reference: stdout and stderr "separated by \n-=-\n".
 SEPARATOR = b"\n-=-\n"
-# Bounds what ?tail=N holds in memory; more lines than fit are cut at their beginning.
+# Bounds the memory of ?tail=N; of more lines than fit, the end is sent.
 TAIL_MAX_BYTES = 8 * 1024 * 1024
 TAIL_FIRST_BYTES = 64 * 1024
-# What the note about dropped bytes ends with, however many they are.
+# How the note about dropped bytes ends, whatever their number.
 DROPPED_NOTE_END = dropped_note(0).partition(b"0")[2]
 TAIL = parameters.number("tail", "Only so many of the last lines.", 0, 1_000_000)
 
 
 class OutputHandler(BaseHandler):
-    """The text of an execution, or of a job's last one."""
+    """The output of an execution, or of a job's last one."""
 
     streams: tuple[Stream, ...]
 
@@ -45,7 +45,7 @@ class OutputHandler(BaseHandler):
         if execution.exit_code is not None:
             self.set_header("Fastlane-Exit-Code", str(execution.exit_code))
         if self.request.method == "HEAD":
-            # Flushed by hand, or Tornado would give the length of the body that is not there.
+            # Otherwise Tornado would send the length of the empty body.
             await self.flush()
             return
         if tail is not None:
@@ -60,7 +60,7 @@ class OutputHandler(BaseHandler):
                 await self.flush()
 
     def compute_etag(self) -> None:
-        """No tag: what must not be stored is never asked for again under a condition."""
+        """None: what must not be stored is never requested conditionally."""
 
 
 class Logs(OutputHandler):
@@ -84,14 +84,14 @@ class Stderr(OutputHandler):
 async def _read(
     storage: Storage, execution_id: str, stream: Stream, state: LogState
 ) -> AsyncIterator[bytes]:
-    """One stream of the log as far as *state* goes.
+    """One stream of the log up to *state*.
 
-    Of the server's notes those that stand for missing output are part of the text, in each stream
-    that holds something: which of the two misses it is not known. Notes before all output tell of
-    the pull, and are not.
+    Of the server's notes, those about dropped output are part of each stream that has any output,
+    because it is not known from which one it was dropped. Notes before all output are about the
+    pull, and are not part of it.
     """
     if _kept_bytes(state, stream) == 0:
-        # The other stream may be a hundred megabytes long.
+        # Do not search the other stream, which may be a hundred megabytes long.
         return
     after, last_seq, begun = 0, state.last_seq, False
     while after < last_seq:
@@ -132,10 +132,10 @@ async def _last_lines(
 
 
 async def _end_of_stream(storage: Storage, execution_id: str, stream: Stream, lines: int) -> bytes:
-    """The end of one stream: enough for *lines* lines, or all there is, or all that is taken."""
+    """The end of one stream: enough for *lines* lines, all of it, or the most that is kept."""
     state = await storage.log_state(execution_id)
-    # The ends of the streams do not say where something was dropped. A longer log than this keeps
-    # more behind that place than is taken here.
+    # The end of a stream does not say where output was dropped. In a log that is longer than this,
+    # the place is before what is read here.
     if state.dropped_bytes and state.stdout_bytes + state.stderr_bytes <= 2 * TAIL_MAX_BYTES:
         parts = [part async for part in _read(storage, execution_id, stream, state)]
         return b"".join(parts)[-TAIL_MAX_BYTES:]

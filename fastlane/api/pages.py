@@ -1,4 +1,4 @@
-"""Pages for people and what they are made of; ``…/stream/``, on which a log is watched."""
+"""Pages for people, their assets, and ``…/stream/``, the page that shows a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import find_log
 from fastlane.errors import NotFound
 
-# Both are at the top of the repository; setup.py makes packages of them.
+# Templates and assets are at the top of the repository; setup.py makes packages of them.
 _TEMPLATES = DictLoader(
     {
         file.name: file.read_text(encoding="utf-8")
@@ -36,9 +36,9 @@ _ASSETS = {
 }
 _VERSIONS = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in _ASSETS.items()}
 ASSET_URLS = {name: f"/static/{name}?v={version}" for name, version in _VERSIONS.items()}
-"""Where the page finds each asset; the version makes it safe to cache for good."""
+"""The URL of each asset; its version makes it safe to cache for good."""
 
-# Nothing inline, nothing from elsewhere: a log cannot become script, whatever is in it.
+# Nothing inline and nothing from other origins, so that no log can run as a script.
 _SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -54,10 +54,10 @@ _SECURITY_POLICY = "; ".join(
 
 
 class Page(BaseHandler):
-    """The base of every page for people."""
+    """The base of all pages."""
 
     def send_page(self, template: str, **values: object) -> None:
-        """Answer with *template*, under a policy that lets in nothing but our own assets."""
+        """Send *template*, with a policy that allows only our own assets."""
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Content-Security-Policy", _SECURITY_POLICY)
         self.set_header("X-Content-Type-Options", "nosniff")
@@ -87,13 +87,13 @@ class StreamPage(Page):
 
 
 class Asset(BaseHandler):
-    """A file of the package's ``static`` directory."""
+    """A file of ``static/``."""
 
     async def get(self, name: str) -> None:
         """Style sheets, scripts and pictures of the pages."""
         body = _ASSETS.get(name)
         if body is None:
-            raise NotFound(f"There is no file {name!r} here.")
+            raise NotFound(f'There is no file "{name}".')
         versioned = self.get_query_argument("v", "") == _VERSIONS[name]
         self.set_header("Content-Type", _TYPES[Path(name).suffix])
         self.set_header("X-Content-Type-Options", "nosniff")

@@ -1,7 +1,7 @@
 """``…/ws/``: the log of an execution as it is written, to any number of viewers.
 
-The contract is API.md, "Streams". Beyond it, ``state=true`` (with ``format=json``) adds frames
-``{"state": {...}}`` whenever the execution's state changes, for the page of :mod:`.pages`.
+The contract is API.md, "Streams". In addition, ``state=true`` (with ``format=json``) sends frames
+``{"state": {...}}`` whenever the execution's state changes, for the log page and the client.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from fastlane.model import Execution, Job, Status
 
 log = structlog.get_logger(__name__)
 
-# Bounds how long a client may take for one page before it is given up.
+# Bounds how long a client may take to receive one page.
 STALL_SECONDS = 60.0
-# Bounds how long a dead peer goes unnoticed (an interval and a time-out of the same length).
+# Bounds how long a dead peer goes unnoticed (an interval and a timeout of the same length).
 PING_SECONDS = 60.0
-# Bounds what a client may send; it has nothing to say.
+# Bounds a message of a client, which has no reason to send one.
 MAX_MESSAGE_BYTES = 4096
 # Bounds ``after``: what JSON numbers hold exactly (RFC 8259, section 6).
 MAX_SEQ = 2**53 - 1
@@ -46,7 +46,7 @@ STATE = parameters.choice(
 DONE = "done"
 RETRY = "retry"
 
-# RFC 6455, section 7.4.1, and the registry that it founded.
+# RFC 6455, section 7.4.1, and the registry that it established.
 NORMAL, GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 1001, 1011, 1013
 
 
@@ -61,7 +61,7 @@ class LogSocket(BaseHandler, WebSocketHandler):
     _wire: IOStream
     _stream_format = Format.PLAIN
     _after = 0
-    _tells_state = False
+    _with_state = False
     _follows_job: bool
     _job: Job
     _execution: Execution | None = None
@@ -74,7 +74,7 @@ class LogSocket(BaseHandler, WebSocketHandler):
         again. With `format=json` each frame is `{seq, ts, stream, text}`, and the last one is
         `{end, status, exitCode, reason}`.
         """
-        # What can be refused is refused with an HTTP answer, before the handshake.
+        # What can be refused is refused by an HTTP response, before the handshake.
         self._read_query()
         self._follows_job = execution_id is None
         self._job, self._execution = await find_log(
@@ -83,13 +83,13 @@ class LogSocket(BaseHandler, WebSocketHandler):
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             raise Problem(
                 426,
-                "This is a WebSocket: connect to it with the scheme ws or wss.",
+                "This is a WebSocket; connect to it by a ws or wss URL.",
                 headers={"Upgrade": "websocket"},
             )
         if self.services.sockets.full:
             raise Problem(
                 503,
-                "The server has as many open sockets as it can take; try again later.",
+                "The server has too many open sockets; try again later.",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
         await super().get()
@@ -97,9 +97,9 @@ class LogSocket(BaseHandler, WebSocketHandler):
     def _read_query(self) -> None:
         self._stream_format = Format(FORMAT.choice(self) or Format.PLAIN)
         self._after = AFTER.number(self) or 0
-        self._tells_state = STATE.choice(self) == "true"
-        if self._tells_state and self._stream_format is not Format.JSON:
-            raise Problem(400, "state=true needs format=json.")
+        self._with_state = STATE.choice(self) == "true"
+        if self._with_state and self._stream_format is not Format.JSON:
+            raise Problem(400, "state=true requires format=json.")
 
     @property
     def ping_interval(self) -> float | None:
@@ -117,14 +117,14 @@ class LogSocket(BaseHandler, WebSocketHandler):
         assert self.ws_connection is not None
         assert self.ws_connection.stream is not None
         self._wire = self.ws_connection.stream
-        # The registry of sockets has it from here on.
+        # From here on it is in the registry of sockets.
         self.services.requests.end(self)
         self.set_nodelay(True)
         self._task = asyncio.create_task(self._serve(), name=f"socket {self.request.path}")
         self.services.sockets.add(self)
 
     def on_message(self, message: str | bytes) -> None:
-        """A viewer has nothing to say; what it sends is read and forgotten."""
+        """Ignore it: viewers only receive."""
 
     def on_close(self) -> None:
         self._task.cancel()
@@ -148,43 +148,43 @@ class LogSocket(BaseHandler, WebSocketHandler):
         except _Stalled:
             code = TRY_AGAIN_LATER
         except StorageError as error:
-            log.warning("a log stream broke", path=self.request.path, error=str(error))
+            log.warning("log stream failed", path=self.request.path, error=str(error))
         except NotFound:
-            # The record was there at the handshake: its history was cleaned up since.
+            # It was found at the handshake, and has been cleaned up since.
             pass
         except Exception:
-            log.exception("a log stream broke", path=self.request.path)
+            log.exception("log stream failed", path=self.request.path)
         self.close(code, reason)
 
     async def _stream(self) -> tuple[int, str]:
-        """Send everything that there is to send; the close code and reason that fit."""
+        """Send everything there is; the code and reason to close with."""
         if self._execution is None:
-            await self._tell_state(None, None)
+            await self._send_state(None, None)
             return NORMAL, RETRY
-        told = retry = None
+        sent = retry = None
         async with self.services.sockets.feed.watch(self._execution.id) as watch:
             while True:
                 execution, version = watch.execution, watch.version
-                if execution != told:
+                if execution != sent:
                     # It was stored with the outcome, so it is there once the status is final.
                     retry = await self.services.lifecycle.retry_after(execution)
-                    await self._tell_state(execution, retry)
-                    told = execution
+                    await self._send_state(execution, retry)
+                    sent = execution
                 if execution.status is Status.ENQUEUED:
                     return NORMAL, RETRY
                 await self._drain(watch)
                 if execution.final:
-                    await self._tell_end(execution)
+                    await self._send_end(execution)
                     return NORMAL, RETRY if self._follows_job and retry else DONE
                 await watch.news(version)
 
     async def _drain(self, watch: Watch) -> None:
         while (page := await watch.page(self._after, self._stream_format)) is not None:
-            await self._send(page.behind(self._after))
+            await self._send(page.rest(self._after))
             self._after = page.last
 
-    async def _tell_state(self, execution: Execution | None, retry: Execution | None) -> None:
-        if not self._tells_state:
+    async def _send_state(self, execution: Execution | None, retry: Execution | None) -> None:
+        if not self._with_state:
             return
         state = {**_state_of_job(self._job), "now": time_text(self.services.clock())}
         if execution is not None:
@@ -192,7 +192,7 @@ class LogSocket(BaseHandler, WebSocketHandler):
             state |= _state_of(execution, waiting[execution.id], retry)
         await self._send_json({"state": state})
 
-    async def _tell_end(self, execution: Execution) -> None:
+    async def _send_end(self, execution: Execution) -> None:
         if self._stream_format is Format.JSON:
             await self._send_json(
                 {
@@ -208,10 +208,10 @@ class LogSocket(BaseHandler, WebSocketHandler):
         await self._send(frame_header(len(text)) + text)
 
     async def _send(self, frames: bytes | memoryview) -> None:
-        """Write whole frames and return once the kernel has taken them.
+        """Write whole frames and return once the kernel has them.
 
         Straight to the stream, because ``write_message`` would copy each page for each viewer; a
-        page stays one object, however many sockets wait to send it.
+        page remains one object, however many sockets wait to send it.
 
         :raises StreamClosedError: the connection is gone.
         :raises _Stalled: the client does not read.
@@ -220,10 +220,10 @@ class LogSocket(BaseHandler, WebSocketHandler):
             raise StreamClosedError
         written = self._wire.write(frames)
         if written.done():
-            # Others get a turn when one socket takes whatever it is given.
+            # Give others a turn, even if this socket never has to wait.
             await asyncio.sleep(0)
         else:
-            # Unlike wait_for, this leaves the stream's own future alone when time is up.
+            # Unlike wait_for, this does not cancel the stream's own future.
             await asyncio.wait([written], timeout=STALL_SECONDS)
             if not written.done():
                 raise _Stalled

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastlane.storage.base import Storage
 
 FILE_NAME = "worker-healthy"
-"""In ``DATA_DIR``; its time is that of the last time when all was well."""
+"""In ``DATA_DIR``; its modification time is that of the last successful check."""
 
 # Bounds how old the file of a healthy worker is: several periods, since a check may be slow.
 FRESH_SECONDS = 30.0
@@ -22,9 +22,9 @@ class Pulse:
         self._path = data_dir / FILE_NAME
 
     async def step(self) -> float:
-        """Look at the storage and leave word that it is well.
+        """Check the storage, and touch the file if it is healthy.
 
-        :raises StorageUnavailable: it is not.
+        :raises StorageUnavailable: it cannot be reached.
         """
         parts = await self._storage.check()
         if not any(parts.values()):

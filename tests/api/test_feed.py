@@ -90,7 +90,7 @@ async def follow(feed: Feed, execution_id: str) -> bytes:
         while True:
             execution, version = watch.execution, watch.version
             while (page := await watch.page(after, Format.PLAIN)) is not None:
-                text += payload(page.behind(after))
+                text += payload(page.rest(after))
                 after = page.last
             if execution.final:
                 return text
@@ -133,9 +133,9 @@ def test_the_rest_of_a_page_is_whole_frames() -> None:
     texts = [piece.decode(errors="replace") for piece in pieces]
     rows = page_of(*pieces, form=Format.JSON)
     for after in range(4):
-        assert payload(plain.behind(after)).decode() == "".join(texts[after:])
-        assert payload(rows.behind(after)).decode().count('"seq"') == 4 - after
-    last = json.loads(payload(rows.behind(3)))
+        assert payload(plain.rest(after)).decode() == "".join(texts[after:])
+        assert payload(rows.rest(after)).decode().count('"seq"') == 4 - after
+    last = json.loads(payload(rows.rest(3)))
     assert last == {
         "seq": 4,
         "ts": "1970-01-01T00:00:01.500000",
@@ -170,7 +170,7 @@ async def test_viewers_at_odd_places_fall_in_step(
         before = storage.log_reads
         for after in (1, 77, 500, 1999):
             pages = await drain(watch, after)
-            assert payload(pages[0].behind(after)).startswith(b"line %04d" % after)
+            assert payload(pages[0].rest(after)).startswith(b"line %04d" % after)
             assert pages == whole[-len(pages) :]
         assert storage.log_reads == before
 

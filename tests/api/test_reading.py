@@ -209,7 +209,8 @@ async def test_tail(still: Site, lines: int) -> None:
     await owner.write(stdout, (Stream.STDERR, b"err\n"))
     rows = stdout.splitlines(keepends=True)
     wanted = b"".join(rows[-lines:]) if lines else b""
-    assert (await still.get(f"{owner.path}/stdout?tail={lines}")).body == wanted
+    for text in (f"{lines}", f"{lines:020}"):
+        assert (await still.get(f"{owner.path}/stdout?tail={text}")).body == wanted
     rows = (stdout + b"\n-=-\nerr\n").splitlines(keepends=True)
     wanted = b"".join(rows[-lines:]) if lines else b""
     assert (await still.get(f"{owner.path}/logs?tail={lines}")).body == wanted

@@ -89,6 +89,8 @@ def test_the_image_is_not_root_and_says_how_it_is() -> None:
     names = [instruction[0] for instruction in instructions]
     last_stage = names[len(names) - names[::-1].index("FROM") :]
     assert {"USER", "HEALTHCHECK", "ENTRYPOINT"} <= set(last_stage)
+    healthcheck = next(rest for name, rest in instructions if name == "HEALTHCHECK")
+    assert healthcheck.endswith('CMD ["fastlane", "healthcheck"]')
     copied = [rest for name, rest in instructions if name == "COPY"]
     for source in (word for rest in copied for word in rest.split()[:-1]):
         assert (ROOT / source).exists(), source
