@@ -1,16 +1,17 @@
-"""What is known of the health of the hosts: a circuit breaker for each, and the black-list.
+"""The health of the hosts: a circuit breaker for each, and which are black-listed.
 
-The breaker counts what a host did wrong in a row, never what a job did. *Closed*: it is given work,
-after a failure not before a short pause. From so many failures on it is *open*: it is given nothing
-for a while, and every instance is told. Behind that it is *half-open*: one execution may try it,
-and what comes of that closes the circuit or opens it again.
+The breaker counts consecutive failures of the host, never those of a job.
 
-Pauses are counted in monotonic time, so that no step of the clock cuts or stretches one. Until when
-a circuit is open the instances tell each other in unix seconds; what that leaves of the time-out is
-taken once, when it is heard of, and is never more than the whole.
+* *closed*: the host gets executions, after a failure only after a short pause.
+* *open*, after enough failures: it gets none for a while, on every instance.
+* *half-open*, after that: one execution tests it, and its result closes or opens the circuit.
 
-Nothing here does I/O. What the other instances are to know is in :meth:`Hosts.unsaved`, and what
-they have stored comes in by :meth:`Hosts.take`.
+Pauses are measured in monotonic time, so a step of the clock does not change them. Instances tell
+each other in unix seconds until when a circuit is open. That is converted once, when it is read,
+to at most the whole timeout.
+
+Nothing here does I/O. :meth:`Hosts.unsaved` has what other instances must learn;
+:meth:`Hosts.take` accepts what they have stored.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ ERROR_CHARS = 500
 
 
 class Circuit(StrEnum):
-    """Where a host's circuit breaker stands; the words of ``/status/``."""
+    """The state of a circuit breaker, in the words of ``/status/``."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -48,7 +49,7 @@ class BreakerOptions:
 
 
 class Hosts:
-    """The hosts of the configuration, and those that executions were found on."""
+    """The configured hosts, and others on which executions were found."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class Hosts:
     # -- what hosts do ------------------------------------------------------------------------
 
     def failed(self, host: str, error: str) -> None:
-        """The host did not do its part: give it nothing new for a while."""
+        """The host failed: give it nothing new for a while."""
         record = self.record(host)
         circuit = self.circuit(host)
         failures = record.failures + 1
@@ -96,11 +97,11 @@ class Hosts:
         self._paused_until[host] = self._ticks() + pause_seconds
         self._trial_until.pop(host, None)
         if circuit is not Circuit.OPEN:
-            # While it is open its own executions go on failing: that is no news to anybody.
+            # While it is open, its own executions keep failing. That is not news.
             self._save(host)
 
     def answered(self, host: str) -> None:
-        """The host did its part."""
+        """The host answered."""
         self._paused_until.pop(host, None)
         self._trial_until.pop(host, None)
         record = self.record(host)
@@ -109,9 +110,9 @@ class Hosts:
             self._save(host)
 
     def given(self, host: str) -> None:
-        """The host was given an execution; of a half-open one that is the trial."""
+        """The host got an execution, which is the test of a half-open circuit."""
         if self.circuit(host) is Circuit.HALF_OPEN:
-            # Bounded, because whoever stops the execution stops the trial with it.
+            # Bounded, because a stop of the execution also ends the test.
             self._trial_until[host] = self._ticks() + self._breaker.reset_timeout_seconds
 
     def has_now(self, host: str, image: str) -> None:
@@ -131,16 +132,16 @@ class Hosts:
     # -- what others know ---------------------------------------------------------------------
 
     def unsaved(self) -> Sequence[HostRecord]:
-        """What the other instances do not know yet."""
+        """What other instances do not know yet."""
         return [self.record(host) for host in sorted(self._unsaved)]
 
     def saved(self, record: HostRecord) -> None:
-        """*record* is stored."""
+        """Note that *record* is stored."""
         if self.record(record.host) == record:
             self._unsaved.discard(record.host)
 
     def take(self, records: Iterable[HostRecord]) -> bool:
-        """Believe what is stored, but for what is our own news; whether that changed anything.
+        """Adopt stored records, except where ours are newer; whether that changed anything.
 
         Hosts that are not configured concern only the instance that has executions on them.
         """
@@ -152,7 +153,7 @@ class Hosts:
             if stored.host in self._unsaved:
                 stored = replace(known, blacklisted=stored.blacklisted)
             elif known.open_until == stored.open_until is not None:
-                # We have counted on while it was open.
+                # We kept counting while it was open.
                 stored = replace(stored, failures=max(stored.failures, known.failures))
             if stored != known:
                 news = True
@@ -165,7 +166,7 @@ class Hosts:
     # -- what to do about it ------------------------------------------------------------------
 
     def available(self, hosts: Sequence[str]) -> Sequence[str]:
-        """Those of *hosts* that may be given something new, in their order."""
+        """Those of *hosts* that may get executions, in their order."""
         now = self._ticks()
         return [
             host
@@ -174,8 +175,8 @@ class Hosts:
         ]
 
     def resumes_in(self, hosts: Sequence[str]) -> float | None:
-        """In how many seconds the first paused one of *hosts* may be tried again; None when none
-        is paused.
+        """Seconds until the first paused one of *hosts* may be tried again; None if none is
+        paused.
         """
         now = self._ticks()
         return min(
@@ -188,13 +189,13 @@ class Hosts:
         )
 
     def blocked(self, hosts: Sequence[str]) -> str | None:
-        """Why none of *hosts* is given anything, in a sentence; None when one of them may be."""
+        """A sentence on why none of *hosts* gets executions; None if one may."""
         if self.available(hosts):
             return None
         return f"No host is available: {'; '.join(map(self._trouble, hosts))}."
 
     def is_doubtful(self, host: str) -> bool:
-        """Whether the host is to be asked for a sign of life before it is given anything."""
+        """Whether to ping the host before it gets an execution."""
         return self.record(host).failures > 0
 
     def is_configured(self, host: str) -> bool:
@@ -206,7 +207,7 @@ class Hosts:
         return (host, image) in self._images
 
     def circuit(self, host: str) -> Circuit:
-        """Where the host's breaker stands."""
+        """The state of the host's circuit."""
         open_until = self._open_until.get(host)
         if open_until is None:
             return Circuit.CLOSED
@@ -217,7 +218,7 @@ class Hosts:
         return self._records.get(host) or HostRecord(host)
 
     def all(self) -> Sequence[str]:
-        """Every host of the configuration, and those that have done something wrong."""
+        """Every configured host, and those with a record."""
         return sorted(self._configured | self._records.keys())
 
     def _keep(self, record: HostRecord) -> None:

@@ -14,7 +14,7 @@ credentials. The rules:
   is dropped after :attr:`Limits.abandoned_seconds`.
 * Bytes of request bodies that are not complete are counted, and a body that makes no progress ends.
 
-A peer is an address. A trusted proxy has no share of its own: behind it are many.
+A peer is an address. A trusted proxy has no share of its own, because it serves many clients.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def read_json_object(body: bytes) -> dict[str, Any]:
     except UnicodeEncodeError as error:
         raise Problem(
             400,
-            "The request body holds half of a surrogate pair (\\ud800 to \\udfff); "
+            "The request body contains half of a surrogate pair (\\ud800 to \\udfff); "
             "send the character.",
         ) from error
     except _Malformed as error:

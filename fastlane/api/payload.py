@@ -87,11 +87,10 @@ def _command(value: object) -> Command:
         raise ValueError(f"{shown(value)} is not a command; give a string or a list of strings")
     for word in [value] if isinstance(value, str) else value:
         if "\0" in word:
-            raise ValueError("the command holds a NUL character; leave it out")
+            raise ValueError("the command contains a NUL character; leave it out")
         if len(word) > MAX_TEXT:
             raise ValueError(
-                f"the command holds a text of {len(word)} characters; "
-                f"at most {MAX_TEXT} are accepted"
+                f"the command has a word of {len(word)} characters; at most {MAX_TEXT} are accepted"
             )
     try:
         command = Command.parse(value)
@@ -145,10 +144,10 @@ def _env(name: str, value: str) -> None:
     if not name or "=" in name or "\0" in name:
         raise ValueError(
             f"{shown(name)} is not the name of an environment variable; "
-            "use a text without '=' and NUL"
+            "use a name without '=' and NUL"
         )
     if "\0" in value:
-        raise ValueError(f"the value of {name} holds a NUL character; leave it out")
+        raise ValueError(f"the value of {name} contains a NUL character; leave it out")
 
 
 def _dns_entry(name: str, address: str) -> None:
@@ -206,7 +205,7 @@ class ResourcesPayload(PayloadModel):
 
     cpus: Annotated[float, Field(ge=0.01, le=4096, allow_inf_nan=False)] | None = None
     memory: Annotated[int | str, BeforeValidator(_memory)] | None = Field(
-        default=None, description="Bytes, or a text like 512m."
+        default=None, description="Bytes, or a size such as 512m."
     )
     pids: Annotated[int, Field(ge=1, le=4_194_304)] | None = None
 

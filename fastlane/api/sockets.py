@@ -17,7 +17,7 @@ class Socket(Protocol):
     """What the registry needs of a socket's handler."""
 
     def shut_down(self) -> None:
-        """Begin to close with reason ``retry``; the registry is told when that is over."""
+        """Begin to close with the reason ``retry``; a closed socket leaves the registry."""
 
     def cut_off(self) -> None:
         """Close the connection without waiting for the client."""

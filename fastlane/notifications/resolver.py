@@ -10,19 +10,19 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from fastlane.notifications.addresses import Address
 
-# Bounds the look-ups under way, those included whose caller has given up: the system's resolver
+# Bounds the look-ups in progress, also those whose caller has given up: the system's resolver
 # cannot be interrupted, and gives up by itself after some seconds.
 LOOKUPS = 256
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
-"""From host and port to addresses. Raises ``OSError`` when there are none."""
+"""From host and port to addresses. Raises ``OSError`` if there are none."""
 
 
 class Resolver:
     """The system's own resolver (``/etc/hosts``, DNS), with a thread for each look-up.
 
-    Threads of a pool would be joined when the process ends, and could be used up by names that
-    take for ever; these are daemons.
+    Names that never resolve could block a pool of threads, and the process would wait for it at its
+    end. These threads are daemons.
     """
 
     def __init__(self) -> None:

@@ -65,7 +65,7 @@ def _url(text: str) -> str:
         parts, port = urlsplit(""), None
     if "@" in parts.netloc:
         # Not shown: there is a password in it.
-        raise ValueError("the URL holds a user or a password; send them in headers")
+        raise ValueError("the URL contains a user or a password; send them in headers")
     if not (
         parts.scheme in {"http", "https"}
         and parts.hostname
@@ -153,7 +153,7 @@ class WebhookOptions:
     timeout_seconds: float = 10.0
     """For a whole attempt: name, connection, TLS, request and answer."""
     secret: str = ""
-    """``whsec_…``; several, separated by blanks, sign side by side. Empty: no signature."""
+    """``whsec_…``; several, separated by spaces, each adds a signature. Empty: no signature."""
     allowed_networks: tuple[Network, ...] = ()
 
 

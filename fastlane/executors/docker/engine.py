@@ -53,8 +53,8 @@ _HOST = re.compile(r"(?:(?P<scheme>unix|tcp|http|https)://)?(?P<rest>.+)", re.DO
 class Refused(HostUnavailable):
     """The engine answered with an HTTP error.
 
-    Whoever knows what *status* means for his call translates it; a refusal that nobody expected is
-    the host's own failure, which is why this is a ``HostUnavailable``.
+    A caller that knows what *status* means translates it. Any other refusal is a failure of the
+    host, so this is a ``HostUnavailable``.
     """
 
     def __init__(self, host: str, status: int, reason: str) -> None:
@@ -84,7 +84,7 @@ class Engine:
 
     @property
     def loses_newlines(self) -> bool:
-        """Whether its ``local`` log driver forgets the newline behind a line over 16 KiB."""
+        """Whether its ``local`` log driver drops the newline after a line over 16 KiB."""
         return self._offered <= LOSES_NEWLINES_UP_TO
 
     async def close(self) -> None:
@@ -96,9 +96,9 @@ class Engine:
 
     @contextmanager
     def understood(self, what: str) -> Iterator[None]:
-        """Where an answer is taken apart: one of another form is the host's failure.
+        """For code that reads a response: an unexpected form is a failure of the host.
 
-        :raises HostUnavailable: the code inside fell over what it found.
+        :raises HostUnavailable: the code inside failed on what it found.
         """
         try:
             yield
@@ -163,7 +163,7 @@ class Engine:
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            # Without this whoever waits for the lock would begin anew when it is his turn.
+            # Otherwise the time limit of a caller would begin only when it gets the lock.
             async with asyncio.timeout(limits.total or CALL_SECONDS):
                 client = (await self._connected())[long]
             async with AsyncExitStack() as stack:
@@ -262,9 +262,9 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
 
 
 def negotiate(offered: str, minimum: str | None) -> str:
-    """The version to speak: the smaller of what was tested and what is *offered*.
+    """The API version to use: the smaller of the tested and the *offered* one.
 
-    An engine that no longer speaks what was tested is taken at its *minimum*.
+    If the engine no longer supports the tested version, its *minimum* is used.
     """
     versions = [_version(offered), TESTED_API_VERSION]
     chosen = max(min(versions), _version(minimum)) if minimum else min(versions)

@@ -1,19 +1,18 @@
-"""Whose fault it is that an engine could not set a container up.
+"""Whether the job or the host is the reason why an engine could not set up a container.
 
-The engine has one way to say so: its words. It answers 400 where a command cannot be executed (and
-notes exit code 126 or 127 on the container), 500 for nearly everything else (exit code 128), be it
-an image whose user does not exist or a disk that is full. What the job asked for fails on every
-host alike, and is told at once; what ails the host is waited for, and counts against it.
+Only the message of the engine tells. It answers 400 if a command cannot be executed (with exit code
+126 or 127 on the container), and 500 for nearly everything else (exit code 128): for an image whose
+user does not exist as for a full disk. What a job causes fails on every host, so the execution ends
+at once. What the host causes is retried and counts against the host.
 
-What is here was seen of Docker 20.10 with runc 1.1, and read in the sources of Docker, containerd
-and runc.
+Sources: observations of Docker 20.10 with runc 1.1, and the code of Docker, containerd and runc.
 """
 
 from __future__ import annotations
 
 import re
 
-# What a shell and an engine say when a command cannot be executed.
+# The exit codes of shells and engines for a command that cannot be executed.
 CANNOT_EXECUTE = (126, 127)
 
 _NAMES = re.compile(
@@ -23,7 +22,7 @@ _NAMES = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""Quotations and paths: what an image or a job is free to name as it likes."""
+"""Quotations and paths, which an image or a job can choose."""
 
 _JOBS = re.compile(
     r"""
