@@ -346,7 +346,9 @@ def read_payload(
     given = [name for name in ("startAt", "startIn", "cron") if values.get(name) is not None]
     faults = []
     if len(given) > 1:
-        faults.append(Fault("", f"{' and '.join(given)} exclude each other; give one of them."))
+        faults.append(
+            Fault("", f"{' and '.join(given)} cannot be used together; give one of them.")
+        )
     try:
         payload = model.model_validate(values, context=hard_timeout_seconds)
     except ValidationError as error:

@@ -86,7 +86,7 @@ def _header(name: str, value: str) -> None:
     if name.lower() in RESERVED_HEADERS:
         raise ValueError(f"header {name} is set by fastlane itself; leave it out")
     if any(character in value for character in "\r\n\0"):
-        raise ValueError(f"the value of header {name} holds a line break or NUL; leave it out")
+        raise ValueError(f"the value of header {name} contains a line break or NUL; leave it out")
     if len(value) > MAX_HEADER_CHARS:
         raise ValueError(
             f"the value of header {name} has {len(value)} characters; "
