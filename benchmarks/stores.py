@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.measure import Setup
 from fastlane.storage.base import Storage
-from fastlane.storage.cluster import ClusterStorage
+from fastlane.storage.mongo import ClusterStorage
 from fastlane.storage.sqlite import SqliteStorage
 from scripts.services import prepare_mongod
 from tests.services import MongoServer, RedisServer

@@ -104,7 +104,7 @@ class Lifecycle:
         """Publish what *execution* has become by a write that did not return it."""
         # The write itself went well; older news makes others look, too.
         with suppress(StorageUnavailable):
-            execution = await self._storage.execution(execution.id)
+            execution = await self._storage.executions.get(execution.id)
         self._publish(execution)
 
     # -- asked for by clients -----------------------------------------------------------------
@@ -144,7 +144,7 @@ class Lifecycle:
         execution = None
         if next_run_at is None:
             execution = replace(_execution_of(job, farm, now), request_ip=request_ip)
-        submitted = await self._storage.submit(
+        submitted = await self._storage.jobs.submit(
             job, execution, replace=job_id is not None, idempotency=idempotency
         )
         if submitted.repeated:
@@ -162,8 +162,8 @@ class Lifecycle:
 
         :raises NotFound: no such job.
         """
-        job = await self._storage.stop_job(task_id, job_id, now=self._clock())
-        last = await self._storage.last_execution(job_id)
+        job = await self._storage.jobs.stop(task_id, job_id, now=self._clock())
+        last = await self._storage.executions.last_of_job(job_id)
         self._publish(JobChanged.of(job, job_id=job.id, change=JobChange.STOPPED), last)
         # Its retries have ended, too.
         self._publish(OutboxChanged(task_id, job_id))
@@ -176,7 +176,7 @@ class Lifecycle:
 
         :raises NotFound: no such execution in this job.
         """
-        execution = await self._storage.execution(execution_id)
+        execution = await self._storage.executions.get(execution_id)
         if (execution.task_id, execution.job_id) != (task_id, job_id):
             raise NotFound(f"Job {job_id} of task {task_id!r} has no execution {execution_id}.")
         stopped = await self._request_stop(execution_id, Reason.STOPPED)
@@ -195,7 +195,7 @@ class Lifecycle:
         counts = policy.follow_up_counts(execution, outcome)
         request = PageRequest(size=RETRY_PAGE)
         for _ in range(RETRY_PAGES):
-            page = await self._storage.executions(execution.job_id, request)
+            page = await self._storage.executions.of_job(execution.job_id, request)
             for later in page.items:
                 if later.number <= execution.number:
                     return None
@@ -219,16 +219,16 @@ class Lifecycle:
         :raises Rejected: the job has not run yet.
         """
         for _ in range(COMPARE_ATTEMPTS):
-            job = await self._storage.job(task_id, job_id)
+            job = await self._storage.jobs.get(task_id, job_id)
             now = self._clock()
-            last = await self._storage.last_execution(job_id)
+            last = await self._storage.executions.last_of_job(job_id)
             execution = replace(
                 _execution_of(job, self._farm_for(task_id), now),
                 queue_job_id=new_id(),
                 request_ip=request_ip,
             )
             try:
-                stored = await self._storage.retry_job(job, execution, now=now)
+                stored = await self._storage.jobs.retry(job, execution, now=now)
             except CompareFailed:
                 continue
             if last is not None and not last.final:
@@ -241,7 +241,7 @@ class Lifecycle:
 
     async def expire_due(self, limit: int) -> int:
         """End up to *limit* executions that have waited for too long; how many there were."""
-        expired = await self._storage.expire(self._clock(), limit)
+        expired = await self._storage.executions.expire(self._clock(), limit)
         for execution in expired:
             log.info("Execution expired", task=execution.task_id, execution=execution.id)
         self._publish(*expired)
@@ -249,7 +249,7 @@ class Lifecycle:
 
     async def queue_due(self, limit: int) -> int:
         """Queue up to *limit* retries whose time has come; how many there were."""
-        queued = await self._storage.queue_due(self._clock(), limit)
+        queued = await self._storage.executions.queue_due(self._clock(), limit)
         if queued:
             self._publish(QueueChanged())
         return queued
@@ -270,7 +270,7 @@ class Lifecycle:
             request_ip=job.request_ip,
         )
         if job.definition.overlap is not Overlap.ALLOW:
-            last = await self._storage.last_execution(job.id)
+            last = await self._storage.executions.last_of_job(job.id)
             if last is not None and not last.final:
                 if job.definition.overlap is Overlap.SKIP:
                     execution = None
@@ -278,7 +278,7 @@ class Lifecycle:
                 else:
                     assert execution is not None
                     execution = replace(execution, waits_for=last.id)
-        stored = await self._storage.tick(
+        stored = await self._storage.jobs.tick(
             job, execution, next_run_at=policy.run_after(job.schedule, now), now=now
         )
         skipped = JobChanged.of(job, job_id=job.id, change=JobChange.TICK_SKIPPED)
@@ -289,7 +289,7 @@ class Lifecycle:
 
     async def claim(self, farm: Farm, host: str) -> Execution | None:
         """Claim the next execution of *farm* to run it on *host*; None when there is none."""
-        execution = await self._storage.claim(
+        execution = await self._storage.executions.claim(
             farm.name,
             host=host,
             owner=self.instance,
@@ -304,7 +304,7 @@ class Lifecycle:
 
         :raises CompareFailed: another instance owns it.
         """
-        await self._storage.release(execution.id, execution.epoch)
+        await self._storage.executions.release(execution.id, execution.epoch)
         # It is in the queue again or, where its end was requested, final.
         await self._publish_current(execution)
 
@@ -313,7 +313,7 @@ class Lifecycle:
 
         :raises CompareFailed: another instance owns it.
         """
-        execution = await self._storage.started(
+        execution = await self._storage.executions.started(
             execution.id, execution.epoch, run_id=run_id, started_at=self._clock()
         )
         self._publish(execution)
@@ -331,7 +331,7 @@ class Lifecycle:
 
         :raises CompareFailed: another instance owns the execution.
         """
-        await self._storage.append_log(
+        await self._storage.logs.append(
             execution.id, execution.epoch, records, bookmark=bookmark, cap=cap
         )
         if records:
@@ -354,7 +354,7 @@ class Lifecycle:
             now = self._clock()
             decided = policy.with_stop_intent(outcome, execution.stop_reason, execution)
             try:
-                final, retry = await self._storage.finish(
+                final, retry = await self._storage.executions.finish(
                     execution.id,
                     epoch,
                     decided,
@@ -376,13 +376,13 @@ class Lifecycle:
 
     async def blacklist_host(self, host: str, *, blacklisted: bool) -> None:
         """Drain a host, so that it gets no new executions, or undrain it."""
-        await self._storage.blacklist_host(host, blacklisted=blacklisted)
+        await self._storage.hosts.blacklist(host, blacklisted=blacklisted)
         log.info("Host drained" if blacklisted else "Host undrained", host=host)
         self._publish(HostChanged(host, blacklisted))
 
     async def store_breaker(self, record: HostRecord) -> None:
         """Store what a host's circuit breaker has counted."""
-        await self._storage.store_breaker(record)
+        await self._storage.hosts.store_breaker(record)
         self._publish(HostChanged.of(record))
 
     async def reassign_orphaned(self) -> None:
@@ -392,7 +392,7 @@ class Lifecycle:
         """
         names = [farm.name for farm in self._farms]
         after = 0
-        while orphaned := await self._storage.stray_executions(
+        while orphaned := await self._storage.executions.orphaned(
             names, after=after, limit=REASSIGN_BATCH
         ):
             for execution in orphaned:
@@ -402,7 +402,7 @@ class Lifecycle:
                 if farm is None:
                     continue
                 try:
-                    await self._storage.assign_farm(
+                    await self._storage.executions.assign_farm(
                         execution.id, expected=execution.farm, farm=farm.name
                     )
                 except CompareFailed:
@@ -421,7 +421,7 @@ class Lifecycle:
 
         :raises CompareFailed: the claim has expired.
         """
-        await self._storage.unclaim_delivery(delivery.id, delivery.claim)
+        await self._storage.outbox.unclaim(delivery.id, delivery.claim)
         self._publish(OutboxChanged.of(delivery))
 
     async def requeue_delivery(self, delivery_id: str) -> Delivery:
@@ -430,7 +430,7 @@ class Lifecycle:
         :raises NotFound: there is no such notification.
         :raises Rejected: it was delivered.
         """
-        delivery = await self._storage.requeue_delivery(delivery_id, now=self._clock())
+        delivery = await self._storage.outbox.requeue(delivery_id, now=self._clock())
         self._publish(OutboxChanged.of(delivery))
         return delivery
 
@@ -438,20 +438,22 @@ class Lifecycle:
 
     async def beat(self, lease_seconds: float) -> None:
         """Renew the lease of this instance."""
-        await self._storage.beat(self.instance, now=self._clock(), lease_seconds=lease_seconds)
+        await self._storage.instances.beat(
+            self.instance, now=self._clock(), lease_seconds=lease_seconds
+        )
 
     async def leave(self) -> None:
         """End the lease of this instance, because it stops."""
-        await self._storage.leave(self.instance)
+        await self._storage.instances.leave(self.instance)
 
     async def adopt(self, limit: int) -> Sequence[Execution]:
         """Take over executions of instances whose lease has expired."""
-        return await self._storage.adopt(self.instance, now=self._clock(), limit=limit)
+        return await self._storage.instances.adopt(self.instance, now=self._clock(), limit=limit)
 
     # -- helpers ------------------------------------------------------------------------------
 
     async def _request_stop(self, execution_id: str, reason: Reason) -> Execution:
-        execution = await self._storage.stop_execution(
+        execution = await self._storage.executions.stop(
             execution_id, reason=reason, now=self._clock()
         )
         self._publish(execution)

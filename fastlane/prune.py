@@ -100,7 +100,7 @@ async def _knowing(storage: Storage, server: str) -> AsyncIterator[IsOver]:
 
         async def look_up(run: ListedRun) -> bool:
             try:
-                return (await storage.execution(run.execution_id)).final
+                return (await storage.executions.get(run.execution_id)).final
             except NotFound:
                 # Its record was cleaned up, so it has ended; a run that is running is another
                 # installation's.

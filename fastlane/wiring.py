@@ -207,7 +207,7 @@ def make_storage(
     """The cluster storage where its URLs are given, else the embedded one."""
     if config.cluster_urls is None:
         return SqliteStorage(config.data_dir)
-    from fastlane.storage.cluster import ClusterStorage
+    from fastlane.storage.mongo import ClusterStorage
 
     return ClusterStorage(config.cluster_urls[0], relay=relay, repaired=repaired, clock=clock)
 
@@ -229,7 +229,7 @@ async def installation_of(config: Config, storage: Storage) -> str:
         return config.installation
     if config.cluster_urls is None:
         return installation_id(config.data_dir)
-    from fastlane.storage.cluster import ClusterStorage
+    from fastlane.storage.mongo import ClusterStorage
 
     assert isinstance(storage, ClusterStorage)
     return await storage.installation()

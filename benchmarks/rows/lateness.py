@@ -105,7 +105,7 @@ async def _fill(options: Mapping[str, str], image: str, jobs: int) -> int | None
 
         async def submit() -> None:
             for number in numbers:
-                await storage.submit(_far_job(image, number), None)
+                await storage.jobs.submit(_far_job(image, number), None)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(CONCURRENCY):

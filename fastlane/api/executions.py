@@ -28,7 +28,7 @@ async def read_outputs(
     if not ran:
         return found
     wanted = [(one, stream) for one in ran for stream in (Stream.STDOUT, Stream.STDERR)]
-    tails = await storage.read_log_tails(wanted, max_bytes=OUTPUT_BYTES)
+    tails = await storage.logs.tails(wanted, max_bytes=OUTPUT_BYTES)
     if sum(len(data) for data, _ in tails) > LARGE_CHARS:
         texts = await asyncio.to_thread(_texts, tails)
     else:
@@ -49,7 +49,7 @@ async def read_dispatches(
     """The deliveries of each of *executions*, by its id."""
     wanted = [one.id for one in executions if one.definition.subscriptions]
     found: dict[str, list[Delivery]] = {one.id: [] for one in executions}
-    for delivery in await storage.deliveries_of(wanted) if wanted else ():
+    for delivery in await storage.outbox.of_executions(wanted) if wanted else ():
         found[delivery.execution_id].append(delivery)
     return found
 

@@ -261,7 +261,7 @@ class Watch:
     async def _read(self, after: int, form: Format, version: int) -> Page | None:
         try:
             limit = self._feed.page_bytes
-            records = await self._feed.storage.read_log(self._id, after=after, max_bytes=limit)
+            records = await self._feed.storage.logs.read(self._id, after=after, max_bytes=limit)
             if not records:
                 if self._end is None or self._end[0] < version or after < self._end[1]:
                     self._end = (version, after)
@@ -288,7 +288,7 @@ class Watch:
                 bus.subscribe(ExecutionChanged, key=self._id, wanted=_is_end) as end,
             ):
                 while True:
-                    self._execution = await self._feed.storage.execution(self._id)
+                    self._execution = await self._feed.storage.executions.get(self._id)
                     self.version = next(self._feed.versions)
                     self._announce()
                     if self._execution.final:

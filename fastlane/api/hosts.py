@@ -19,7 +19,7 @@ class Blacklist(BaseHandler):
 
     async def get(self) -> None:
         """The hosts that get no new executions, also those that no farm has any more."""
-        records = await self.services.storage.hosts()
+        records = await self.services.storage.hosts.all()
         hosts = [record.host for record in records if record.blacklisted]
         found: BlacklistAnswer = {"hosts": hosts}
         await self.send_json(found)
@@ -45,7 +45,7 @@ class Blacklist(BaseHandler):
         for host in self._configured(name):
             await services.lifecycle.blacklist_host(host, blacklisted=blacklisted)
         # This instance obeys before it answers, whichever reads the event first.
-        services.hosts.take(await services.storage.hosts())
+        services.hosts.take(await services.storage.hosts.all())
         found: BlacklistedHost = {"host": name, "blacklisted": blacklisted}
         await self.send_json(found)
 

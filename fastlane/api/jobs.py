@@ -24,9 +24,9 @@ class Job(BaseHandler):
         """The job with a page of its executions, newest first."""
         request = requested_page(self, EXECUTIONS_PER_PAGE)
         storage, words = self.services.storage, self.services.config.env_blacklisted_words
-        job = await storage.job(task_id, job_id)
-        page = await storage.executions(job.id, request)
-        last = await storage.last_execution(job.id)
+        job = await storage.jobs.get(task_id, job_id)
+        page = await storage.executions.of_job(job.id, request)
+        last = await storage.executions.last_of_job(job.id)
         outputs = await read_outputs(storage, page.items)
         dispatches = await read_dispatches(storage, page.items)
         waiting = await reasons(self.services, page.items)
@@ -93,5 +93,5 @@ class RetryJob(BaseHandler):
         execution = await self.services.lifecycle.retry_job(
             task_id, job_id, request_ip=self.caller.address
         )
-        job = await self.services.storage.job(task_id, job_id)
+        job = await self.services.storage.jobs.get(task_id, job_id)
         await self.send_json(schemas.retried_job(job, execution, self.urls))

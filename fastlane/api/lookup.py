@@ -51,8 +51,8 @@ async def find_execution(
     storage: Storage, task_id: str, job_id: str, execution_id: str
 ) -> tuple[Job, Execution]:
     """:raises NotFound: the job or the execution is not there, or not in this task or job."""
-    job = await storage.job(task_id, job_id)
-    execution = await storage.execution(execution_id)
+    job = await storage.jobs.get(task_id, job_id)
+    execution = await storage.executions.get(execution_id)
     if execution.job_id != job.id:
         raise NotFound(f"Job {job_id} has no execution {execution_id[:50]!r}.")
     return job, execution
@@ -67,5 +67,5 @@ async def find_log(
     """
     if execution_id is not None:
         return await find_execution(storage, task_id, job_id, execution_id)
-    job = await storage.job(task_id, job_id)
-    return job, await storage.last_execution(job.id)
+    job = await storage.jobs.get(task_id, job_id)
+    return job, await storage.executions.last_of_job(job.id)

@@ -20,7 +20,7 @@ class Notifications(BaseHandler):
         """Newest first: those that are out of retries (`failed`), or still to be delivered."""
         request = requested_page(self, NOTIFICATIONS_PER_PAGE)
         state = DeliveryState(DELIVERY_STATE.choice(self) or DeliveryState.FAILED)
-        page = await self.services.storage.deliveries(state, request)
+        page = await self.services.storage.outbox.in_state(state, request)
         keys = page_keys(
             page, request, self.urls.notifications(), per_page=NOTIFICATIONS_PER_PAGE, state=state
         )

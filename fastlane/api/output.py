@@ -8,7 +8,8 @@ from fastlane.api import parameters
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import find_log
 from fastlane.model import LogState, Stream
-from fastlane.storage.base import Storage, dropped_note
+from fastlane.storage.base import Storage
+from fastlane.storage.packing import dropped_note
 
 # The reference: stdout and stderr "separated by \n-=-\n".
 SEPARATOR = b"\n-=-\n"
@@ -51,7 +52,7 @@ class OutputHandler(BaseHandler):
         if tail is not None:
             self.write(await _last_lines(storage, execution.id, self.streams, tail))
             return
-        state = await storage.log_state(execution.id)
+        state = await storage.logs.state(execution.id)
         for number, stream in enumerate(self.streams):
             if number:
                 self.write(SEPARATOR)
@@ -95,7 +96,7 @@ async def _read(
         return
     after, last_seq, begun = 0, state.last_seq, False
     while after < last_seq:
-        records = await storage.read_log(execution_id, after=after)
+        records = await storage.logs.read(execution_id, after=after)
         if not records:
             return
         after = records[-1].seq
@@ -133,7 +134,7 @@ async def _last_lines(
 
 async def _end_of_stream(storage: Storage, execution_id: str, stream: Stream, lines: int) -> bytes:
     """The end of one stream: enough for *lines* lines, all of it, or the most that is kept."""
-    state = await storage.log_state(execution_id)
+    state = await storage.logs.state(execution_id)
     # The end of a stream does not say where output was dropped. In a log that is longer than this,
     # the place is before what is read here.
     if state.dropped_bytes and state.stdout_bytes + state.stderr_bytes <= 2 * TAIL_MAX_BYTES:
@@ -141,7 +142,7 @@ async def _end_of_stream(storage: Storage, execution_id: str, stream: Stream, li
         return b"".join(parts)[-TAIL_MAX_BYTES:]
     size = TAIL_FIRST_BYTES
     while True:
-        data, cut = await storage.read_log_tail(execution_id, stream, max_bytes=size)
+        data, cut = await storage.logs.tail(execution_id, stream, max_bytes=size)
         if not cut or size >= TAIL_MAX_BYTES or _count_lines(data) > lines:
             return data
         size *= 8

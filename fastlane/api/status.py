@@ -48,8 +48,8 @@ class Status(BaseHandler):
         """Running containers, hosts, queues and the jobs that have a next run."""
         services, storage, urls = self.services, self.services.storage, self.urls
         overview = await storage.overview()
-        active = await storage.active_executions()
-        scheduled = await storage.scheduled_jobs(SCHEDULED_SHOWN)
+        active = await storage.executions.active()
+        scheduled = await storage.jobs.scheduled(SCHEDULED_SHOWN)
         running = Counter(execution.host for execution in active)
         running_of_farm = Counter(execution.farm for execution in active)
         found: schemas.ServerStatus = {

@@ -42,7 +42,7 @@ class Tasks(BaseHandler):
     async def get(self) -> None:
         """A page of the tasks, oldest first."""
         request = requested_page(self, TASKS_PER_PAGE)
-        page = await self.services.storage.tasks(request)
+        page = await self.services.storage.tasks.page(request)
         keys = page_keys(page, request, self.urls.tasks(), per_page=TASKS_PER_PAGE)
         await self.send_json(schemas.task_page(page, keys, self.urls))
 
@@ -61,7 +61,7 @@ class Search(BaseHandler):
                 400, f"query has {len(query)} characters; the maximum is {QUERY_MAX_CHARS}."
             )
         request = requested_page(self, TASKS_PER_PAGE)
-        page = await self.services.storage.search_tasks(query, request)
+        page = await self.services.storage.tasks.search(query, request)
         keys = page_keys(page, request, self.urls.search(), per_page=TASKS_PER_PAGE, query=query)
         await self.send_json(schemas.task_page(page, keys, self.urls))
 
@@ -72,8 +72,8 @@ class Task(BaseHandler):
     async def get(self, task_id: str) -> None:
         """The task with a page of its jobs, newest first."""
         request = requested_page(self, JOBS_PER_PAGE)
-        task = await self.services.storage.task(task_id)
-        page = await self.services.storage.jobs(task_id, request)
+        task = await self.services.storage.tasks.get(task_id)
+        page = await self.services.storage.jobs.of_task(task_id, request)
         keys = page_keys(page, request, self.urls.task(task_id), per_page=JOBS_PER_PAGE)
         await self.send_json(schemas.task_details(task, page, keys, self.urls))
 

@@ -24,7 +24,7 @@ async def reasons(services: Services, executions: Sequence[Execution]) -> dict[s
             found[one.id] = await _progress(services, one)
         elif one.status is Status.ENQUEUED:
             if running is None:
-                active = await services.storage.active_executions()
+                active = await services.storage.executions.active()
                 running = Counter(each.farm for each in active)
             found[one.id] = _waits_for(services, one, running)
     return found
@@ -47,7 +47,7 @@ def _waits_for(services: Services, execution: Execution, running: Counter[str]) 
 
 
 async def _progress(services: Services, execution: Execution) -> str | None:
-    notes, _ = await services.storage.read_log_tail(
+    notes, _ = await services.storage.logs.tail(
         execution.id, Stream.FASTLANE, max_bytes=PROGRESS_BYTES
     )
     last = notes.decode("utf-8", "replace").rstrip("\n").rpartition("\n")[2]

@@ -41,7 +41,7 @@ class Dispatcher:
         """Claim until every farm is full or its queue is empty."""
         load = Counter(
             execution.host
-            for execution in await self._storage.active_executions()
+            for execution in await self._storage.executions.active()
             if execution.host is not None
         )
         next_seconds = PERIOD_SECONDS
@@ -70,7 +70,7 @@ class Dispatcher:
         hosts = policy.least_loaded(self._hosts.available(farm.hosts), load)
         if len(hosts) < 2:
             return next(iter(hosts), None)
-        execution = await self._storage.next_queued(farm.name, now=self._clock())
+        execution = await self._storage.executions.next_queued(farm.name, now=self._clock())
         if execution is None:
             return None
         image = str(execution.definition.image)

@@ -30,6 +30,6 @@ class HostWatch:
             await self._lifecycle.store_breaker(record)
             self._hosts.saved(record)
         # What this instance found out may have freed a host as well.
-        if self._hosts.take(await self._storage.hosts()) or unsaved:
+        if self._hosts.take(await self._storage.hosts.all()) or unsaved:
             self._bus.wake(QueueChanged)
         return PERIOD_SECONDS

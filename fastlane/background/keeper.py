@@ -56,7 +56,7 @@ class Keeper:
             return
         idle = {
             (execution.id, execution.epoch): execution
-            for execution in await self._storage.active_executions(owner=self._lifecycle.instance)
+            for execution in await self._storage.executions.active(owner=self._lifecycle.instance)
             if not self._runner.holds(execution.id)
         }
         for name in idle.keys() & self._idle:
@@ -110,7 +110,7 @@ class Keeper:
         if self._runner.holds(run.execution_id):
             return True
         try:
-            execution = await self._storage.execution(run.execution_id)
+            execution = await self._storage.executions.get(run.execution_id)
         except NotFound:
             # Not ours to judge: the records may be in another data directory.
             return False

@@ -26,7 +26,7 @@ class LogWriter:
         """The last sequence number and bookmark in the storage."""
         if self._state is None:
             self._state = await retry_until_available(
-                lambda: self._storage.log_state(self._execution.id)
+                lambda: self._storage.logs.state(self._execution.id)
             )
         return self._state
 
@@ -56,7 +56,7 @@ class LogWriter:
                 raise
             # An attempt whose answer was lost may be the one that stored it.
             stored = await retry_until_available(
-                lambda: self._storage.log_state(self._execution.id)
+                lambda: self._storage.logs.state(self._execution.id)
             )
             if (stored.last_seq, stored.bookmark) != (after.last_seq, after.bookmark):
                 raise

@@ -83,9 +83,9 @@ class Notifier:
         room = PARALLEL - len(self._tasks)
         if room <= 0:
             return IDLE_SECONDS
-        due_at = await self._storage.next_delivery_at()
+        due_at = await self._storage.outbox.next_due_at()
         if due_at is not None and due_at <= self._clock():
-            for delivery in await self._storage.claim_deliveries(
+            for delivery in await self._storage.outbox.claim(
                 now=self._clock(),
                 claim_seconds=self._claim_seconds,
                 limit=room,
@@ -93,7 +93,7 @@ class Notifier:
                 busy=Counter(one.receiver for one in self._tasks.values()),
             ):
                 self._begin(delivery)
-            due_at = await self._storage.next_delivery_at()
+            due_at = await self._storage.outbox.next_due_at()
         if due_at is None:
             return IDLE_SECONDS
         left_seconds = due_at - self._clock()
@@ -141,7 +141,7 @@ class Notifier:
                     now=self._clock(),
                 )
                 after = await retry_until_available(
-                    lambda: self._storage.attempted(
+                    lambda: self._storage.outbox.attempted(
                         delivery.id, delivery.claim, attempt, retry_at=retry_at
                     )
                 )
@@ -159,7 +159,7 @@ class Notifier:
         at, began = self._clock(), loop.time()
         status, error, retries = None, None, 0
         try:
-            execution = await self._storage.execution(delivery.execution_id)
+            execution = await self._storage.executions.get(delivery.execution_id)
             target, sender = _target_of(delivery, execution), self._senders[delivery.channel]
             retries = sender.retries if target.retries is None else target.retries
             status = await sender.send(

@@ -319,7 +319,7 @@ class Run:
     async def _stop_requested(self) -> bool:
         """:raises CompareFailed: another instance owns the execution."""
         execution = await retry_until_available(
-            lambda: self._context.storage.execution(self._execution.id)
+            lambda: self._context.storage.executions.get(self._execution.id)
         )
         if execution.final or execution.epoch != self._execution.epoch:
             raise CompareFailed(f"execution {execution.id} has another owner", execution)

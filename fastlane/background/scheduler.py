@@ -82,7 +82,7 @@ class Scheduler:
     async def _tick_due(self) -> int:
         """Tick the jobs that are due, but for those that failed a moment ago."""
         limit = BATCH + len(self._held_back)
-        due = {job.id: job for job in await self._storage.due_jobs(self._clock(), limit)}
+        due = {job.id: job for job in await self._storage.jobs.due(self._clock(), limit)}
         if len(due) < limit:
             for gone in self._held_back.keys() - due.keys():
                 del self._held_back[gone]

@@ -6,10 +6,15 @@ A chunk's sequence numbers have no gap, so a record is packed without its own.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fastlane.errors import CompareFailed
 from fastlane.model import LogRecord, Stream
 
+# Bounds the data of one stored chunk of log: far below a MongoDB document's 16 MiB, large enough
+# that 100 MB are a few hundred rows.
+LOG_CHUNK_BYTES = 256 * 1024
 # Bounds a chunk that still takes in the next append, and so what an append writes again.
 MERGED_CHUNK_BYTES = 16 * 1024
 
@@ -17,6 +22,16 @@ _HEADER = struct.Struct("<dBI")
 """Before each record's data: its time, its stream and the length of its data."""
 _STREAMS = (Stream.STDOUT, Stream.STDERR, Stream.FASTLANE)
 _STREAM_CODES = {stream: code for code, stream in enumerate(_STREAMS)}
+
+
+def check_next(execution_id: str, last_seq: int, records: Sequence[LogRecord]) -> None:
+    """:raises CompareFailed: *records* do not continue the log after *last_seq* without a gap."""
+    for expected, record in enumerate(records, start=last_seq + 1):
+        if record.seq != expected:
+            raise CompareFailed(
+                f"the log of execution {execution_id} continues with record {expected}, "
+                f"not with {record.seq}"
+            )
 
 
 @dataclass(slots=True)
@@ -98,3 +113,8 @@ def bytes_of(stream: Stream, kept_bytes: int, stdout_bytes: int, stderr_bytes: i
     if stream is Stream.STDERR:
         return stderr_bytes
     return kept_bytes - stdout_bytes - stderr_bytes
+
+
+def dropped_note(dropped_bytes: int) -> bytes:
+    """The line that stands where *dropped_bytes* of a log were dropped."""
+    return f"\n[fastlane: {dropped_bytes} bytes of this log were dropped here]\n".encode()

@@ -647,7 +647,7 @@ async def test_redaction(make_site: MakeSite) -> None:
         if "GET" in methods_of(path):
             assert b"hunter2" not in (await site.get(filled(path, created))).body, path
     # The run itself gets the values.
-    claimed = await site.storage.execution(created["executionId"])
+    claimed = await site.storage.executions.get(created["executionId"])
     assert claimed.definition.envs == envs
 
 

@@ -12,14 +12,11 @@ import pytest
 import structlog
 
 from fastlane.errors import StorageUnavailable
-from fastlane.model import LogRecord
-from fastlane.storage.base import Storage
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Site
 from tests.api.test_around import HANDSHAKE, PATHS, basic, filled, methods_of
-
-OPERATIONS = Storage.__abstractmethods__ - {"open", "close", "name", "beat", "leave"}
+from tests.storage_calls import OPERATIONS, Call, wrap
 
 
 class FailingStorage(SqliteStorage):
@@ -29,15 +26,15 @@ class FailingStorage(SqliteStorage):
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(data_dir)
+        for operation in OPERATIONS:
+            if operation not in {"instances.beat", "instances.leave"}:
+                wrap(self, operation, self._fail)
 
-    def __getattribute__(self, name: str) -> Any:
-        found = super().__getattribute__(name)
-        if name not in OPERATIONS or self.failure is None:
-            return found
-
-        async def fail(*_: Any, **__: Any) -> None:
-            assert self.failure is not None
-            raise self.failure
+    def _fail(self, call: Call) -> Call:
+        async def fail(*args: Any, **kwargs: Any) -> Any:
+            if self.failure is not None:
+                raise self.failure
+            return await call(*args, **kwargs)
 
         return fail
 
@@ -47,13 +44,18 @@ class TornStorage(SqliteStorage):
 
     reads = 0
 
-    async def read_log(
-        self, execution_id: str, *, after: int = 0, max_bytes: int = 256 * 1024
-    ) -> list[LogRecord]:
-        self.reads += 1
-        if self.reads > 2:
-            raise StorageUnavailable("the disk is gone")
-        return list(await super().read_log(execution_id, after=after, max_bytes=max_bytes))
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        wrap(self, "logs.read", self._tear)
+
+    def _tear(self, read: Call) -> Call:
+        async def torn(*args: Any, **kwargs: Any) -> Any:
+            self.reads += 1
+            if self.reads > 2:
+                raise StorageUnavailable("the disk is gone")
+            return await read(*args, **kwargs)
+
+        return torn
 
 
 @pytest.fixture

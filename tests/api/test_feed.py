@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,10 @@ from fastlane.api.feed import Feed, Format, Page, Watch, encode_page, frame_head
 from fastlane.bus.local import Bus
 from fastlane.errors import NotFound, StorageUnavailable
 from fastlane.events import LogGrown
-from fastlane.model import Execution, LogRecord, Stream
+from fastlane.model import LogRecord, Stream
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.log_owner import Owner, make_lifecycle
+from tests.storage_calls import Call, wrap
 
 # Bounds every wait of these tests, in seconds.
 TIMEOUT = 20.0
@@ -32,21 +34,27 @@ class CountingStorage(SqliteStorage):
         self.held.set()
         self.reading = asyncio.Event()
         self.broken = False
+        wrap(self, "executions.get", self._count_status)
+        wrap(self, "logs.read", self._count_log)
 
-    async def execution(self, execution_id: str) -> Execution:
-        self.status_reads += 1
-        if self.broken:
-            raise StorageUnavailable("pulled the plug")
-        return await super().execution(execution_id)
+    def _count_status(self, get: Call) -> Call:
+        async def counted(*args: Any) -> Any:
+            self.status_reads += 1
+            if self.broken:
+                raise StorageUnavailable("pulled the plug")
+            return await get(*args)
 
-    async def read_log(
-        self, execution_id: str, *, after: int = 0, max_bytes: int = 256 * 1024
-    ) -> Sequence[LogRecord]:
-        self.log_reads += 1
-        records = await super().read_log(execution_id, after=after, max_bytes=max_bytes)
-        self.reading.set()
-        await self.held.wait()
-        return records
+        return counted
+
+    def _count_log(self, read: Call) -> Call:
+        async def counted(*args: Any, **kwargs: Any) -> Any:
+            self.log_reads += 1
+            records = await read(*args, **kwargs)
+            self.reading.set()
+            await self.held.wait()
+            return records
+
+        return counted
 
 
 @pytest.fixture
@@ -233,7 +241,7 @@ async def test_a_lost_hint_costs_one_poll(storage: CountingStorage, bus: Bus, ow
         version = watch.version
         # The start is read before anything is there, so only a poll can find what comes later.
         assert await watch.page(0, Format.PLAIN) is None
-        await storage.append_log(
+        await storage.logs.append(
             execution.id, execution.epoch, records(b"unheard\n"), bookmark="1", cap=None
         )
         while (page := await watch.page(0, Format.PLAIN)) is None:

@@ -22,7 +22,7 @@ from fastlane.encoding import to_json
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Backoff, Execution, Farm, Job
 from fastlane.storage.base import IdempotencyKey, Submitted
-from fastlane.storage.shared import definition_from, definition_text
+from fastlane.storage.codec import definition_from, definition_text
 from tests.api.conftest import MakeSite
 from tests.api.contract import Contract, validate
 
@@ -194,7 +194,11 @@ class MemoryOfSubmits:
     name = "memory"
 
     def __init__(self) -> None:
-        self.jobs: list[Job] = []
+        self.stored: list[Job] = []
+
+    @property
+    def jobs(self) -> MemoryOfSubmits:
+        return self
 
     async def submit(
         self,
@@ -204,7 +208,7 @@ class MemoryOfSubmits:
         replace: bool = False,
         idempotency: IdempotencyKey | None = None,
     ) -> Submitted:
-        self.jobs.append(job)
+        self.stored.append(job)
         return Submitted(job, execution)
 
 
@@ -254,7 +258,7 @@ async def test_twenty_thousand_payloads() -> None:
             except Exception as error:
                 raise AssertionError(f"payload {number}: {body!r}") from error
             accepted += 1
-        assert len(storage.jobs) == accepted
+        assert len(storage.stored) == accepted
     # Neither way is left untried.
     assert min(accepted, refused) > PAYLOADS / 5, (accepted, refused)
 

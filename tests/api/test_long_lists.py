@@ -17,10 +17,13 @@ import pytest
 from fastlane.config import Config
 from fastlane.model import Definition
 from fastlane.storage.base import PageRequest
-from fastlane.storage.shared import definition_text
-from fastlane.storage.sqlite import SqliteStorage, operations, queries
+from fastlane.storage.codec import definition_text
+from fastlane.storage.sqlite import SqliteStorage, executions, jobs, tasks
+from fastlane.storage.sqlite.executions import SqliteExecutions
+from fastlane.storage.sqlite.jobs import SqliteJobs
 from fastlane.storage.sqlite.schema import connect_reader, connect_writer
 from fastlane.storage.sqlite.storage import DATABASE_NAME
+from fastlane.storage.sqlite.tasks import SqliteTasks
 from tests.api.contract import Contract
 from tests.api.http_site import Site, StillServer
 from tests.fakes import MemoryExecutor
@@ -94,6 +97,11 @@ def long_lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_dir
 
 
+def query(operation: Any, /, **arguments: Any) -> Callable[..., Any]:
+    """What *operation* of a facet does with a connection of a reader's."""
+    return partial(operation.__wrapped__, None, **arguments)
+
+
 @pytest.fixture
 def reader(long_lists: Path) -> Any:
     connection = connect_reader(long_lists / DATABASE_NAME)
@@ -123,9 +131,9 @@ def steps(
 @pytest.mark.parametrize(
     ("listing", "size", "total"),
     [
-        (queries.tasks, 10, TASKS),
-        (partial(queries.jobs, task_id="task-0"), 100, JOBS),
-        (partial(queries.executions, job_id=LONG_JOB), 20, EXECUTIONS),
+        (query(SqliteTasks.page), 10, TASKS),
+        (query(SqliteJobs.of_task, task_id="task-0"), 100, JOBS),
+        (query(SqliteExecutions.of_job, job_id=LONG_JOB), 20, EXECUTIONS),
     ],
     ids=["tasks", "jobs", "executions"],
 )
@@ -151,21 +159,21 @@ def test_each_page_costs_what_the_first_does(
 
 
 @pytest.mark.parametrize(
-    "query",
+    "counting",
     [
-        queries.overview,
-        lambda connection: connection.execute(queries.TASKS_TOTAL).fetchone(),
-        lambda connection: connection.execute(queries.JOBS_TOTAL, ("task-0",)).fetchone(),
-        lambda connection: connection.execute(queries.EXECUTIONS_TOTAL, (LONG_JOB,)).fetchone(),
-        lambda connection: connection.execute(operations.LAST_EXECUTION, (LONG_JOB,)).fetchone(),
-        lambda connection: queries.scheduled_jobs(connection, 100),
-        lambda connection: queries.active_executions(connection, None),
-        queries.next_due_at,
+        query(SqliteStorage.overview),
+        lambda connection: connection.execute(tasks.TASKS_TOTAL).fetchone(),
+        lambda connection: connection.execute(jobs.JOBS_TOTAL, ("task-0",)).fetchone(),
+        lambda connection: connection.execute(executions.EXECUTIONS_TOTAL, (LONG_JOB,)).fetchone(),
+        query(SqliteExecutions.last_of_job, job_id=LONG_JOB),
+        query(SqliteJobs.scheduled, limit=100),
+        query(SqliteExecutions.active),
+        query(SqliteStorage.next_due_at),
     ],
     ids=["overview", "tasks", "jobs", "executions", "last", "scheduled", "active", "due"],
 )
-def test_counts_are_no_scans(reader: sqlite3.Connection, query: Any) -> None:
-    _, cost = steps(reader, query)
+def test_counts_are_no_scans(reader: sqlite3.Connection, counting: Any) -> None:
+    _, cost = steps(reader, counting)
     # A scan of 100,000 rows takes several steps for each.
     assert cost < 200
 
@@ -177,11 +185,12 @@ def test_the_counters_are_right(reader: sqlite3.Connection) -> None:
         for table in ("tasks", "jobs", "executions")
     ]
     assert counted == [TASKS, JOBS, EXECUTIONS]
-    assert queries.overview(reader).tasks == TASKS
+    assert query(SqliteStorage.overview)(reader).tasks == TASKS
 
 
 def test_a_search_costs_by_what_it_finds(reader: sqlite3.Connection) -> None:
-    found, cost = steps(reader, lambda c: queries.search_tasks(c, "777 nothing", PageRequest()))
+    search = query(SqliteTasks.search, query="777 nothing", page=PageRequest())
+    found, cost = steps(reader, search)
     assert [task.id for task in found.items] == ["task-777"]
     assert cost < 500
 

@@ -141,7 +141,7 @@ async def test_log_and_error_are_cut(make_site: MakeSite) -> None:
     ]
     await site.server.lifecycle.append_log(execution, records, bookmark="1", cap=None)
     told = await site.server.parts.reports.describe(
-        await site.storage.execution(execution.id), Event.FINISHES
+        await site.storage.executions.get(execution.id), Event.FINISHES
     )
     assert (told.log, told.log_truncated) == ("x" * 65536, True)
     assert (told.error, told.error_truncated) == ("y" * 65536, True)

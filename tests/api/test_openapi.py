@@ -113,30 +113,23 @@ class Checked:
         return answer
 
 
-class Away:
-    """A storage that cannot be reached."""
+class Broken:
+    """A storage, or a facet of one, whose every operation fails."""
 
-    name = "away"
+    def __init__(self, failure: type[Exception]) -> None:
+        self._failure = failure
 
-    def __getattr__(self, _: str) -> Any:
-        async def fail(*_: Any, **__: Any) -> None:
-            raise StorageUnavailable("connection refused")
+    def __getattr__(self, name: str) -> Any:
+        if name == "name" and self._failure is StorageUnavailable:
+            return "away"
+        if name == "name":
+            raise self._failure("a bug")
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Broken(self._failure)
 
-        return fail
-
-
-class Faulty:
-    """A storage with a bug of our own."""
-
-    @property
-    def name(self) -> str:
-        raise ZeroDivisionError("a bug")
-
-    def __getattr__(self, _: str) -> Any:
-        async def fail(*_: Any, **__: Any) -> None:
-            raise ZeroDivisionError("a bug")
-
-        return fail
+    async def __call__(self, *_: Any, **__: Any) -> Any:
+        raise self._failure("connection refused")
 
 
 def break_storage(site: Site, storage: Any) -> None:
@@ -253,10 +246,10 @@ async def test_every_documented_answer_is_given(
         if path.endswith("/ws/") and method == "get":
             await open_socket(site, checked.contract, asked)
 
-    break_storage(site, Faulty())
+    break_storage(site, Broken(ZeroDivisionError))
     for _, method, path in operations():
         await checked(site, method, filled(path, places), body_of(method, path))
-    break_storage(site, Away())
+    break_storage(site, Broken(StorageUnavailable))
     for _, method, path in operations():
         await checked(site, method, filled(path, places), body_of(method, path))
 

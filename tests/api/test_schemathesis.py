@@ -65,7 +65,7 @@ def places(live: Live) -> dict[str, str]:
         execution = submitted.execution
 
         async def ended() -> bool:
-            return (await live.server.storage.execution(execution.id)).final
+            return (await live.server.storage.executions.get(execution.id)).final
 
         await eventually(ended, "the end of the execution")
         return {"task": "tests", "job": submitted.job.id, "execution": execution.id}

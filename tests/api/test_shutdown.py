@@ -13,11 +13,11 @@ import pytest
 from fastlane.config import Config
 from fastlane.errors import ConfigError
 from fastlane.server import Server, serve
-from fastlane.storage.base import Submitted
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PATIENCE, PAYLOAD, StillServer
 from tests.fakes import MemoryExecutor
+from tests.storage_calls import Call, wrap
 
 
 class SlowSubmit(SqliteStorage):
@@ -27,11 +27,15 @@ class SlowSubmit(SqliteStorage):
         super().__init__(data_dir)
         self.asked = asyncio.Event()
         self.go_on = asyncio.Event()
+        wrap(self, "jobs.submit", self._slow)
 
-    async def submit(self, *args: Any, **kwargs: Any) -> Submitted:
-        self.asked.set()
-        await self.go_on.wait()
-        return await super().submit(*args, **kwargs)
+    def _slow(self, submit: Call) -> Call:
+        async def slow(*args: Any, **kwargs: Any) -> Any:
+            self.asked.set()
+            await self.go_on.wait()
+            return await submit(*args, **kwargs)
+
+        return slow
 
 
 class HangingStorage(SqliteStorage):

@@ -159,7 +159,7 @@ async def test_stop_scheduled(still: Site) -> None:
 
 async def test_stop_of_an_execution_leaves_the_schedule(still: Site) -> None:
     created = await still.submit(**NEVER)
-    job = await still.storage.job("tests", created["jobId"])
+    job = await still.storage.jobs.get("tests", created["jobId"])
     execution = await still.server.lifecycle.run_tick(job)
     assert execution is not None
     before = await job_of(still, created)
@@ -392,7 +392,7 @@ async def test_put_on_a_cron_job(still: Site) -> None:
     """Regression 15: the old chain is gone, there is one new one."""
     created = await still.submit(**NEVER)
     path = f"/tasks/tests/jobs/{created['jobId']}"
-    old = await still.storage.job("tests", created["jobId"])
+    old = await still.storage.jobs.get("tests", created["jobId"])
     answer = (await still.put(path, {**PAYLOAD, "cron": "0 0 2 1 *"})).json
     assert answer["executionId"] is answer["executionUrl"] is None
     assert (await still.counts()).scheduled == 1

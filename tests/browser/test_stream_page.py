@@ -189,7 +189,7 @@ def test_a_job_that_waits_is_picked_up_when_it_runs(
     assert page.window.title == "scheduled · nightly import · fastlane"
 
     async def tick() -> None:
-        job = await site.site.storage.job(owner.task_id, owner.job_id)
+        job = await site.site.storage.jobs.get(owner.task_id, owner.job_id)
         clock = owner.lifecycle._clock
         owner.lifecycle._clock = lambda: start_at + 1
         owner.execution = await owner.lifecycle.run_tick(job)
@@ -264,7 +264,7 @@ def test_a_schedule_is_stopped_between_two_ticks(
 
     async def tick() -> None:
         await owner.submit(schedule=Schedule(cron="* * * * *"))
-        job = await site.site.storage.job(owner.task_id, owner.job_id)
+        job = await site.site.storage.jobs.get(owner.task_id, owner.job_id)
         owner.execution = await owner.lifecycle.run_tick(job)
         owner.execution = await owner.lifecycle.started(await owner.claim(), "run-1")
         await owner.finish()
@@ -365,7 +365,7 @@ def test_stop_asks_and_stops(page: PageUnderTest, site: ThreadedSite, owner: Own
     page.element("ask-yes").click()
 
     async def stopping() -> bool:
-        return (await site.site.storage.execution(execution.id)).stop_reason is not None
+        return (await site.site.storage.executions.get(execution.id)).stop_reason is not None
 
     page.wait(lambda: site.call(stopping()), "the stop")
     assert page.complaints() == []

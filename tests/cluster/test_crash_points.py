@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pymongo import MongoClient
@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from fastlane.errors import CompareFailed
 from fastlane.model import Reason, Status
 from fastlane.storage.base import IdempotencyKey, PageRequest
-from fastlane.storage.cluster import ClusterStorage
+from fastlane.storage.mongo import ClusterStorage
 from fastlane.storage.mongo.database import INDEXES
 from tests.contracts.test_storage import (
     FAILED,
@@ -70,6 +70,11 @@ async def sweep(storage: ClusterStorage) -> None:
         await storage._sweep.round()
 
 
+def follow_ups(storage: ClusterStorage) -> Any:
+    """What completes the second steps of its operations."""
+    return cast(Any, storage.jobs)._follow_ups
+
+
 async def killed_in(
     storage: ClusterStorage, part: object, step: str, call: Callable[[], Awaitable[object]]
 ) -> None:
@@ -86,25 +91,27 @@ async def killed_in(
 
 async def test_submit(storage: ClusterStorage, other: ClusterStorage) -> None:
     job = make_job()
-    todo = storage._jobs._todo
-    await killed_in(storage, todo, "complete_job", lambda: storage.submit(job, make_execution(job)))
+    todo = follow_ups(storage)
+    await killed_in(
+        storage, todo, "complete_job", lambda: storage.jobs.submit(job, make_execution(job))
+    )
     assert await claim(other) is None
     await sweep(other)
     assert (await claimed(other)).job_id == job.id
-    assert (await other.task("task")).jobs_count == 1
-    assert (await other.jobs("task", PageRequest())).total == 1
+    assert (await other.tasks.get("task")).jobs_count == 1
+    assert (await other.jobs.of_task("task", PageRequest())).total == 1
 
 
 async def test_submit_under_a_key(storage: ClusterStorage, other: ClusterStorage) -> None:
     job, key = make_job(), IdempotencyKey("key", "print")
     await killed_in(
         storage,
-        storage._jobs,
+        storage.jobs,
         "_apply",
-        lambda: storage.submit(job, make_execution(job), idempotency=key),
+        lambda: storage.jobs.submit(job, make_execution(job), idempotency=key),
     )
     again = make_job()
-    answer = await other.submit(again, make_execution(again), idempotency=key)
+    answer = await other.jobs.submit(again, make_execution(again), idempotency=key)
     assert answer.repeated
     assert answer.job.id == job.id
     await sweep(other)
@@ -115,29 +122,31 @@ async def test_submit_under_a_key(storage: ClusterStorage, other: ClusterStorage
 
 async def test_tick(storage: ClusterStorage, other: ClusterStorage) -> None:
     job = make_job(next_run_at=NOW)
-    await storage.submit(job, None)
+    await storage.jobs.submit(job, None)
     await killed_in(
         storage,
-        storage._jobs._todo,
+        follow_ups(storage),
         "complete_job",
-        lambda: storage.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW),
+        lambda: storage.jobs.tick(
+            job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW
+        ),
     )
     with pytest.raises(CompareFailed):
-        await other.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
+        await other.jobs.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
     assert (await claimed(other)).tick == NOW
-    assert (await other.executions(job.id, PageRequest())).total == 1
+    assert (await other.executions.of_job(job.id, PageRequest())).total == 1
 
 
 async def test_stop_job(storage: ClusterStorage, other: ClusterStorage) -> None:
     execution = await submit(storage)
     await killed_in(
         storage,
-        storage._jobs._todo,
+        follow_ups(storage),
         "complete_job",
-        lambda: storage.stop_job("task", execution.job_id, now=NOW),
+        lambda: storage.jobs.stop("task", execution.job_id, now=NOW),
     )
     await sweep(other)
-    assert (await other.execution(execution.id)).reason is Reason.STOPPED
+    assert (await other.executions.get(execution.id)).reason is Reason.STOPPED
 
 
 async def test_finish(storage: ClusterStorage, other: ClusterStorage) -> None:
@@ -147,15 +156,15 @@ async def test_finish(storage: ClusterStorage, other: ClusterStorage) -> None:
     retry = make_execution(job, attempt=1)
     await killed_in(
         storage,
-        storage._executions._todo,
+        follow_ups(storage),
         "complete_execution",
         lambda: finish(storage, active, FAILED, retry=retry),
     )
-    assert (await other.execution(active.id)).final
+    assert (await other.executions.get(active.id)).final
     assert await claim(other, max_running=1) is None
     await sweep(other)
-    assert (await other.execution(retry.id)).number == 2
-    assert (await other.execution(waiting.id)).position is not None
+    assert (await other.executions.get(retry.id)).number == 2
+    assert (await other.executions.get(waiting.id)).position is not None
     assert ("finishes", "webhook") in await told(other, execution)
     assert ("fails", "webhook") not in await told(other, execution)
     assert await claim(other, max_running=1) is not None
@@ -166,15 +175,16 @@ async def test_claim_between_slot_and_execution(
     storage: ClusterStorage, other: ClusterStorage
 ) -> None:
     execution = await submit(storage)
-    doc = await storage._executions._first_queued("default", NOW, ())
+    executions = cast(Any, storage.executions)
+    doc = await executions._first_queued("default", NOW, ())
     assert doc is not None
     token = f"{execution.id}|{doc['rev']}"
-    assert await storage._executions._take_slot("default", token, 1)
+    assert await executions._take_slot("default", token, 1)
     assert await claim(other, max_running=1) is None
     await sweep(other)
     assert (await claimed(other, max_running=1)).id == execution.id
     # The one that was frozen in between comes too late.
-    late = await storage._database.executions.update_one(  # type: ignore[union-attr]
+    late = await storage._db.executions.update_one(
         {"_id": execution.id, "rev": doc["rev"]}, {"$set": {"status": "pulling"}}
     )
     assert late.matched_count == 0
@@ -186,17 +196,17 @@ async def test_append_before_its_decision(storage: ClusterStorage, other: Cluste
     large = records(1, 4, size=200_000)
     await killed_in(
         storage,
-        storage._logs,
+        storage.logs,
         "_swap",
-        lambda: storage.append_log(active.id, active.epoch, large, bookmark="a", cap=None),
+        lambda: storage.logs.append(active.id, active.epoch, large, bookmark="a", cap=None),
     )
-    assert await other.read_log(active.id) == []
-    (adopted,) = await other.adopt("me", now=NOW, limit=1)
+    assert await other.logs.read(active.id) == []
+    (adopted,) = await other.instances.adopt("me", now=NOW, limit=1)
     small = records(1, 30, size=9000)
-    await other.append_log(adopted.id, adopted.epoch, small, bookmark="b", cap=None)
+    await other.logs.append(adopted.id, adopted.epoch, small, bookmark="b", cap=None)
     # What the old owner had stored in vain is in nobody's way, nor is what it still tries.
     with pytest.raises(CompareFailed):
-        await storage.append_log(active.id, active.epoch, large, bookmark="a", cap=None)
+        await storage.logs.append(active.id, active.epoch, large, bookmark="a", cap=None)
     assert await whole_log(other, adopted) == small
 
 
@@ -205,11 +215,11 @@ async def test_an_old_owner_with_a_warm_log_is_refused(
 ) -> None:
     await submit(storage)
     active = await running(storage, owner="frozen")
-    await storage.append_log(active.id, active.epoch, records(1, 2), bookmark="a", cap=None)
-    (adopted,) = await other.adopt("me", now=NOW, limit=1)
+    await storage.logs.append(active.id, active.epoch, records(1, 2), bookmark="a", cap=None)
+    (adopted,) = await other.instances.adopt("me", now=NOW, limit=1)
     with pytest.raises(CompareFailed):
-        await storage.append_log(active.id, active.epoch, records(3, 4), bookmark="b", cap=None)
-    await other.append_log(adopted.id, adopted.epoch, records(3, 3), bookmark="b", cap=None)
+        await storage.logs.append(active.id, active.epoch, records(3, 4), bookmark="b", cap=None)
+    await other.logs.append(adopted.id, adopted.epoch, records(3, 3), bookmark="b", cap=None)
     assert await whole_log(other, adopted) == records(1, 3)
 
 
@@ -217,8 +227,8 @@ async def test_an_append_may_be_repeated(storage: ClusterStorage) -> None:
     await submit(storage)
     active = await running(storage)
     for _ in range(2):
-        await storage.append_log(active.id, active.epoch, records(1, 2), bookmark="a", cap=None)
-        storage._logs.forget(active.id)
+        await storage.logs.append(active.id, active.epoch, records(1, 2), bookmark="a", cap=None)
+        cast(Any, storage.logs).forget(active.id)
     assert await whole_log(storage, active) == records(1, 2)
 
 
@@ -247,12 +257,12 @@ async def test_leases_are_in_the_time_of_mongodb(
     try:
         await submit(storage)
         behind = time.time() - 5
-        storage._database._clock = lambda: time.time() - 5  # type: ignore[union-attr]
-        await storage.beat("behind", now=behind, lease_seconds=6)
+        storage._db._clock = lambda: time.time() - 5
+        await storage.instances.beat("behind", now=behind, lease_seconds=6)
         await running(storage, owner="behind")
-        await ahead.beat("ahead", now=time.time() + 5, lease_seconds=6)
-        assert await ahead.adopt("ahead", now=time.time() + 5, limit=10) == []
-        assert len(await ahead.adopt("ahead", now=time.time() + 5 + 6, limit=10)) == 1
+        await ahead.instances.beat("ahead", now=time.time() + 5, lease_seconds=6)
+        assert await ahead.instances.adopt("ahead", now=time.time() + 5, limit=10) == []
+        assert len(await ahead.instances.adopt("ahead", now=time.time() + 5 + 6, limit=10)) == 1
     finally:
         await ahead.close()
 

@@ -39,14 +39,13 @@ from fastlane.model import (
 )
 from fastlane.notifications.registry import subscriptions_of
 from fastlane.storage.base import (
-    LOG_CHUNK_BYTES,
     IdempotencyKey,
     Overview,
     Page,
     PageRequest,
     Storage,
-    dropped_note,
 )
+from fastlane.storage.packing import LOG_CHUNK_BYTES, dropped_note
 from fastlane.storage.sqlite import SqliteStorage
 from tests.services import MongoServer
 
@@ -91,7 +90,7 @@ class ClusterPlace(Place):
                 database[name].delete_many({})
 
     def storage(self) -> Storage:
-        from fastlane.storage.cluster import ClusterStorage
+        from fastlane.storage.mongo import ClusterStorage
 
         return ClusterStorage(self._mongodb_url)
 
@@ -155,7 +154,7 @@ async def submit(
 ) -> Execution:
     """Submit a job and its first execution (which gets *changes*)."""
     job = job or make_job(task_id)
-    submitted = await storage.submit(job, make_execution(job, **changes))
+    submitted = await storage.jobs.submit(job, make_execution(job, **changes))
     assert submitted.execution is not None
     return submitted.execution
 
@@ -168,7 +167,9 @@ async def claim(
     max_running: int = 100,
     now: float = NOW,
 ) -> Execution | None:
-    return await storage.claim(farm, host="host:1", owner=owner, max_running=max_running, now=now)
+    return await storage.executions.claim(
+        farm, host="host:1", owner=owner, max_running=max_running, now=now
+    )
 
 
 async def claimed(storage: Storage, **options: Any) -> Execution:
@@ -180,14 +181,18 @@ async def claimed(storage: Storage, **options: Any) -> Execution:
 async def running(storage: Storage, **options: Any) -> Execution:
     """The first in the queue, started."""
     execution = await claimed(storage, **options)
-    return await storage.started(execution.id, execution.epoch, run_id="c1", started_at=NOW + 1)
+    return await storage.executions.started(
+        execution.id, execution.epoch, run_id="c1", started_at=NOW + 1
+    )
 
 
 async def finish(
     storage: Storage, execution: Execution, outcome: Outcome = DONE, **changes: Any
 ) -> tuple[Execution, Execution | None]:
     options: dict[str, Any] = {"expected_stop": None, "retry": None, "finished_at": NOW + 2}
-    return await storage.finish(execution.id, execution.epoch, outcome, **options | changes)
+    return await storage.executions.finish(
+        execution.id, execution.epoch, outcome, **options | changes
+    )
 
 
 async def outcomes(calls: Iterable[Awaitable[T]]) -> tuple[list[T], list[BaseException]]:
@@ -221,8 +226,8 @@ async def test_what_was_stored_is_there_after_a_restart(place: Place) -> None:
     second = place.storage()
     await second.open()
     try:
-        assert await second.execution(execution.id) == execution
-        assert (await second.job("task", execution.job_id)).execution_count == 1
+        assert await second.executions.get(execution.id) == execution
+        assert (await second.jobs.get("task", execution.job_id)).execution_count == 1
         assert await second.overview() == Overview(
             tasks=1, jobs=1, queued=1, delayed=0, active=0, scheduled=0
         )
@@ -293,7 +298,7 @@ async def test_submit_stores_task_job_and_execution(storage: Storage) -> None:
     )
     execution = make_execution(job, attempt=0, tick=NOW - 0.125, late_seconds=0.1)
 
-    submitted = await storage.submit(job, execution)
+    submitted = await storage.jobs.submit(job, execution)
 
     assert not submitted.repeated
     assert submitted.job == dataclasses.replace(job, execution_count=1)
@@ -301,48 +306,48 @@ async def test_submit_stores_task_job_and_execution(storage: Storage) -> None:
     position = submitted.execution.position
     assert position is not None
     assert submitted.execution == dataclasses.replace(execution, number=1, position=position)
-    assert await storage.job(job.task_id, job.id) == submitted.job
-    assert await storage.execution(execution.id) == submitted.execution
-    task = await storage.task(job.task_id)
+    assert await storage.jobs.get(job.task_id, job.id) == submitted.job
+    assert await storage.executions.get(execution.id) == submitted.execution
+    task = await storage.tasks.get(job.task_id)
     assert (task.created_at, task.modified_at, task.jobs_count) == (NOW, NOW, 1)
 
 
 async def test_submit_of_a_scheduled_job_stores_no_execution(storage: Storage) -> None:
     job = make_job(schedule=Schedule(cron="* * * * *", timezone="Europe/Berlin"), next_run_at=NOW)
-    submitted = await storage.submit(job, None)
+    submitted = await storage.jobs.submit(job, None)
     assert submitted.job == job
     assert submitted.execution is None
-    assert await storage.last_execution(job.id) is None
-    assert await storage.job(job.task_id, job.id) == job
+    assert await storage.executions.last_of_job(job.id) is None
+    assert await storage.jobs.get(job.task_id, job.id) == job
 
 
 async def test_a_second_job_touches_the_task(storage: Storage) -> None:
     await submit(storage)
-    await storage.submit(make_job(created_at=NOW + 5, modified_at=NOW + 5), None)
-    task = await storage.task("task")
+    await storage.jobs.submit(make_job(created_at=NOW + 5, modified_at=NOW + 5), None)
+    task = await storage.tasks.get("task")
     assert (task.created_at, task.modified_at, task.jobs_count) == (NOW, NOW + 5, 2)
 
 
 async def test_concurrent_creators_of_a_task_make_one(storage: Storage) -> None:
     await asyncio.gather(*[submit(storage) for _ in range(20)])
-    assert (await storage.task("task")).jobs_count == 20
-    assert (await storage.tasks(PageRequest())).total == 1
-    assert (await storage.jobs("task", PageRequest())).total == 20
+    assert (await storage.tasks.get("task")).jobs_count == 20
+    assert (await storage.tasks.page(PageRequest())).total == 1
+    assert (await storage.jobs.of_task("task", PageRequest())).total == 20
 
 
 async def test_the_same_job_is_not_stored_twice(storage: Storage) -> None:
     execution = await submit(storage)
-    job = await storage.job("task", execution.job_id)
+    job = await storage.jobs.get("task", execution.job_id)
     with pytest.raises(CompareFailed):
-        await storage.submit(job, make_execution(job))
-    assert (await storage.task("task")).jobs_count == 1
-    assert (await storage.executions(job.id, PageRequest())).total == 1
+        await storage.jobs.submit(job, make_execution(job))
+    assert (await storage.tasks.get("task")).jobs_count == 1
+    assert (await storage.executions.of_job(job.id, PageRequest())).total == 1
 
 
 async def test_replace_gives_the_next_generation(storage: Storage) -> None:
     job = make_job()
     first = await submit(storage, job=job)
-    await storage.stop_job("task", job.id, now=NOW + 1)
+    await storage.jobs.stop("task", job.id, now=NOW + 1)
     new = make_job(
         id=job.id,
         created_at=NOW + 9,
@@ -353,7 +358,7 @@ async def test_replace_gives_the_next_generation(storage: Storage) -> None:
     )
     second = make_execution(new)
 
-    submitted = await storage.submit(new, second, replace=True)
+    submitted = await storage.jobs.submit(new, second, replace=True)
 
     assert submitted.job == dataclasses.replace(
         new, created_at=NOW, generation=3, execution_count=2, stopped_at=None
@@ -361,26 +366,26 @@ async def test_replace_gives_the_next_generation(storage: Storage) -> None:
     assert submitted.execution is not None
     assert submitted.execution.generation == 3
     assert submitted.execution.number == 2
-    assert await storage.job("task", job.id) == submitted.job
-    assert (await storage.execution(first.id)).definition == job.definition
-    assert (await storage.task("task")).jobs_count == 1
+    assert await storage.jobs.get("task", job.id) == submitted.job
+    assert (await storage.executions.get(first.id)).definition == job.definition
+    assert (await storage.tasks.get("task")).jobs_count == 1
 
 
 async def test_replace_creates_a_job_that_is_not_there(storage: Storage) -> None:
     job = make_job()
-    submitted = await storage.submit(job, make_execution(job), replace=True)
+    submitted = await storage.jobs.submit(job, make_execution(job), replace=True)
     assert submitted.job.generation == 1
-    assert (await storage.task("task")).jobs_count == 1
+    assert (await storage.tasks.get("task")).jobs_count == 1
 
 
 async def test_replace_refuses_the_job_of_another_task(storage: Storage) -> None:
     job = make_job("mine")
-    await storage.submit(job, None)
+    await storage.jobs.submit(job, None)
     with pytest.raises(Rejected):
-        await storage.submit(dataclasses.replace(job, task_id="theirs"), None, replace=True)
+        await storage.jobs.submit(dataclasses.replace(job, task_id="theirs"), None, replace=True)
     with pytest.raises(NotFound):
-        await storage.task("theirs")
-    assert (await storage.job("mine", job.id)).generation == 1
+        await storage.tasks.get("theirs")
+    assert (await storage.jobs.get("mine", job.id)).generation == 1
 
 
 @pytest.mark.parametrize(("attempt", "lost_reruns"), [(1, 0), (0, 1)], ids=["retry", "rerun"])
@@ -390,8 +395,8 @@ async def test_replace_ends_retries_and_nothing_else(
     job = make_job()
     await submit(storage, job=job)
     active = await running(storage)
-    queued_first = await storage.retry_job(
-        await storage.job("task", job.id), make_execution(job), now=NOW
+    queued_first = await storage.jobs.retry(
+        await storage.jobs.get("task", job.id), make_execution(job), now=NOW
     )
     other = await submit(storage, attempt=1, due_at=NOW + 100)
     _, retry = await finish(
@@ -402,39 +407,39 @@ async def test_replace_ends_retries_and_nothing_else(
         retry=make_execution(job, attempt=attempt, lost_reruns=lost_reruns, due_at=NOW + 50),
     )
     assert retry is not None
-    assert (await storage.execution(retry.id)).lost_reruns == lost_reruns
+    assert (await storage.executions.get(retry.id)).lost_reruns == lost_reruns
     replaced = dataclasses.replace(job, modified_at=NOW + 7)
 
-    await storage.submit(replaced, None, replace=True)
+    await storage.jobs.submit(replaced, None, replace=True)
 
-    ended = await storage.execution(retry.id)
+    ended = await storage.executions.get(retry.id)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.STOPPED)
     assert ended.finished_at == NOW + 7
-    assert (await storage.execution(queued_first.id)).status is Status.ENQUEUED
-    assert (await storage.execution(other.id)).status is Status.ENQUEUED
+    assert (await storage.executions.get(queued_first.id)).status is Status.ENQUEUED
+    assert (await storage.executions.get(other.id)).status is Status.ENQUEUED
 
 
 async def test_an_idempotency_key_returns_what_was_stored_first(storage: Storage) -> None:
     key = IdempotencyKey("key", "print")
     job = make_job()
-    first = await storage.submit(job, make_execution(job), idempotency=key)
+    first = await storage.jobs.submit(job, make_execution(job), idempotency=key)
     again = make_job()
-    second = await storage.submit(again, make_execution(again), idempotency=key)
+    second = await storage.jobs.submit(again, make_execution(again), idempotency=key)
     assert not first.repeated
     assert second == dataclasses.replace(first, repeated=True)
     assert (await storage.overview()).jobs == 1
 
     with pytest.raises(Rejected):
-        await storage.submit(make_job(), None, idempotency=IdempotencyKey("key", "other"))
-    elsewhere = await storage.submit(make_job("elsewhere"), None, idempotency=key)
+        await storage.jobs.submit(make_job(), None, idempotency=IdempotencyKey("key", "other"))
+    elsewhere = await storage.jobs.submit(make_job("elsewhere"), None, idempotency=key)
     assert not elsewhere.repeated
 
 
 async def test_an_idempotency_key_of_a_scheduled_job(storage: Storage) -> None:
     key = IdempotencyKey("key", "print")
     job = make_job(next_run_at=NOW + 5, schedule=Schedule(start_at=NOW + 5))
-    await storage.submit(job, None, idempotency=key)
-    again = await storage.submit(make_job(), None, idempotency=key)
+    await storage.jobs.submit(job, None, idempotency=key)
+    again = await storage.jobs.submit(make_job(), None, idempotency=key)
     assert again.repeated
     assert again.execution is None
     assert again.job == job
@@ -444,7 +449,7 @@ async def test_an_idempotency_key_used_at_once_makes_one_job(storage: Storage) -
     jobs = [make_job() for _ in range(20)]
     key = IdempotencyKey("key", "print")
     answers = await asyncio.gather(
-        *[storage.submit(job, make_execution(job), idempotency=key) for job in jobs]
+        *[storage.jobs.submit(job, make_execution(job), idempotency=key) for job in jobs]
     )
     assert len({answer.job.id for answer in answers}) == 1
     assert [answer.repeated for answer in answers].count(False) == 1
@@ -461,19 +466,19 @@ async def test_a_delayed_execution_has_no_position(storage: Storage) -> None:
 
 async def cron_job(storage: Storage, **changes: Any) -> Job:
     job = make_job(schedule=Schedule(cron="* * * * *"), next_run_at=NOW, **changes)
-    return (await storage.submit(job, None)).job
+    return (await storage.jobs.submit(job, None)).job
 
 
 async def test_tick_stores_the_execution_and_moves_on(storage: Storage) -> None:
     job = await cron_job(storage)
-    execution = await storage.tick(
+    execution = await storage.jobs.tick(
         job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW + 1
     )
     assert execution is not None
     assert execution.number == 1
     assert execution.position is not None
-    assert await storage.execution(execution.id) == execution
-    after = await storage.job("task", job.id)
+    assert await storage.executions.get(execution.id) == execution
+    after = await storage.jobs.get("task", job.id)
     assert after.next_run_at == NOW + 60
     assert after.execution_count == 1
     assert after.generation == job.generation
@@ -481,52 +486,54 @@ async def test_tick_stores_the_execution_and_moves_on(storage: Storage) -> None:
 
 async def test_a_skipped_tick_and_the_last_tick(storage: Storage) -> None:
     job = await cron_job(storage)
-    assert await storage.tick(job, None, next_run_at=NOW + 60, now=NOW) is None
-    job = await storage.job("task", job.id)
+    assert await storage.jobs.tick(job, None, next_run_at=NOW + 60, now=NOW) is None
+    job = await storage.jobs.get("task", job.id)
     assert (job.next_run_at, job.execution_count) == (NOW + 60, 0)
-    await storage.tick(job, make_execution(job, tick=NOW + 60), next_run_at=None, now=NOW + 60)
-    assert not (await storage.job("task", job.id)).scheduled
+    await storage.jobs.tick(job, make_execution(job, tick=NOW + 60), next_run_at=None, now=NOW + 60)
+    assert not (await storage.jobs.get("task", job.id)).scheduled
     assert (await storage.overview()).scheduled == 0
 
 
 async def test_one_of_many_takes_a_tick(storage: Storage) -> None:
     job = await cron_job(storage)
     taken, refused = await outcomes(
-        storage.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
+        storage.jobs.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
         for _ in range(10)
     )
     assert len(taken) == 1
     assert {type(error) for error in refused} == {CompareFailed}
-    assert (await storage.executions(job.id, PageRequest())).total == 1
+    assert (await storage.executions.of_job(job.id, PageRequest())).total == 1
 
 
 async def test_a_tick_never_has_two_executions(storage: Storage) -> None:
     job = await cron_job(storage)
-    await storage.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
-    back = (await storage.submit(job, None, replace=True)).job
+    await storage.jobs.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
+    back = (await storage.jobs.submit(job, None, replace=True)).job
     assert back.next_run_at == NOW
-    again = await storage.tick(back, make_execution(back, tick=NOW), next_run_at=NOW + 60, now=NOW)
+    again = await storage.jobs.tick(
+        back, make_execution(back, tick=NOW), next_run_at=NOW + 60, now=NOW
+    )
     assert again is None
-    assert (await storage.executions(job.id, PageRequest())).total == 1
-    assert (await storage.job("task", job.id)).next_run_at == NOW + 60
+    assert (await storage.executions.of_job(job.id, PageRequest())).total == 1
+    assert (await storage.jobs.get("task", job.id)).next_run_at == NOW + 60
 
 
 async def test_a_retry_may_stand_for_the_same_tick(storage: Storage) -> None:
     job = await cron_job(storage)
-    await storage.tick(job, make_execution(job, tick=NOW), next_run_at=None, now=NOW)
+    await storage.jobs.tick(job, make_execution(job, tick=NOW), next_run_at=None, now=NOW)
     retry = make_execution(job, tick=NOW, attempt=1)
     assert (await finish(storage, await running(storage), FAILED, retry=retry))[1] is not None
 
 
 async def test_the_tick_of_a_stopped_or_replaced_job_is_refused(storage: Storage) -> None:
     stopped = await cron_job(storage)
-    await storage.stop_job("task", stopped.id, now=NOW)
+    await storage.jobs.stop("task", stopped.id, now=NOW)
     replaced = await cron_job(storage)
-    await storage.submit(replaced, None, replace=True)
+    await storage.jobs.submit(replaced, None, replace=True)
     for job in (stopped, replaced, make_job(next_run_at=NOW)):
         with pytest.raises(CompareFailed):
-            await storage.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
-        assert (await storage.executions(job.id, PageRequest())).total == 0
+            await storage.jobs.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
+        assert (await storage.executions.of_job(job.id, PageRequest())).total == 0
 
 
 async def test_ticks_that_wait_for_each_other_run_one_by_one(storage: Storage) -> None:
@@ -534,8 +541,8 @@ async def test_ticks_that_wait_for_each_other_run_one_by_one(storage: Storage) -
     runs: list[Execution] = []
     for number in range(4):
         tick = NOW + 60 * number
-        execution = await storage.tick(
-            await storage.job("task", job.id),
+        execution = await storage.jobs.tick(
+            await storage.jobs.get("task", job.id),
             make_execution(job, tick=tick, waits_for=runs[-1].id if runs else None),
             next_run_at=tick + 60,
             now=tick,
@@ -549,7 +556,7 @@ async def test_ticks_that_wait_for_each_other_run_one_by_one(storage: Storage) -
     assert first.id == runs[0].id
     assert await claim(storage) is None
     # What waited for one that never ran waits on for the one that runs.
-    await storage.stop_execution(runs[1].id, reason=Reason.STOPPED, now=NOW)
+    await storage.executions.stop(runs[1].id, reason=Reason.STOPPED, now=NOW)
     assert await claim(storage) is None
     await finish(storage, first)
     third = await running(storage)
@@ -561,17 +568,17 @@ async def test_ticks_that_wait_for_each_other_run_one_by_one(storage: Storage) -
 
 async def test_who_waits_for_a_final_execution_is_queued_at_once(storage: Storage) -> None:
     job = await cron_job(storage)
-    first = await storage.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
+    first = await storage.jobs.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
     assert first is not None
     await finish(storage, await running(storage))
-    late = await storage.tick(
-        await storage.job("task", job.id),
+    late = await storage.jobs.tick(
+        await storage.jobs.get("task", job.id),
         make_execution(job, waits_for=first.id),
         next_run_at=NOW + 120,
         now=NOW + 60,
     )
     assert late is not None
-    await storage.queue_due(NOW + 60, 10)
+    await storage.executions.queue_due(NOW + 60, 10)
     assert (await claimed(storage)).id == late.id
 
 
@@ -580,26 +587,26 @@ async def test_who_waits_for_a_final_execution_is_queued_at_once(storage: Storag
 
 async def test_stop_job_ends_what_is_enqueued(storage: Storage) -> None:
     execution = await submit(storage)
-    job = await storage.stop_job("task", execution.job_id, now=NOW + 3)
+    job = await storage.jobs.stop("task", execution.job_id, now=NOW + 3)
     assert (job.generation, job.stopped_at, job.next_run_at) == (2, NOW + 3, None)
-    ended = await storage.execution(execution.id)
+    ended = await storage.executions.get(execution.id)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.STOPPED)
     assert ended.finished_at == NOW + 3
     assert await claim(storage) is None
-    assert await storage.job("task", job.id) == job
+    assert await storage.jobs.get("task", job.id) == job
 
 
 async def test_stop_job_asks_an_active_execution_to_end(storage: Storage) -> None:
     job = await cron_job(storage)
-    await storage.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
+    await storage.jobs.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
     active = await running(storage)
 
-    first = await storage.stop_job("task", job.id, now=NOW + 3)
-    again = await storage.stop_job("task", job.id, now=NOW + 9)
+    first = await storage.jobs.stop("task", job.id, now=NOW + 3)
+    again = await storage.jobs.stop("task", job.id, now=NOW + 9)
 
     assert again == first
     assert not first.scheduled
-    stopping = await storage.execution(active.id)
+    stopping = await storage.executions.get(active.id)
     assert stopping.status is Status.RUNNING
     assert (stopping.stop_reason, stopping.stop_requested_at) == (Reason.STOPPED, NOW + 3)
     retry = make_execution(job, attempt=1)
@@ -607,7 +614,7 @@ async def test_stop_job_asks_an_active_execution_to_end(storage: Storage) -> Non
     assert ended.final
     assert stored is None
     with pytest.raises(NotFound):
-        await storage.execution(retry.id)
+        await storage.executions.get(retry.id)
 
 
 async def test_stop_job_ends_delayed_and_waiting_ones(storage: Storage) -> None:
@@ -617,22 +624,22 @@ async def test_stop_job_ends_delayed_and_waiting_ones(storage: Storage) -> None:
     _, retry = await finish(
         storage, active, FAILED, retry=make_execution(job, attempt=1, due_at=NOW + 50)
     )
-    await storage.submit(job, make_execution(job, waits_for=first.id), replace=True)
+    await storage.jobs.submit(job, make_execution(job, waits_for=first.id), replace=True)
     assert retry is not None
-    await storage.stop_job("task", job.id, now=NOW)
-    assert (await storage.execution(retry.id)).reason is Reason.STOPPED
+    await storage.jobs.stop("task", job.id, now=NOW)
+    assert (await storage.executions.get(retry.id)).reason is Reason.STOPPED
     assert (await storage.overview()).delayed == 0
     assert (await storage.overview()).queued == 0
-    assert await storage.queue_due(NOW + 100, 10) == 0
+    assert await storage.executions.queue_due(NOW + 100, 10) == 0
 
 
 async def test_stop_job_of_what_is_not_there(storage: Storage) -> None:
     execution = await submit(storage)
     with pytest.raises(NotFound):
-        await storage.stop_job("task", new_id(), now=NOW)
+        await storage.jobs.stop("task", new_id(), now=NOW)
     with pytest.raises(NotFound):
-        await storage.stop_job("other", execution.job_id, now=NOW)
-    assert (await storage.execution(execution.id)).status is Status.ENQUEUED
+        await storage.jobs.stop("other", execution.job_id, now=NOW)
+    assert (await storage.executions.get(execution.id)).status is Status.ENQUEUED
 
 
 async def test_stop_racing_with_finish_leaves_it_stopped(storage: Storage) -> None:
@@ -643,14 +650,14 @@ async def test_stop_racing_with_finish_leaves_it_stopped(storage: Storage) -> No
         retry = make_execution(job, attempt=1)
         await asyncio.gather(
             finish(storage, active, FAILED, retry=retry),
-            storage.stop_job("task", job.id, now=NOW),
+            storage.jobs.stop("task", job.id, now=NOW),
             return_exceptions=True,
         )
-        current = await storage.execution(active.id)
+        current = await storage.executions.get(active.id)
         if not current.final:
             await finish(storage, active, FAILED, expected_stop=Reason.STOPPED, retry=retry)
         assert await claim(storage) is None
-        for execution in (await storage.executions(job.id, PageRequest())).items:
+        for execution in (await storage.executions.of_job(job.id, PageRequest())).items:
             assert execution.final
 
 
@@ -661,36 +668,36 @@ async def test_retry_job_queues_a_new_run(storage: Storage) -> None:
     job = make_job()
     await submit(storage, job=job)
     await finish(storage, await running(storage))
-    stopped = await storage.stop_job("task", job.id, now=NOW)
+    stopped = await storage.jobs.stop("task", job.id, now=NOW)
     execution = make_execution(stopped, queue_job_id=new_id())
 
-    stored = await storage.retry_job(stopped, execution, now=NOW + 5)
+    stored = await storage.jobs.retry(stopped, execution, now=NOW + 5)
 
     assert (stored.number, stored.waits_for) == (2, None)
     assert stored.position is not None
-    after = await storage.job("task", job.id)
+    after = await storage.jobs.get("task", job.id)
     assert (after.generation, after.stopped_at) == (stopped.generation, None)
     assert (after.queue_job_id, after.execution_count) == (execution.queue_job_id, 2)
-    assert await storage.last_execution(job.id) == stored
+    assert await storage.executions.last_of_job(job.id) == stored
 
 
 async def test_retry_job_waits_for_a_running_one(storage: Storage) -> None:
     job = make_job()
     await submit(storage, job=job)
     active = await running(storage)
-    stored = await storage.retry_job(job, make_execution(job), now=NOW + 5)
+    stored = await storage.jobs.retry(job, make_execution(job), now=NOW + 5)
     assert stored.waits_for == active.id
     assert stored.position is None
-    stopping = await storage.execution(active.id)
+    stopping = await storage.executions.get(active.id)
     assert stopping.stop_reason is Reason.STOPPED
     assert await claim(storage) is None
     await finish(storage, active, FAILED, expected_stop=Reason.STOPPED)
     assert (await claimed(storage)).id == stored.id
 
     # And again, with the new one only enqueued: it ends, the newest takes its place.
-    third = await storage.retry_job(job, make_execution(job), now=NOW + 6)
-    fourth = await storage.retry_job(job, make_execution(job), now=NOW + 7)
-    assert (await storage.execution(third.id)).reason is Reason.STOPPED
+    third = await storage.jobs.retry(job, make_execution(job), now=NOW + 6)
+    fourth = await storage.jobs.retry(job, make_execution(job), now=NOW + 7)
+    assert (await storage.executions.get(third.id)).reason is Reason.STOPPED
     assert fourth.waits_for == stored.id
 
 
@@ -698,22 +705,22 @@ async def test_retry_job_is_refused_before_the_first_run(storage: Storage) -> No
     job = make_job()
     execution = await submit(storage, job=job)
     with pytest.raises(Rejected):
-        await storage.retry_job(job, make_execution(job), now=NOW)
-    assert (await storage.execution(execution.id)).status is Status.ENQUEUED
+        await storage.jobs.retry(job, make_execution(job), now=NOW)
+    assert (await storage.executions.get(execution.id)).status is Status.ENQUEUED
     scheduled = await cron_job(storage)
     with pytest.raises(Rejected):
-        await storage.retry_job(scheduled, make_execution(scheduled), now=NOW)
+        await storage.jobs.retry(scheduled, make_execution(scheduled), now=NOW)
 
 
 async def test_retry_job_compares_the_generation(storage: Storage) -> None:
     job = make_job()
     await submit(storage, job=job)
     await finish(storage, await running(storage))
-    await storage.stop_job("task", job.id, now=NOW)
+    await storage.jobs.stop("task", job.id, now=NOW)
     with pytest.raises(CompareFailed):
-        await storage.retry_job(job, make_execution(job), now=NOW)
+        await storage.jobs.retry(job, make_execution(job), now=NOW)
     with pytest.raises(CompareFailed):
-        await storage.retry_job(make_job(), make_execution(job), now=NOW)
+        await storage.jobs.retry(make_job(), make_execution(job), now=NOW)
     assert await claim(storage) is None
 
 
@@ -735,7 +742,7 @@ async def test_claim_makes_it_pulling(storage: Storage) -> None:
     assert taken == dataclasses.replace(
         execution, status=Status.PULLING, owner="me", host="host:1", epoch=1
     )
-    assert await storage.execution(execution.id) == taken
+    assert await storage.executions.get(execution.id) == taken
 
 
 async def test_claim_never_exceeds_max_running(storage: Storage) -> None:
@@ -747,7 +754,7 @@ async def test_claim_never_exceeds_max_running(storage: Storage) -> None:
     got = [execution for execution in taken if execution is not None]
     assert len({execution.id for execution in got}) == 3
     assert (await storage.overview()).active == 3
-    await storage.started(got[0].id, got[0].epoch, run_id="c", started_at=NOW)
+    await storage.executions.started(got[0].id, got[0].epoch, run_id="c", started_at=NOW)
     assert await claim(storage, max_running=3) is None
     await finish(storage, got[0])
     assert await claim(storage, max_running=3) is not None
@@ -759,38 +766,38 @@ async def test_claim_passes_over_the_expired(storage: Storage) -> None:
     expired = await submit(storage, job=late)
     good = await submit(storage)
     assert (await claimed(storage, now=NOW)).id == good.id
-    assert (await storage.execution(expired.id)).status is Status.ENQUEUED
+    assert (await storage.executions.get(expired.id)).status is Status.ENQUEUED
 
 
 async def test_release_gives_the_old_place_back(storage: Storage) -> None:
     first = await submit(storage)
     await submit(storage)
     taken = await claimed(storage)
-    await storage.release(taken.id, taken.epoch)
-    back = await storage.execution(first.id)
+    await storage.executions.release(taken.id, taken.epoch)
+    back = await storage.executions.get(first.id)
     assert back == dataclasses.replace(first, epoch=1)
     again = await claimed(storage)
     assert (again.id, again.epoch) == (first.id, 2)
     with pytest.raises(CompareFailed):
-        await storage.release(first.id, 1)
+        await storage.executions.release(first.id, 1)
 
 
 async def test_release_of_what_is_not_pulling_is_refused(storage: Storage) -> None:
     await submit(storage)
     active = await running(storage)
     with pytest.raises(CompareFailed) as refused:
-        await storage.release(active.id, active.epoch)
+        await storage.executions.release(active.id, active.epoch)
     assert refused.value.current == active
     with pytest.raises(CompareFailed):
-        await storage.release(new_id(), 1)
+        await storage.executions.release(new_id(), 1)
 
 
 async def test_release_with_a_stop_intent_ends_it(storage: Storage) -> None:
     await submit(storage)
     taken = await claimed(storage)
-    await storage.stop_execution(taken.id, reason=Reason.STOPPED, now=NOW + 3)
-    await storage.release(taken.id, taken.epoch)
-    ended = await storage.execution(taken.id)
+    await storage.executions.stop(taken.id, reason=Reason.STOPPED, now=NOW + 3)
+    await storage.executions.release(taken.id, taken.epoch)
+    ended = await storage.executions.get(taken.id)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.STOPPED)
     assert ended.finished_at is not None
     assert await claim(storage) is None
@@ -802,19 +809,19 @@ async def test_release_with_a_stop_intent_ends_it(storage: Storage) -> None:
 async def test_started_makes_it_running_and_may_be_repeated(storage: Storage) -> None:
     await submit(storage)
     taken = await claimed(storage)
-    first = await storage.started(taken.id, taken.epoch, run_id="c1", started_at=NOW + 1)
+    first = await storage.executions.started(taken.id, taken.epoch, run_id="c1", started_at=NOW + 1)
     assert first == dataclasses.replace(
         taken, status=Status.RUNNING, run_id="c1", started_at=NOW + 1
     )
-    again = await storage.started(taken.id, taken.epoch, run_id="c2", started_at=NOW + 9)
+    again = await storage.executions.started(taken.id, taken.epoch, run_id="c2", started_at=NOW + 9)
     assert again == first
     with pytest.raises(CompareFailed):
-        await storage.started(taken.id, taken.epoch + 1, run_id="c1", started_at=NOW)
+        await storage.executions.started(taken.id, taken.epoch + 1, run_id="c1", started_at=NOW)
     await finish(storage, taken)
     with pytest.raises(CompareFailed):
-        await storage.started(taken.id, taken.epoch, run_id="c1", started_at=NOW)
+        await storage.executions.started(taken.id, taken.epoch, run_id="c1", started_at=NOW)
     with pytest.raises(CompareFailed):
-        await storage.started(new_id(), 1, run_id="c1", started_at=NOW)
+        await storage.executions.started(new_id(), 1, run_id="c1", started_at=NOW)
 
 
 async def test_finish_writes_outcome_and_retry(storage: Storage) -> None:
@@ -831,10 +838,10 @@ async def test_finish_writes_outcome_and_retry(storage: Storage) -> None:
     assert ended.finished_at == NOW + 2
     assert ended.error is not None
     assert ended.error.startswith("no memory")
-    assert await storage.execution(ended.id) == ended
+    assert await storage.executions.get(ended.id) == ended
     assert stored == dataclasses.replace(retry, number=2)
-    assert await storage.last_execution(job.id) == stored
-    assert (await storage.job("task", job.id)).execution_count == 2
+    assert await storage.executions.last_of_job(job.id) == stored
+    assert (await storage.jobs.get("task", job.id)).execution_count == 2
     assert (await storage.overview()).delayed == 1
 
 
@@ -852,7 +859,7 @@ async def test_a_retry_of_an_older_generation_is_not_stored(storage: Storage) ->
     job = make_job()
     await submit(storage, job=job)
     active = await running(storage)
-    await storage.submit(job, None, replace=True)
+    await storage.jobs.submit(job, None, replace=True)
     retry = make_execution(job, attempt=1)
     assert (await finish(storage, active, FAILED, retry=retry))[1] is None
     assert await claim(storage) is None
@@ -878,7 +885,7 @@ async def test_one_of_two_finishes_wins(storage: Storage) -> None:
     for error in lost:
         assert isinstance(error, CompareFailed)
         assert error.current == won[0][0]
-    assert (await storage.executions(job.id, PageRequest())).total == 2
+    assert (await storage.executions.of_job(job.id, PageRequest())).total == 2
 
 
 async def test_finish_compares_the_stop_intent(storage: Storage) -> None:
@@ -886,7 +893,7 @@ async def test_finish_compares_the_stop_intent(storage: Storage) -> None:
     active = await running(storage)
     with pytest.raises(CompareFailed):
         await finish(storage, active, expected_stop=Reason.TIMEOUT)
-    stopping = await storage.stop_execution(active.id, reason=Reason.TIMEOUT, now=NOW)
+    stopping = await storage.executions.stop(active.id, reason=Reason.TIMEOUT, now=NOW)
     with pytest.raises(CompareFailed) as refused:
         await finish(storage, active)
     assert refused.value.current == stopping
@@ -902,14 +909,14 @@ async def test_finish_frees_what_waited(storage: Storage) -> None:
     active = await running(storage)
     waiting = await submit(storage, waits_for=first.id)
     delayed = await submit(storage, waits_for=first.id, due_at=NOW + 100)
-    await storage.queue_due(NOW + 200, 10)
+    await storage.executions.queue_due(NOW + 200, 10)
     assert await claim(storage) is None
     await finish(storage, active)
     assert (await claimed(storage)).id == waiting.id
     assert await claim(storage) is None
-    merely = await storage.execution(delayed.id)
+    merely = await storage.executions.get(delayed.id)
     assert (merely.waits_for, merely.due_at, merely.position) == (None, NOW + 100, None)
-    assert await storage.queue_due(NOW + 100, 10) == 1
+    assert await storage.executions.queue_due(NOW + 100, 10) == 1
     assert (await claimed(storage)).id == delayed.id
 
 
@@ -918,27 +925,27 @@ async def test_finish_frees_what_waited(storage: Storage) -> None:
 
 async def test_stop_execution_in_every_status(storage: Storage) -> None:
     enqueued = await submit(storage)
-    ended = await storage.stop_execution(enqueued.id, reason=Reason.STOPPED, now=NOW + 4)
+    ended = await storage.executions.stop(enqueued.id, reason=Reason.STOPPED, now=NOW + 4)
     assert (ended.status, ended.reason, ended.finished_at) == (
         Status.FAILED,
         Reason.STOPPED,
         NOW + 4,
     )
-    again = await storage.stop_execution(enqueued.id, reason=Reason.STOPPED, now=NOW + 5)
+    again = await storage.executions.stop(enqueued.id, reason=Reason.STOPPED, now=NOW + 5)
     assert again == ended
 
     await submit(storage)
     pulling = await claimed(storage)
-    first = await storage.stop_execution(pulling.id, reason=Reason.TIMEOUT, now=NOW + 4)
+    first = await storage.executions.stop(pulling.id, reason=Reason.TIMEOUT, now=NOW + 4)
     assert (first.status, first.stop_reason, first.stop_requested_at) == (
         Status.PULLING,
         Reason.TIMEOUT,
         NOW + 4,
     )
-    second = await storage.stop_execution(pulling.id, reason=Reason.STOPPED, now=NOW + 5)
+    second = await storage.executions.stop(pulling.id, reason=Reason.STOPPED, now=NOW + 5)
     assert second == first
     with pytest.raises(NotFound):
-        await storage.stop_execution(new_id(), reason=Reason.STOPPED, now=NOW)
+        await storage.executions.stop(new_id(), reason=Reason.STOPPED, now=NOW)
 
 
 async def test_stopping_and_expiring_free_what_waited(storage: Storage) -> None:
@@ -949,8 +956,8 @@ async def test_stopping_and_expiring_free_what_waited(storage: Storage) -> None:
         await submit(storage, waits_for=first.id),
         await submit(storage, waits_for=second.id),
     ]
-    await storage.stop_execution(first.id, reason=Reason.STOPPED, now=NOW)
-    await storage.expire(NOW + 5, 10)
+    await storage.executions.stop(first.id, reason=Reason.STOPPED, now=NOW)
+    await storage.executions.expire(NOW + 5, 10)
     assert [(await claimed(storage)).id for _ in freed] == [one.id for one in freed]
 
 
@@ -959,9 +966,9 @@ async def test_claim_racing_with_stop(storage: Storage) -> None:
         execution = await submit(storage)
         taken, _ = await asyncio.gather(
             claim(storage),
-            storage.stop_execution(execution.id, reason=Reason.STOPPED, now=NOW),
+            storage.executions.stop(execution.id, reason=Reason.STOPPED, now=NOW),
         )
-        current = await storage.execution(execution.id)
+        current = await storage.executions.get(execution.id)
         if taken is None:
             assert current.final
         else:
@@ -976,12 +983,12 @@ async def test_due_jobs_come_earliest_first(storage: Storage) -> None:
     at = {}
     for delay in (30, 10, 20, 99):
         job = make_job(next_run_at=NOW + delay, schedule=Schedule(start_at=NOW + delay))
-        await storage.submit(job, None)
+        await storage.jobs.submit(job, None)
         at[delay] = job.id
-    assert [job.id for job in await storage.due_jobs(NOW + 30, 10)] == [at[10], at[20], at[30]]
-    assert [job.id for job in await storage.due_jobs(NOW + 30, 2)] == [at[10], at[20]]
-    assert await storage.due_jobs(NOW + 9, 10) == []
-    assert [job.id for job in await storage.scheduled_jobs(3)] == [at[10], at[20], at[30]]
+    assert [job.id for job in await storage.jobs.due(NOW + 30, 10)] == [at[10], at[20], at[30]]
+    assert [job.id for job in await storage.jobs.due(NOW + 30, 2)] == [at[10], at[20]]
+    assert await storage.jobs.due(NOW + 9, 10) == []
+    assert [job.id for job in await storage.jobs.scheduled(3)] == [at[10], at[20], at[30]]
     assert (await storage.overview()).scheduled == 4
 
 
@@ -990,11 +997,11 @@ async def test_queue_due_queues_in_the_order_of_time(storage: Storage) -> None:
     first = await submit(storage, due_at=NOW + 10)
     third = await submit(storage, due_at=NOW + 30)
     at_once = await submit(storage)
-    assert await storage.queue_due(NOW + 9, 10) == 0
-    assert await storage.queue_due(NOW + 30, 2) == 2
-    assert await storage.queue_due(NOW + 30, 2) == 1
-    assert await storage.queue_due(NOW + 30, 2) == 0
-    queued = await storage.execution(first.id)
+    assert await storage.executions.queue_due(NOW + 9, 10) == 0
+    assert await storage.executions.queue_due(NOW + 30, 2) == 2
+    assert await storage.executions.queue_due(NOW + 30, 2) == 1
+    assert await storage.executions.queue_due(NOW + 30, 2) == 0
+    queued = await storage.executions.get(first.id)
     assert queued.due_at is None
     assert queued.position is not None
     order = [(await claimed(storage)).id for _ in range(4)]
@@ -1007,19 +1014,22 @@ async def test_expire_ends_what_was_not_started_in_time(storage: Storage) -> Non
     delayed = await submit(storage, job=make_job(definition=late), due_at=NOW + 100)
     await submit(storage, job=make_job(definition=late))
     active = await submit(storage)
-    assert await storage.expire(NOW + 4, 10) == []
+    assert await storage.executions.expire(NOW + 4, 10) == []
     first = await claimed(storage)
     assert first.id == queued.id
-    await storage.release(first.id, first.epoch)
+    await storage.executions.release(first.id, first.epoch)
 
-    ended = [*await storage.expire(NOW + 5, 2), *await storage.expire(NOW + 5, 2)]
+    ended = [
+        *await storage.executions.expire(NOW + 5, 2),
+        *await storage.executions.expire(NOW + 5, 2),
+    ]
 
     assert len(ended) == 3
     assert {queued.id, delayed.id} < {execution.id for execution in ended}
     for execution in ended:
         assert (execution.status, execution.reason) == (Status.EXPIRED, Reason.EXPIRED)
         assert execution.finished_at == NOW + 5
-        assert await storage.execution(execution.id) == execution
+        assert await storage.executions.get(execution.id) == execution
     assert (await claimed(storage)).id == active.id
     assert (await storage.overview()).queued == 0
 
@@ -1027,7 +1037,7 @@ async def test_expire_ends_what_was_not_started_in_time(storage: Storage) -> Non
 async def test_a_started_execution_does_not_expire(storage: Storage) -> None:
     await submit(storage, job=make_job(definition=Definition.parse("b", "c", expires_at=NOW + 5)))
     await claimed(storage)
-    assert await storage.expire(NOW + 10, 10) == []
+    assert await storage.executions.expire(NOW + 10, 10) == []
     assert await storage.next_due_at() is None
 
 
@@ -1037,11 +1047,11 @@ async def test_next_due_at_is_the_earliest_of_three(storage: Storage) -> None:
     assert await storage.next_due_at() is None
     await submit(storage, job=make_job(definition=Definition.parse("b", "c", expires_at=NOW + 50)))
     assert await storage.next_due_at() == NOW + 50
-    await storage.submit(make_job(next_run_at=NOW + 40), None)
+    await storage.jobs.submit(make_job(next_run_at=NOW + 40), None)
     assert await storage.next_due_at() == NOW + 40
     await submit(storage, due_at=NOW + 30)
     assert await storage.next_due_at() == NOW + 30
-    await storage.queue_due(NOW + 30, 10)
+    await storage.executions.queue_due(NOW + 30, 10)
     assert await storage.next_due_at() == NOW + 40
 
 
@@ -1052,35 +1062,35 @@ async def test_adopt_takes_what_a_dead_owner_had(storage: Storage) -> None:
     for _ in range(3):
         await submit(storage)
     mine = await running(storage, owner="me")
-    await storage.beat("other", now=NOW, lease_seconds=10)
+    await storage.instances.beat("other", now=NOW, lease_seconds=10)
     others = [await running(storage, owner="other"), await claimed(storage, owner="other")]
 
-    assert await storage.adopt("me", now=NOW + 9.9, limit=10) == []
-    await storage.beat("other", now=NOW + 5, lease_seconds=10)
-    assert await storage.adopt("me", now=NOW + 14, limit=10) == []
-    first = await storage.adopt("me", now=NOW + 15, limit=1)
-    rest = await storage.adopt("me", now=NOW + 15, limit=10)
+    assert await storage.instances.adopt("me", now=NOW + 9.9, limit=10) == []
+    await storage.instances.beat("other", now=NOW + 5, lease_seconds=10)
+    assert await storage.instances.adopt("me", now=NOW + 14, limit=10) == []
+    first = await storage.instances.adopt("me", now=NOW + 15, limit=1)
+    rest = await storage.instances.adopt("me", now=NOW + 15, limit=10)
 
     assert [*first, *rest] == [
         dataclasses.replace(other, owner="me", epoch=other.epoch + 1) for other in others
     ]
-    assert await storage.active_executions(owner="other") == []
-    assert list(await storage.active_executions(owner="me")) == [mine, *first, *rest]
+    assert await storage.executions.active(owner="other") == []
+    assert list(await storage.executions.active(owner="me")) == [mine, *first, *rest]
 
 
 async def test_an_owner_without_any_lease_is_dead(storage: Storage) -> None:
     await submit(storage)
     await running(storage, owner="gone")
-    assert len(await storage.adopt("me", now=NOW, limit=10)) == 1
+    assert len(await storage.instances.adopt("me", now=NOW, limit=10)) == 1
 
 
 async def test_leave_lets_others_adopt_at_once(storage: Storage) -> None:
     await submit(storage)
-    await storage.beat("other", now=NOW, lease_seconds=1000)
+    await storage.instances.beat("other", now=NOW, lease_seconds=1000)
     await running(storage, owner="other")
-    await storage.leave("other")
-    await storage.leave("other")
-    assert len(await storage.adopt("me", now=NOW, limit=10)) == 1
+    await storage.instances.leave("other")
+    await storage.instances.leave("other")
+    assert len(await storage.instances.adopt("me", now=NOW, limit=10)) == 1
 
 
 async def test_one_of_many_adopts(storage: Storage) -> None:
@@ -1088,23 +1098,25 @@ async def test_one_of_many_adopts(storage: Storage) -> None:
     await running(storage, owner="gone")
     names = [f"instance {number}" for number in range(8)]
     for name in names:
-        await storage.beat(name, now=NOW, lease_seconds=100)
-    adopted = await asyncio.gather(*[storage.adopt(name, now=NOW, limit=10) for name in names])
+        await storage.instances.beat(name, now=NOW, lease_seconds=100)
+    adopted = await asyncio.gather(
+        *[storage.instances.adopt(name, now=NOW, limit=10) for name in names]
+    )
     assert sum(map(len, adopted)) == 1
 
 
 async def test_the_old_owner_is_fenced_off(storage: Storage) -> None:
     await submit(storage)
     old = await running(storage, owner="frozen")
-    await storage.append_log(old.id, old.epoch, records(1, 3), bookmark="a", cap=None)
-    (new,) = await storage.adopt("me", now=NOW, limit=10)
+    await storage.logs.append(old.id, old.epoch, records(1, 3), bookmark="a", cap=None)
+    (new,) = await storage.instances.adopt("me", now=NOW, limit=10)
     with pytest.raises(CompareFailed):
-        await storage.append_log(old.id, old.epoch, records(4, 5), bookmark="b", cap=None)
+        await storage.logs.append(old.id, old.epoch, records(4, 5), bookmark="b", cap=None)
     with pytest.raises(CompareFailed):
         await finish(storage, old)
     with pytest.raises(CompareFailed):
-        await storage.started(old.id, old.epoch, run_id="x", started_at=NOW)
-    await storage.append_log(new.id, new.epoch, records(4, 5), bookmark="b", cap=None)
+        await storage.executions.started(old.id, old.epoch, run_id="x", started_at=NOW)
+    await storage.logs.append(new.id, new.epoch, records(4, 5), bookmark="b", cap=None)
     assert (await finish(storage, new))[0].final
 
 
@@ -1112,17 +1124,17 @@ async def test_after_a_restart_what_was_active_can_be_adopted(place: Place) -> N
     first = place.storage()
     await first.open()
     await submit(first)
-    await first.beat("first", now=NOW, lease_seconds=10)
+    await first.instances.beat("first", now=NOW, lease_seconds=10)
     active = await running(first, owner="first")
-    await first.append_log(active.id, active.epoch, records(1, 3), bookmark="a", cap=None)
+    await first.logs.append(active.id, active.epoch, records(1, 3), bookmark="a", cap=None)
     await first.close()
 
     second = place.storage()
     await second.open()
     try:
-        (adopted,) = await second.adopt("second", now=NOW + 10, limit=10)
+        (adopted,) = await second.instances.adopt("second", now=NOW + 10, limit=10)
         assert (adopted.run_id, adopted.host) == (active.run_id, active.host)
-        assert (await second.log_state(active.id)).bookmark == "a"
+        assert (await second.logs.state(active.id)).bookmark == "a"
     finally:
         await second.close()
 
@@ -1133,39 +1145,39 @@ async def test_after_a_restart_what_was_active_can_be_adopted(place: Place) -> N
 async def test_what_is_not_there(storage: Storage) -> None:
     execution = await submit(storage)
     with pytest.raises(NotFound):
-        await storage.task("nowhere")
+        await storage.tasks.get("nowhere")
     with pytest.raises(NotFound):
-        await storage.job("task", new_id())
+        await storage.jobs.get("task", new_id())
     with pytest.raises(NotFound):
-        await storage.job("other", execution.job_id)
+        await storage.jobs.get("other", execution.job_id)
     with pytest.raises(NotFound):
-        await storage.jobs("nowhere", PageRequest())
+        await storage.jobs.of_task("nowhere", PageRequest())
     with pytest.raises(NotFound):
-        await storage.execution(new_id())
-    assert await storage.last_execution(new_id()) is None
-    assert await storage.executions(new_id(), PageRequest()) == Page([], 0, None)
-    assert await storage.log_state(new_id()) == LogState()
-    assert await storage.read_log(new_id()) == []
-    assert await storage.read_log_tail(new_id(), Stream.STDOUT, max_bytes=10) == (b"", False)
+        await storage.executions.get(new_id())
+    assert await storage.executions.last_of_job(new_id()) is None
+    assert await storage.executions.of_job(new_id(), PageRequest()) == Page([], 0, None)
+    assert await storage.logs.state(new_id()) == LogState()
+    assert await storage.logs.read(new_id()) == []
+    assert await storage.logs.tail(new_id(), Stream.STDOUT, max_bytes=10) == (b"", False)
 
 
 async def test_tasks_are_listed_oldest_first(storage: Storage) -> None:
     names = [f"task-{number}" for number in (3, 1, 2, 5, 4)]
     for age, name in enumerate(names):
-        await storage.submit(make_job(name, created_at=NOW + age, modified_at=NOW + age), None)
-    await storage.submit(make_job(names[0], modified_at=NOW + 99), None)
-    pages = [page async for page in every_page(storage.tasks, 2)]
+        await storage.jobs.submit(make_job(name, created_at=NOW + age, modified_at=NOW + age), None)
+    await storage.jobs.submit(make_job(names[0], modified_at=NOW + 99), None)
+    pages = [page async for page in every_page(storage.tasks.page, 2)]
     assert [[task.id for task in page.items] for page in pages] == [
         names[:2],
         names[2:4],
         names[4:],
     ]
     assert {page.total for page in pages} == {5}
-    second = await storage.tasks(PageRequest(number=2, size=2))
+    second = await storage.tasks.page(PageRequest(number=2, size=2))
     assert [task.id for task in second.items] == names[2:4]
-    beyond = await storage.tasks(PageRequest(number=10**30, size=2))
+    beyond = await storage.tasks.page(PageRequest(number=10**30, size=2))
     assert beyond == Page([], 5, None)
-    exact = await storage.tasks(PageRequest(size=5))
+    exact = await storage.tasks.page(PageRequest(size=5))
     assert exact.next_cursor is None
 
 
@@ -1175,29 +1187,30 @@ async def test_jobs_and_executions_are_listed_newest_first(storage: Storage) -> 
     jobs = [job.id]
     for age in range(1, 5):
         other = make_job(created_at=NOW + age, modified_at=NOW + age)
-        await storage.submit(other, None)
+        await storage.jobs.submit(other, None)
         jobs.append(other.id)
-    await storage.submit(make_job("elsewhere"), None)
+    await storage.jobs.submit(make_job("elsewhere"), None)
     for attempt in range(1, 5):
         retry = make_execution(job, attempt=attempt, created_at=NOW + attempt)
         await finish(storage, await running(storage), FAILED, retry=retry)
 
     job_pages = [
-        page async for page in every_page(lambda request: storage.jobs("task", request), 2)
+        page async for page in every_page(lambda request: storage.jobs.of_task("task", request), 2)
     ]
     assert [found.id for page in job_pages for found in page.items] == jobs[::-1]
     assert {page.total for page in job_pages} == {5}
-    third = await storage.jobs("task", PageRequest(number=3, size=2))
+    third = await storage.jobs.of_task("task", PageRequest(number=3, size=2))
     assert [found.id for found in third.items] == jobs[:1]
 
     pages = [
-        page async for page in every_page(lambda request: storage.executions(job.id, request), 2)
+        page
+        async for page in every_page(lambda request: storage.executions.of_job(job.id, request), 2)
     ]
     assert [found.number for page in pages for found in page.items] == [5, 4, 3, 2, 1]
     assert {page.total for page in pages} == {5}
-    second = await storage.executions(job.id, PageRequest(number=2, size=2))
+    second = await storage.executions.of_job(job.id, PageRequest(number=2, size=2))
     assert [found.number for found in second.items] == [3, 2]
-    newest = await storage.last_execution(job.id)
+    newest = await storage.executions.last_of_job(job.id)
     assert newest is not None
     assert newest.number == 5
 
@@ -1208,9 +1221,9 @@ async def test_a_cursor_stays_where_it_was_while_others_come(storage: Storage) -
     for attempt in range(1, 4):
         retry = make_execution(job, attempt=attempt)
         await finish(storage, await running(storage), FAILED, retry=retry)
-    page = await storage.executions(job.id, PageRequest(size=2))
+    page = await storage.executions.of_job(job.id, PageRequest(size=2))
     await finish(storage, await running(storage), FAILED, retry=make_execution(job, attempt=4))
-    rest = await storage.executions(job.id, PageRequest(size=2, after=page.next_cursor))
+    rest = await storage.executions.of_job(job.id, PageRequest(size=2, after=page.next_cursor))
     assert [found.number for found in [*page.items, *rest.items]] == [4, 3, 2, 1]
 
 
@@ -1219,11 +1232,11 @@ async def test_a_cursor_that_is_none_is_refused(storage: Storage, cursor: str) -
     request = PageRequest(after=cursor)
     await submit(storage)
     with pytest.raises(Rejected):
-        await storage.tasks(request)
+        await storage.tasks.page(request)
     with pytest.raises(Rejected):
-        await storage.search_tasks("task", request)
+        await storage.tasks.search("task", request)
     with pytest.raises(Rejected):
-        await storage.jobs("task", request)
+        await storage.jobs.of_task("task", request)
 
 
 async def test_thousands_of_tasks_by_cursor(storage: Storage) -> None:
@@ -1234,22 +1247,24 @@ async def test_thousands_of_tasks_by_cursor(storage: Storage) -> None:
 
     async def one_after_another() -> None:
         for job in jobs:
-            await storage.submit(job, None)
+            await storage.jobs.submit(job, None)
 
     await asyncio.gather(*[one_after_another() for _ in range(200)])
     # More than a cursor of MongoDB's brings at once, and many pages.
     for size in (500, 100):
-        seen = [task.id async for page in every_page(storage.tasks, size) for task in page.items]
+        seen = [
+            task.id async for page in every_page(storage.tasks.page, size) for task in page.items
+        ]
         assert sorted(seen) == names
     assert (await storage.overview()).tasks == count
 
 
 async def test_search_finds_whole_words_best_first(storage: Storage) -> None:
     for name in ("alpha", "Alpha-Beta", "beta_gamma", "alphabet", "ÄRGER.straße 7", "beta beta"):
-        await storage.submit(make_job(name), None)
+        await storage.jobs.submit(make_job(name), None)
 
     async def search(query: str) -> Sequence[str]:
-        page = await storage.search_tasks(query, PageRequest(size=100))
+        page = await storage.tasks.search(query, PageRequest(size=100))
         assert page.total == len(page.items)
         return [task.id for task in page.items]
 
@@ -1267,16 +1282,16 @@ async def test_search_finds_whole_words_best_first(storage: Storage) -> None:
 
 async def test_search_by_pages(storage: Storage) -> None:
     for number in range(7):
-        await storage.submit(make_job(f"one{' two' * (number % 2)} {number}"), None)
+        await storage.jobs.submit(make_job(f"one{' two' * (number % 2)} {number}"), None)
     pages = [
         page
-        async for page in every_page(lambda request: storage.search_tasks("one two", request), 2)
+        async for page in every_page(lambda request: storage.tasks.search("one two", request), 2)
     ]
     found = [task.id for page in pages for task in page.items]
     assert len(set(found)) == len(found) == 7
     assert all("two" in name for name in found[:3])
     assert {page.total for page in pages} == {7}
-    second = await storage.search_tasks("one two", PageRequest(number=2, size=2))
+    second = await storage.tasks.search("one two", PageRequest(number=2, size=2))
     assert [task.id for task in second.items] == found[2:4]
 
 
@@ -1285,7 +1300,7 @@ async def test_overview_counts(storage: Storage) -> None:
     await submit(storage, job=job)
     await submit(storage, "a")
     await submit(storage, "b", due_at=NOW + 5)
-    await storage.submit(make_job("c", next_run_at=NOW), None)
+    await storage.jobs.submit(make_job("c", next_run_at=NOW), None)
     await submit(storage, "b", farm="other")
     active = await running(storage)
     assert await storage.overview() == Overview(
@@ -1293,8 +1308,8 @@ async def test_overview_counts(storage: Storage) -> None:
     )
     await finish(storage, active, FAILED, retry=make_execution(job, attempt=1, due_at=NOW + 9))
     taken = await claimed(storage)
-    await storage.release(taken.id, taken.epoch)
-    await storage.queue_due(NOW + 9, 10)
+    await storage.executions.release(taken.id, taken.epoch)
+    await storage.executions.queue_due(NOW + 9, 10)
     assert await storage.overview() == Overview(
         tasks=3, jobs=5, queued=4, delayed=0, active=0, scheduled=1
     )
@@ -1308,8 +1323,8 @@ async def test_active_executions_come_oldest_first(storage: Storage) -> None:
         for number in (1, 0, 0, 1)
     ]
     by_age = sorted(taken, key=lambda execution: execution.created_at)
-    assert list(await storage.active_executions()) == by_age
-    mine = await storage.active_executions(owner="owner 1")
+    assert list(await storage.executions.active()) == by_age
+    mine = await storage.executions.active(owner="owner 1")
     assert list(mine) == [one for one in by_age if one.owner == "owner 1"]
 
 
@@ -1329,7 +1344,7 @@ def records(
 async def whole_log(storage: Storage, execution: Execution, **options: Any) -> list[LogRecord]:
     found: list[LogRecord] = []
     after = 0
-    while part := await storage.read_log(execution.id, after=after, **options):
+    while part := await storage.logs.read(execution.id, after=after, **options):
         found += part
         after = part[-1].seq
     return found
@@ -1349,46 +1364,46 @@ async def test_log_round_trip(storage: Storage, logging: Execution) -> None:
         LogRecord(3, NOW - 5, Stream.FASTLANE, b"note"),
         LogRecord(4, NOW, Stream.STDOUT, b""),
     ]
-    await storage.append_log(logging.id, logging.epoch, written[:2], bookmark="1", cap=None)
-    await storage.append_log(logging.id, logging.epoch, written[2:], bookmark="2", cap=None)
-    assert await storage.read_log(logging.id) == written
-    assert await storage.log_state(logging.id) == LogState(
+    await storage.logs.append(logging.id, logging.epoch, written[:2], bookmark="1", cap=None)
+    await storage.logs.append(logging.id, logging.epoch, written[2:], bookmark="2", cap=None)
+    assert await storage.logs.read(logging.id) == written
+    assert await storage.logs.state(logging.id) == LogState(
         last_seq=4, bookmark="2", stdout_bytes=3, stderr_bytes=2, dropped_bytes=0
     )
-    await storage.append_log(logging.id, logging.epoch, [], bookmark="3", cap=None)
-    state = await storage.log_state(logging.id)
+    await storage.logs.append(logging.id, logging.epoch, [], bookmark="3", cap=None)
+    state = await storage.logs.state(logging.id)
     assert (state.last_seq, state.bookmark) == (4, "3")
-    assert await storage.read_log(logging.id, after=2) == written[2:]
-    assert await storage.read_log(logging.id, after=4) == []
-    assert await storage.read_log(logging.id, after=1000) == []
+    assert await storage.logs.read(logging.id, after=2) == written[2:]
+    assert await storage.logs.read(logging.id, after=4) == []
+    assert await storage.logs.read(logging.id, after=1000) == []
 
 
 async def test_a_bookmark_before_the_first_record(storage: Storage, logging: Execution) -> None:
-    await storage.append_log(logging.id, logging.epoch, [], bookmark="x", cap=None)
-    assert await storage.log_state(logging.id) == LogState(bookmark="x")
-    await storage.append_log(logging.id, logging.epoch, records(1, 1), bookmark="y", cap=None)
+    await storage.logs.append(logging.id, logging.epoch, [], bookmark="x", cap=None)
+    assert await storage.logs.state(logging.id) == LogState(bookmark="x")
+    await storage.logs.append(logging.id, logging.epoch, records(1, 1), bookmark="y", cap=None)
     assert await whole_log(storage, logging) == records(1, 1)
 
 
 async def test_append_refuses_a_gap_and_a_repeat(storage: Storage, logging: Execution) -> None:
     for wrong in (records(2, 3), records(0, 3), [*records(1, 1), *records(3, 3)]):
         with pytest.raises(CompareFailed):
-            await storage.append_log(logging.id, logging.epoch, wrong, bookmark="x", cap=None)
-    await storage.append_log(logging.id, logging.epoch, records(1, 3), bookmark="a", cap=None)
+            await storage.logs.append(logging.id, logging.epoch, wrong, bookmark="x", cap=None)
+    await storage.logs.append(logging.id, logging.epoch, records(1, 3), bookmark="a", cap=None)
     for wrong in (records(1, 3), records(3, 5), records(5, 6)):
         with pytest.raises(CompareFailed):
-            await storage.append_log(logging.id, logging.epoch, wrong, bookmark="x", cap=None)
+            await storage.logs.append(logging.id, logging.epoch, wrong, bookmark="x", cap=None)
     assert await whole_log(storage, logging) == records(1, 3)
-    assert (await storage.log_state(logging.id)).bookmark == "a"
+    assert (await storage.logs.state(logging.id)).bookmark == "a"
 
 
 async def test_append_to_a_final_execution_is_refused(storage: Storage, logging: Execution) -> None:
-    await storage.append_log(logging.id, logging.epoch, records(1, 3), bookmark="a", cap=None)
+    await storage.logs.append(logging.id, logging.epoch, records(1, 3), bookmark="a", cap=None)
     await finish(storage, logging)
     with pytest.raises(CompareFailed):
-        await storage.append_log(logging.id, logging.epoch, records(4, 4), bookmark="", cap=None)
+        await storage.logs.append(logging.id, logging.epoch, records(4, 4), bookmark="", cap=None)
     with pytest.raises(CompareFailed):
-        await storage.append_log(new_id(), 1, records(1, 1), bookmark="", cap=None)
+        await storage.logs.append(new_id(), 1, records(1, 1), bookmark="", cap=None)
     assert await whole_log(storage, logging) == records(1, 3)
 
 
@@ -1396,10 +1411,10 @@ async def test_reading_in_parts(storage: Storage, logging: Execution) -> None:
     written = records(1, 300, size=7000)
     for at in range(0, 300, 37):
         part = written[at : at + 37]
-        await storage.append_log(logging.id, logging.epoch, part, bookmark="", cap=None)
+        await storage.logs.append(logging.id, logging.epoch, part, bookmark="", cap=None)
     assert await whole_log(storage, logging) == written
     for max_bytes in (1, 6999, 7000, 20_000, LOG_CHUNK_BYTES, 10**9):
-        part_of_it = await storage.read_log(logging.id, after=100, max_bytes=max_bytes)
+        part_of_it = await storage.logs.read(logging.id, after=100, max_bytes=max_bytes)
         expected = min(200, max(1, max_bytes // 7000))
         assert part_of_it == written[100 : 100 + expected]
     assert await whole_log(storage, logging, max_bytes=15_000) == written
@@ -1411,15 +1426,15 @@ async def test_a_record_larger_than_a_chunk(storage: Storage, logging: Execution
         *records(2, 2, size=LOG_CHUNK_BYTES + 1),
         *records(3, 3),
     ]
-    await storage.append_log(logging.id, logging.epoch, written, bookmark="", cap=None)
-    assert await storage.read_log(logging.id, after=1, max_bytes=5) == written[1:2]
+    await storage.logs.append(logging.id, logging.epoch, written, bookmark="", cap=None)
+    assert await storage.logs.read(logging.id, after=1, max_bytes=5) == written[1:2]
     assert await whole_log(storage, logging) == written
 
 
 async def test_many_small_appends(storage: Storage, logging: Execution) -> None:
     written = records(1, 400, size=100)
     for record in written:
-        await storage.append_log(logging.id, logging.epoch, [record], bookmark="", cap=None)
+        await storage.logs.append(logging.id, logging.epoch, [record], bookmark="", cap=None)
     assert await whole_log(storage, logging) == written
 
 
@@ -1429,7 +1444,7 @@ async def test_the_cap_keeps_head_and_tail(storage: Storage, logging: Execution)
     written = records(1, 400, size=size)
     for at in range(0, 400, 7):
         part = written[at : at + 7]
-        await storage.append_log(logging.id, logging.epoch, part, bookmark="", cap=cap)
+        await storage.logs.append(logging.id, logging.epoch, part, bookmark="", cap=cap)
         kept = await whole_log(storage, logging)
         end = kept[-1].seq
         assert kept[: min(end, 20)] == written[: min(end, 20)]
@@ -1438,7 +1453,7 @@ async def test_the_cap_keeps_head_and_tail(storage: Storage, logging: Execution)
 
     (gap,) = [record for record in kept if record.stream is Stream.FASTLANE]
     at = kept.index(gap)
-    state = await storage.log_state(logging.id)
+    state = await storage.logs.state(logging.id)
     assert state.dropped_bytes > 0
     assert state.dropped_bytes + state.stdout_bytes == 400 * size
     assert gap.data == dropped_note(state.dropped_bytes)
@@ -1449,13 +1464,11 @@ async def test_the_cap_keeps_head_and_tail(storage: Storage, logging: Execution)
     assert kept[at + 1 :] == written[gap.seq :]
 
     # Whoever had read into what is gone now gets the note and goes on behind it.
-    assert (await storage.read_log(logging.id, after=gap.seq - 1))[0] == gap
-    assert (await storage.read_log(logging.id, after=kept[at - 1].seq))[0] == gap
-    assert (await storage.read_log(logging.id, after=gap.seq))[0] == written[gap.seq]
+    assert (await storage.logs.read(logging.id, after=gap.seq - 1))[0] == gap
+    assert (await storage.logs.read(logging.id, after=kept[at - 1].seq))[0] == gap
+    assert (await storage.logs.read(logging.id, after=gap.seq))[0] == written[gap.seq]
     assert await whole_log(storage, logging, max_bytes=1) == kept
-    tail, more = await storage.read_log_tail(
-        logging.id, Stream.STDOUT, max_bytes=state.stdout_bytes
-    )
+    tail, more = await storage.logs.tail(logging.id, Stream.STDOUT, max_bytes=state.stdout_bytes)
     assert tail == b"".join(r.data for r in kept if r.stream is Stream.STDOUT)
     assert not more
 
@@ -1464,15 +1477,15 @@ async def test_a_log_within_the_cap_is_whole(storage: Storage, logging: Executio
     cap = LogCap(head_bytes=1000, tail_bytes=1000)
     written = records(1, 200)
     for record in written:
-        await storage.append_log(logging.id, logging.epoch, [record], bookmark="", cap=cap)
+        await storage.logs.append(logging.id, logging.epoch, [record], bookmark="", cap=cap)
     assert await whole_log(storage, logging) == written
-    assert (await storage.log_state(logging.id)).dropped_bytes == 0
+    assert (await storage.logs.state(logging.id)).dropped_bytes == 0
 
 
 async def test_a_cap_without_a_head(storage: Storage, logging: Execution) -> None:
     cap = LogCap(head_bytes=0, tail_bytes=1)
     written = records(1, 20, size=LOG_CHUNK_BYTES)
-    await storage.append_log(logging.id, logging.epoch, written, bookmark="", cap=cap)
+    await storage.logs.append(logging.id, logging.epoch, written, bookmark="", cap=cap)
     kept = await whole_log(storage, logging)
     assert kept[0].stream is Stream.FASTLANE
     assert kept[-1] == written[-1]
@@ -1483,7 +1496,7 @@ async def test_a_capped_log_of_small_appends(storage: Storage, logging: Executio
     cap = LogCap(head_bytes=1000, tail_bytes=1000)
     written = records(1, 500, size=100)
     for record in written:
-        await storage.append_log(logging.id, logging.epoch, [record], bookmark="", cap=cap)
+        await storage.logs.append(logging.id, logging.epoch, [record], bookmark="", cap=cap)
     kept = await whole_log(storage, logging)
     assert kept[:10] == written[:10]
     assert kept[-10:] == written[-10:]
@@ -1493,7 +1506,7 @@ async def test_a_cap_without_a_tail(storage: Storage, logging: Execution) -> Non
     cap = LogCap(head_bytes=1, tail_bytes=0)
     written = records(1, 5, size=LOG_CHUNK_BYTES)
     for record in written:
-        await storage.append_log(logging.id, logging.epoch, [record], bookmark="", cap=cap)
+        await storage.logs.append(logging.id, logging.epoch, [record], bookmark="", cap=cap)
         kept = await whole_log(storage, logging)
         assert kept[0] == written[0]
         assert kept[-1].seq == record.seq
@@ -1507,14 +1520,14 @@ async def test_the_tail_of_each_stream(storage: Storage, logging: Execution) -> 
     ]
     for at in range(0, 81, 5):
         part = written[at : at + 5]
-        await storage.append_log(logging.id, logging.epoch, part, bookmark="", cap=None)
+        await storage.logs.append(logging.id, logging.epoch, part, bookmark="", cap=None)
     for stream in (Stream.STDOUT, Stream.STDERR):
         whole = b"".join(record.data for record in written if record.stream is stream)
         for size in (0, 1, 4, 5, 6, 30_000, 100_001, len(whole) - 1, len(whole), 10**9):
-            tail, more = await storage.read_log_tail(logging.id, stream, max_bytes=size)
+            tail, more = await storage.logs.tail(logging.id, stream, max_bytes=size)
             assert tail == (whole[-size:] if size else b"")
             assert more == (size < len(whole))
-    assert await storage.read_log_tail(logging.id, Stream.FASTLANE, max_bytes=9) == (b"", False)
+    assert await storage.logs.tail(logging.id, Stream.FASTLANE, max_bytes=9) == (b"", False)
 
 
 async def test_the_tails_of_several_logs_at_once(storage: Storage) -> None:
@@ -1525,9 +1538,11 @@ async def test_the_tails_of_several_logs_at_once(storage: Storage) -> None:
         text = f"{number}\n".encode() * 20_000
         for seq, stream in enumerate((Stream.STDOUT, Stream.STDERR, Stream.STDOUT), start=1):
             record = LogRecord(seq, NOW, stream, text)
-            await storage.append_log(execution.id, execution.epoch, [record], bookmark="", cap=None)
+            await storage.logs.append(
+                execution.id, execution.epoch, [record], bookmark="", cap=None
+            )
     first, second, silent = (execution.id for execution in executions)
-    tails = await storage.read_log_tails(
+    tails = await storage.logs.tails(
         [
             (second, Stream.STDOUT),
             (silent, Stream.STDERR),
@@ -1544,7 +1559,7 @@ async def test_the_tails_of_several_logs_at_once(storage: Storage) -> None:
     assert list(tails) == [
         ones, nothing, (b"0\n" * 20_000, False), nothing, nothing, zeros, ones
     ]  # fmt: skip
-    assert await storage.read_log_tails([], max_bytes=10) == []
+    assert await storage.logs.tails([], max_bytes=10) == []
 
 
 async def test_a_log_can_be_read_while_it_is_written(storage: Storage, logging: Execution) -> None:
@@ -1553,12 +1568,12 @@ async def test_a_log_can_be_read_while_it_is_written(storage: Storage, logging: 
     async def write() -> None:
         for at in range(0, 2000, 20):
             part = written[at : at + 20]
-            await storage.append_log(logging.id, logging.epoch, part, bookmark="", cap=None)
+            await storage.logs.append(logging.id, logging.epoch, part, bookmark="", cap=None)
 
     async def follow() -> list[LogRecord]:
         found: list[LogRecord] = []
         while len(found) < 2000:
-            found += await storage.read_log(logging.id, after=len(found), max_bytes=9000)
+            found += await storage.logs.read(logging.id, after=len(found), max_bytes=9000)
         return found
 
     _, first, second = await asyncio.gather(write(), follow(), follow())
@@ -1610,16 +1625,16 @@ class Storm:
             elif event == "claim":
                 await self._claim()
             elif event == "queue due":
-                await self.storage.queue_due(self.now, 2)
+                await self.storage.executions.queue_due(self.now, 2)
             elif event == "expire":
-                await self.storage.expire(self.now, 2)
+                await self.storage.executions.expire(self.now, 2)
             elif event == "adopt":
-                await self.storage.adopt(f"owner {pick}", now=self.now, limit=2)
+                await self.storage.instances.adopt(f"owner {pick}", now=self.now, limit=2)
             elif event in {"replace", "stop job", "retry job"} and self.jobs:
                 await self._change_job(event, self.jobs[pick % len(self.jobs)])
             elif event == "stop execution" and self.seen:
                 chosen = list(self.seen)[pick % len(self.seen)]
-                await self.storage.stop_execution(chosen, reason=Reason.STOPPED, now=self.now)
+                await self.storage.executions.stop(chosen, reason=Reason.STOPPED, now=self.now)
             elif active:
                 await self._act(event, active[pick % len(active)])
         await self.look()
@@ -1635,7 +1650,7 @@ class Storm:
             definition = Definition.parse("busy", "true", expires_at=self.now + pick % 7)
         job = make_job(self.task_id, definition=definition)
         self.jobs.append(job)
-        await self.storage.submit(job, make_execution(job, farm=self.farm, **changes))
+        await self.storage.jobs.submit(job, make_execution(job, farm=self.farm, **changes))
 
     async def _claim(self) -> None:
         queue = sorted(
@@ -1646,7 +1661,7 @@ class Storm:
             and (one.definition.expires_at or self.now + 1) > self.now
         )
         active = sum(one.status in ACTIVE for one in self.seen.values())
-        got = await self.storage.claim(
+        got = await self.storage.executions.claim(
             self.farm, host="h", owner="one", max_running=self.MAX_RUNNING, now=self.now
         )
         if not queue or active >= self.MAX_RUNNING:
@@ -1656,31 +1671,31 @@ class Storm:
             assert got.id == queue[0][1]
 
     async def _change_job(self, event: str, job: Job) -> None:
-        job = await self.storage.job(self.task_id, job.id)
+        job = await self.storage.jobs.get(self.task_id, job.id)
         execution = make_execution(job, farm=self.farm)
         if event == "replace":
-            await self.storage.submit(job, execution, replace=True)
+            await self.storage.jobs.submit(job, execution, replace=True)
         elif event == "retry job":
-            await self.storage.retry_job(job, execution, now=self.now)
+            await self.storage.jobs.retry(job, execution, now=self.now)
         else:
-            await self.storage.stop_job(self.task_id, job.id, now=self.now)
+            await self.storage.jobs.stop(self.task_id, job.id, now=self.now)
 
     async def _act(self, event: str, execution: Execution) -> None:
         if event == "release":
-            await self.storage.release(execution.id, execution.epoch)
+            await self.storage.executions.release(execution.id, execution.epoch)
         elif event == "started":
-            await self.storage.started(
+            await self.storage.executions.started(
                 execution.id, execution.epoch, run_id="c", started_at=self.now
             )
         else:
             retry = dataclasses.replace(
-                make_execution(await self.storage.job(self.task_id, execution.job_id)),
+                make_execution(await self.storage.jobs.get(self.task_id, execution.job_id)),
                 farm=self.farm,
                 attempt=execution.attempt + 1,
                 due_at=self.now + 3,
                 generation=execution.generation,
             )
-            await self.storage.finish(
+            await self.storage.executions.finish(
                 execution.id,
                 execution.epoch,
                 FAILED,
@@ -1693,7 +1708,7 @@ class Storm:
         before = self.seen
         self.seen = {}
         for job in self.jobs:
-            page = await self.storage.executions(job.id, PageRequest(size=1000))
+            page = await self.storage.executions.of_job(job.id, PageRequest(size=1000))
             numbers = [execution.number for execution in page.items]
             assert numbers == list(range(len(numbers), 0, -1))
             assert page.total == len(numbers)
@@ -1728,7 +1743,7 @@ class Storm:
     async def calm_down(self) -> None:
         """Leave nothing unfinished behind for the next storm."""
         for execution_id in self.seen:
-            await self.storage.stop_execution(execution_id, reason=Reason.STOPPED, now=self.now)
+            await self.storage.executions.stop(execution_id, reason=Reason.STOPPED, now=self.now)
         await self.look()
         for execution in self.seen.values():
             if not execution.final:

@@ -42,35 +42,35 @@ __all__ = ["place", "storage"]
 
 
 async def test_nothing_is_known_of_hosts_at_first(storage: Storage) -> None:
-    assert list(await storage.hosts()) == []
+    assert list(await storage.hosts.all()) == []
 
 
 async def test_a_breaker_and_the_black_list_leave_each_other_alone(storage: Storage) -> None:
-    await storage.blacklist_host("a:1", blacklisted=True)
-    assert list(await storage.hosts()) == [HostRecord("a:1", blacklisted=True)]
-    await storage.store_breaker(HostRecord("a:1", 5, "no route \ud800", NOW + 60))
-    (record,) = await storage.hosts()
+    await storage.hosts.blacklist("a:1", blacklisted=True)
+    assert list(await storage.hosts.all()) == [HostRecord("a:1", blacklisted=True)]
+    await storage.hosts.store_breaker(HostRecord("a:1", 5, "no route \ud800", NOW + 60))
+    (record,) = await storage.hosts.all()
     assert (record.failures, record.open_until, record.blacklisted) == (5, NOW + 60, True)
     assert record.error is not None
     assert record.error.startswith("no route ")
-    await storage.blacklist_host("a:1", blacklisted=False)
-    await storage.store_breaker(HostRecord("b:1", 1, "reset", None, blacklisted=True))
-    assert [(one.host, one.failures, one.blacklisted) for one in await storage.hosts()] == [
+    await storage.hosts.blacklist("a:1", blacklisted=False)
+    await storage.hosts.store_breaker(HostRecord("b:1", 1, "reset", None, blacklisted=True))
+    assert [(one.host, one.failures, one.blacklisted) for one in await storage.hosts.all()] == [
         ("a:1", 5, False),
         ("b:1", 1, False),
     ]
-    await storage.store_breaker(HostRecord("a:1"))
-    assert next(one for one in await storage.hosts() if one.host == "a:1") == HostRecord("a:1")
+    await storage.hosts.store_breaker(HostRecord("a:1"))
+    assert next(one for one in await storage.hosts.all() if one.host == "a:1") == HostRecord("a:1")
 
 
 async def test_hosts_outlive_a_restart(place: Place) -> None:
     first = place.storage()
     await first.open()
-    await first.blacklist_host("unix:///a", blacklisted=True)
+    await first.hosts.blacklist("unix:///a", blacklisted=True)
     await first.close()
     second = place.storage()
     await second.open()
-    assert list(await second.hosts()) == [HostRecord("unix:///a", blacklisted=True)]
+    assert list(await second.hosts.all()) == [HostRecord("unix:///a", blacklisted=True)]
     await second.close()
 
 
@@ -78,13 +78,13 @@ async def test_hosts_outlive_a_restart(place: Place) -> None:
 
 
 async def test_the_next_in_the_queue_is_the_one_that_is_claimed(storage: Storage) -> None:
-    assert await storage.next_queued(FARM, now=NOW) is None
+    assert await storage.executions.next_queued(FARM, now=NOW) is None
     await submit(storage, definition=Definition.parse("busy:1", "true", expires_at=NOW - 1))
     await submit(storage, farm="other")
     made = await submit(storage)
     await submit(storage)
-    assert await storage.next_queued(FARM, now=NOW) == made
-    claimed = await storage.claim(FARM, host="a", owner="one", max_running=1, now=NOW)
+    assert await storage.executions.next_queued(FARM, now=NOW) == made
+    claimed = await storage.executions.claim(FARM, host="a", owner="one", max_running=1, now=NOW)
     assert claimed is not None
     assert claimed.id == made.id
 
@@ -93,24 +93,24 @@ async def test_an_execution_without_a_farm_is_given_to_another(storage: Storage)
     gone = [await submit(storage, farm=farm) for farm in ("gone", "lost", "gone")]
     await submit(storage, farm="gone", due_at=NOW + 1)
     await submit(storage)
-    assert list(await storage.stray_executions([FARM], after=0, limit=10)) == gone
-    assert list(await storage.stray_executions([FARM], after=0, limit=2)) == gone[:2]
+    assert list(await storage.executions.orphaned([FARM], after=0, limit=10)) == gone
+    assert list(await storage.executions.orphaned([FARM], after=0, limit=2)) == gone[:2]
     assert gone[1].position is not None
-    assert list(await storage.stray_executions([FARM], after=gone[1].position, limit=9)) == [
+    assert list(await storage.executions.orphaned([FARM], after=gone[1].position, limit=9)) == [
         gone[2]
     ]
-    assert list(await storage.stray_executions([FARM, "gone", "lost"], after=0, limit=9)) == []
-    assert len(await storage.stray_executions([], after=0, limit=9)) == 4
+    assert list(await storage.executions.orphaned([FARM, "gone", "lost"], after=0, limit=9)) == []
+    assert len(await storage.executions.orphaned([], after=0, limit=9)) == 4
 
-    await storage.assign_farm(gone[0].id, expected="gone", farm=FARM)
+    await storage.executions.assign_farm(gone[0].id, expected="gone", farm=FARM)
 
-    assert await storage.execution(gone[0].id) == dataclasses.replace(gone[0], farm=FARM)
-    claimed = await storage.claim(FARM, host="a", owner="one", max_running=9, now=NOW)
+    assert await storage.executions.get(gone[0].id) == dataclasses.replace(gone[0], farm=FARM)
+    claimed = await storage.executions.claim(FARM, host="a", owner="one", max_running=9, now=NOW)
     assert claimed is not None
     assert claimed.id == gone[0].id, "it has kept its place"
     for execution_id, expected in ((gone[0].id, FARM), (gone[1].id, "gone"), ("none", "gone")):
         with pytest.raises(CompareFailed):
-            await storage.assign_farm(execution_id, expected=expected, farm="x")
+            await storage.executions.assign_farm(execution_id, expected=expected, farm="x")
 
 
 # -- retention --------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ async def ended(storage: Storage, at: float, **changes: Any) -> Execution:
     job = make_job(created_at=NOW, modified_at=NOW)
     await submit(storage, job=job, **changes)
     active = await running(storage)
-    await storage.append_log(
+    await storage.logs.append(
         active.id,
         active.epoch,
         [LogRecord(1, NOW, Stream.STDOUT, b"out")],
@@ -136,7 +136,7 @@ async def test_what_is_old_goes_and_all_else_stays(storage: Storage) -> None:
     old = await ended(storage, NOW + 10)
     new = await ended(storage, NOW + 30)
     going_on = await submit(storage)
-    await storage.submit(
+    await storage.jobs.submit(
         make_job("scheduled", schedule=Schedule(start_at=NOW + 99), next_run_at=NOW + 99), None
     )
 
@@ -144,18 +144,18 @@ async def test_what_is_old_goes_and_all_else_stays(storage: Storage) -> None:
     assert await storage.clean_up(NOW + 20, 100) == 0
 
     with pytest.raises(NotFound):
-        await storage.execution(old.id)
+        await storage.executions.get(old.id)
     with pytest.raises(NotFound):
-        await storage.job("task", old.job_id)
-    assert (await storage.log_state(old.id)).last_seq == 0
-    assert list(await storage.read_log(old.id)) == []
-    assert (await storage.execution(new.id)) == new
-    assert (await storage.execution(going_on.id)).status is Status.ENQUEUED
-    assert [record.data for record in await storage.read_log(new.id)] == [b"out"]
+        await storage.jobs.get("task", old.job_id)
+    assert (await storage.logs.state(old.id)).last_seq == 0
+    assert list(await storage.logs.read(old.id)) == []
+    assert (await storage.executions.get(new.id)) == new
+    assert (await storage.executions.get(going_on.id)).status is Status.ENQUEUED
+    assert [record.data for record in await storage.logs.read(new.id)] == [b"out"]
     overview = await storage.overview()
     assert (overview.tasks, overview.jobs, overview.scheduled, overview.queued) == (2, 3, 1, 1)
-    assert (await storage.task("task")).jobs_count == 2
-    assert (await storage.jobs("task", PageRequest())).total == 2
+    assert (await storage.tasks.get("task")).jobs_count == 2
+    assert (await storage.jobs.of_task("task", PageRequest())).total == 2
 
 
 async def test_a_step_of_the_clean_up_is_bounded(storage: Storage) -> None:
@@ -169,7 +169,7 @@ async def test_a_step_of_the_clean_up_is_bounded(storage: Storage) -> None:
 
 async def _is_there(storage: Storage, execution: Execution) -> bool:
     try:
-        await storage.execution(execution.id)
+        await storage.executions.get(execution.id)
     except NotFound:
         return False
     return True
@@ -179,55 +179,57 @@ async def test_a_task_goes_with_its_last_job_and_may_come_again(storage: Storage
     await ended(storage, NOW)
     assert await storage.clean_up(NOW + 1, 100) == 2
     with pytest.raises(NotFound):
-        await storage.task("task")
-    assert (await storage.search_tasks("task", PageRequest())).total == 0
+        await storage.tasks.get("task")
+    assert (await storage.tasks.search("task", PageRequest())).total == 0
     assert (await storage.overview()).tasks == 0
     await submit(storage)
-    assert (await storage.task("task")).jobs_count == 1
-    assert (await storage.search_tasks("task", PageRequest())).total == 1
+    assert (await storage.tasks.get("task")).jobs_count == 1
+    assert (await storage.tasks.search("task", PageRequest())).total == 1
 
 
 async def test_a_job_that_goes_on_keeps_its_count_and_its_numbers(storage: Storage) -> None:
     job = make_job(schedule=Schedule(cron="* * * * *"), next_run_at=NOW)
-    await storage.submit(job, None)
+    await storage.jobs.submit(job, None)
     for number in range(3):
-        current = await storage.job("task", job.id)
+        current = await storage.jobs.get("task", job.id)
         tick = current.next_run_at
         assert tick is not None
-        await storage.tick(current, make_execution(job, tick=tick), next_run_at=tick + 60, now=NOW)
+        await storage.jobs.tick(
+            current, make_execution(job, tick=tick), next_run_at=tick + 60, now=NOW
+        )
         await finish(storage, await running(storage), DONE, finished_at=NOW + 100 * number)
     assert await storage.clean_up(NOW + 150, 100) == 2
-    page = await storage.executions(job.id, PageRequest())
+    page = await storage.executions.of_job(job.id, PageRequest())
     assert ([one.number for one in page.items], page.total) == ([3], 1)
-    assert (await storage.job("task", job.id)).execution_count == 3
+    assert (await storage.jobs.get("task", job.id)).execution_count == 3
     assert await storage.clean_up(NOW + 999, 100) == 1
-    assert await storage.last_execution(job.id) is None
-    assert (await storage.executions(job.id, PageRequest())).total == 0
-    current = await storage.job("task", job.id)
-    again = await storage.retry_job(current, make_execution(job), now=NOW)
+    assert await storage.executions.last_of_job(job.id) is None
+    assert (await storage.executions.of_job(job.id, PageRequest())).total == 0
+    current = await storage.jobs.get("task", job.id)
+    again = await storage.jobs.retry(current, make_execution(job), now=NOW)
     assert again.number == 4, "it has run before, so it may be retried"
 
 
 async def test_a_job_that_never_ran_goes_when_it_is_old(storage: Storage) -> None:
     job = make_job(schedule=Schedule(start_at=NOW + 9), next_run_at=NOW + 9)
-    await storage.submit(job, None)
+    await storage.jobs.submit(job, None)
     assert await storage.clean_up(NOW + 5, 100) == 0
-    await storage.stop_job("task", job.id, now=NOW + 6)
+    await storage.jobs.stop("task", job.id, now=NOW + 6)
     assert await storage.clean_up(NOW + 6, 100) == 0
     assert await storage.clean_up(NOW + 7, 100) == 1
     with pytest.raises(NotFound):
-        await storage.job("task", job.id)
+        await storage.jobs.get("task", job.id)
 
 
 async def test_an_idempotency_key_goes_with_its_job(storage: Storage) -> None:
     key = IdempotencyKey("key", "print")
     job = make_job()
-    await storage.submit(job, make_execution(job), idempotency=key)
+    await storage.jobs.submit(job, make_execution(job), idempotency=key)
     await finish(storage, await running(storage), DONE, finished_at=NOW)
     await storage.clean_up(NOW + 1, 100)
     again = make_job()
     other = IdempotencyKey("key", "another")
-    assert not (await storage.submit(again, make_execution(again), idempotency=other)).repeated
+    assert not (await storage.jobs.submit(again, make_execution(again), idempotency=other)).repeated
 
 
 async def test_a_notification_on_its_way_keeps_its_execution(storage: Storage) -> None:
@@ -238,14 +240,14 @@ async def test_a_notification_on_its_way_keeps_its_execution(storage: Storage) -
     )
     execution = await ended(storage, NOW, definition=definition)
     assert await storage.clean_up(NOW + 1, 100) == 0
-    (delivery,) = await storage.claim_deliveries(
+    (delivery,) = await storage.outbox.claim(
         now=NOW, claim_seconds=9, limit=1, per_receiver=1, busy={}
     )
-    failed = await storage.attempted(
+    failed = await storage.outbox.attempted(
         delivery.id, delivery.claim, Attempt(NOW, 0.1, 500, "no"), retry_at=None
     )
     assert failed.state is DeliveryState.FAILED
     assert await storage.clean_up(NOW + 1, 100) == 2
-    assert list(await storage.deliveries_of([execution.id])) == []
+    assert list(await storage.outbox.of_executions([execution.id])) == []
     overview = await storage.overview()
     assert (sum(overview.pending.values()), overview.undelivered) == (0, 0)

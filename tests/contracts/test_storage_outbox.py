@@ -72,7 +72,7 @@ async def submit_telling(storage: Storage, **events: Any) -> tuple[Job, Executio
 
 
 async def told(storage: Storage, execution: Execution) -> list[tuple[str, str]]:
-    deliveries = await storage.deliveries_of([execution.id])
+    deliveries = await storage.outbox.of_executions([execution.id])
     return sorted((one.event.value, one.channel) for one in deliveries)
 
 
@@ -83,7 +83,7 @@ async def take(storage: Storage, now: float = NOW + 100, **options: Any) -> Sequ
         "per_receiver": 1000,
         "busy": {},
     }
-    return await storage.claim_deliveries(now=now, **chosen | options)
+    return await storage.outbox.claim(now=now, **chosen | options)
 
 
 async def one_taken(storage: Storage, **options: Any) -> Delivery:
@@ -115,7 +115,7 @@ async def test_nothing_is_told_before_the_start(storage: Storage) -> None:
     _, execution = await submit_telling(storage)
     await claimed(storage)
     assert await told(storage, execution) == []
-    assert await storage.next_delivery_at() is None
+    assert await storage.outbox.next_due_at() is None
     assert await take(storage) == []
 
 
@@ -123,7 +123,9 @@ async def test_start_and_outcome_are_told_with_the_step(storage: Storage) -> Non
     _, execution = await submit_telling(storage)
     active = await running(storage)
     assert await told(storage, execution) == STARTED
-    again = await storage.started(active.id, active.epoch, run_id="c1", started_at=NOW + 9)
+    again = await storage.executions.started(
+        active.id, active.epoch, run_id="c1", started_at=NOW + 9
+    )
     assert again.started_at == NOW + 1
     assert await told(storage, execution) == STARTED
     final, _ = await finish(storage, active)
@@ -132,8 +134,8 @@ async def test_start_and_outcome_are_told_with_the_step(storage: Storage) -> Non
         *policy.deliveries_of(again, now=NOW + 1),
         *policy.deliveries_of(final, now=NOW + 2),
     ]
-    assert list(await storage.deliveries_of([execution.id])) == expected
-    assert await storage.next_delivery_at() == NOW + 1
+    assert list(await storage.outbox.of_executions([execution.id])) == expected
+    assert await storage.outbox.next_due_at() == NOW + 1
 
 
 @pytest.mark.parametrize(
@@ -159,38 +161,38 @@ async def test_expiry_is_told(storage: Storage) -> None:
     """Regression 32."""
     definition = dataclasses.replace(telling(), expires_at=NOW + 1)
     execution = await submit(storage, job=make_job(definition=definition))
-    await storage.expire(NOW + 2, 10)
+    await storage.executions.expire(NOW + 2, 10)
     assert await told(storage, execution) == ENDED_BADLY
-    await storage.expire(NOW + 3, 10)
+    await storage.executions.expire(NOW + 3, 10)
     assert await told(storage, execution) == ENDED_BADLY
 
 
 async def test_stops_are_told(storage: Storage) -> None:
     _, by_execution = await submit_telling(storage)
-    await storage.stop_execution(by_execution.id, reason=Reason.STOPPED, now=NOW)
+    await storage.executions.stop(by_execution.id, reason=Reason.STOPPED, now=NOW)
     job, by_job = await submit_telling(storage)
-    await storage.stop_job(job.task_id, job.id, now=NOW)
+    await storage.jobs.stop(job.task_id, job.id, now=NOW)
     _, released = await submit_telling(storage)
     active = await claimed(storage)
-    await storage.stop_execution(active.id, reason=Reason.STOPPED, now=NOW)
-    await storage.release(active.id, active.epoch)
+    await storage.executions.stop(active.id, reason=Reason.STOPPED, now=NOW)
+    await storage.executions.release(active.id, active.epoch)
     for execution in (by_execution, by_job, released):
-        assert (await storage.execution(execution.id)).final
+        assert (await storage.executions.get(execution.id)).final
         assert await told(storage, execution) == ENDED_BADLY
 
 
 async def test_what_a_retry_or_a_put_ends_is_told(storage: Storage) -> None:
     job, _ = await submit_telling(storage)
     await finish(storage, await claimed(storage), FAILED)
-    again = await storage.retry_job(job, make_execution(job), now=NOW)
-    once_more = await storage.retry_job(job, make_execution(job), now=NOW)
+    again = await storage.jobs.retry(job, make_execution(job), now=NOW)
+    once_more = await storage.jobs.retry(job, make_execution(job), now=NOW)
     assert await told(storage, again) == ENDED_BADLY
     _, retry = await finish(
         storage, await claimed(storage), FAILED, retry=make_execution(job, attempt=1)
     )
     assert retry is not None
     assert await told(storage, once_more) == FINISHED
-    await storage.submit(job, None, replace=True)
+    await storage.jobs.submit(job, None, replace=True)
     assert await told(storage, retry) == ENDED_BADLY
 
 
@@ -221,7 +223,7 @@ async def test_a_retry_that_is_not_stored_does_not_silence_fails(storage: Storag
     """Regression 16: stopped between the decision to retry and its storing."""
     job, execution = await submit_telling(storage)
     active = await claimed(storage)
-    await storage.stop_job(job.task_id, job.id, now=NOW)
+    await storage.jobs.stop(job.task_id, job.id, now=NOW)
     _, retry = await finish(
         storage,
         active,
@@ -264,8 +266,8 @@ async def test_a_claim_says_so_on_the_record(storage: Storage) -> None:
     final = await hooks_only(storage, "http://a.example/")
     delivery = await one_taken(storage, now=NOW + 7, claim_seconds=30.0)
     assert (delivery.claim, delivery.claimed_at, delivery.due_at) == (1, NOW + 7, NOW + 37)
-    assert list(await storage.deliveries_of([final.id])) == [delivery]
-    assert await storage.next_delivery_at() == NOW + 37
+    assert list(await storage.outbox.of_executions([final.id])) == [delivery]
+    assert await storage.outbox.next_due_at() == NOW + 37
 
 
 async def test_a_claim_runs_out(storage: Storage) -> None:
@@ -275,10 +277,10 @@ async def test_a_claim_runs_out(storage: Storage) -> None:
     second = await one_taken(storage, now=NOW + 37)
     assert second.id == first.id
     with pytest.raises(CompareFailed):
-        await storage.attempted(first.id, first.claim, OK, retry_at=None)
+        await storage.outbox.attempted(first.id, first.claim, OK, retry_at=None)
     with pytest.raises(CompareFailed):
-        await storage.unclaim_delivery(first.id, first.claim)
-    ended = await storage.attempted(second.id, second.claim, OK, retry_at=None)
+        await storage.outbox.unclaim(first.id, first.claim)
+    ended = await storage.outbox.attempted(second.id, second.claim, OK, retry_at=None)
     assert ended.state is DeliveryState.DELIVERED
 
 
@@ -316,12 +318,12 @@ async def test_no_receiver_takes_the_room_of_others(storage: Storage) -> None:
 async def test_an_unclaimed_delivery_is_due_again(storage: Storage) -> None:
     await hooks_only(storage, "http://a.example/")
     first = await one_taken(storage, now=NOW + 7)
-    await storage.unclaim_delivery(first.id, first.claim)
-    assert await storage.next_delivery_at() == NOW + 7
+    await storage.outbox.unclaim(first.id, first.claim)
+    assert await storage.outbox.next_due_at() == NOW + 7
     second = await one_taken(storage, now=NOW + 8)
     assert (second.claim, second.attempts) == (2, 0)
     with pytest.raises(CompareFailed):
-        await storage.unclaim_delivery(first.id, first.claim)
+        await storage.outbox.unclaim(first.id, first.claim)
 
 
 # -- what came of it --------------------------------------------------------------------------
@@ -330,7 +332,7 @@ async def test_an_unclaimed_delivery_is_due_again(storage: Storage) -> None:
 async def test_delivered(storage: Storage) -> None:
     final = await hooks_only(storage, "http://a.example/")
     taken = await one_taken(storage)
-    ended = await storage.attempted(taken.id, taken.claim, OK, retry_at=None)
+    ended = await storage.outbox.attempted(taken.id, taken.claim, OK, retry_at=None)
     assert ended == dataclasses.replace(
         taken,
         state=DeliveryState.DELIVERED,
@@ -339,10 +341,10 @@ async def test_delivered(storage: Storage) -> None:
         claimed_at=None,
         history=(OK,),
     )
-    assert list(await storage.deliveries_of([final.id])) == [ended]
-    assert await storage.next_delivery_at() is None
+    assert list(await storage.outbox.of_executions([final.id])) == [ended]
+    assert await storage.outbox.next_due_at() is None
     with pytest.raises(CompareFailed):
-        await storage.attempted(taken.id, taken.claim, OK, retry_at=None)
+        await storage.outbox.attempted(taken.id, taken.claim, OK, retry_at=None)
 
 
 async def test_tried_again_later(storage: Storage) -> None:
@@ -351,7 +353,7 @@ async def test_tried_again_later(storage: Storage) -> None:
     for number, attempt in enumerate(history, 1):
         at = NOW + 100 * number
         taken = await one_taken(storage, now=at)
-        tried = await storage.attempted(taken.id, taken.claim, attempt, retry_at=at + 100)
+        tried = await storage.outbox.attempted(taken.id, taken.claim, attempt, retry_at=at + 100)
         assert (tried.state, tried.attempts, tried.due_at) == (PENDING, number, at + 100)
         assert await take(storage, now=at + 99) == []
     assert tried.history == tuple(history[-ATTEMPTS_KEPT:])
@@ -360,32 +362,32 @@ async def test_tried_again_later(storage: Storage) -> None:
 async def test_used_up_and_requeued(storage: Storage) -> None:
     await hooks_only(storage, "http://a.example/", "http://b.example/")
     first, second = await take(storage)
-    failed = await storage.attempted(first.id, first.claim, REFUSED, retry_at=None)
+    failed = await storage.outbox.attempted(first.id, first.claim, REFUSED, retry_at=None)
     assert (failed.state, failed.due_at) == (FAILED_STATE, None)
-    await storage.attempted(second.id, second.claim, OK, retry_at=None)
+    await storage.outbox.attempted(second.id, second.claim, OK, retry_at=None)
     assert await take(storage, now=NOW + 10**6) == []
-    assert await storage.next_delivery_at() is None
+    assert await storage.outbox.next_due_at() is None
 
-    again = await storage.requeue_delivery(first.id, now=NOW + 500)
+    again = await storage.outbox.requeue(first.id, now=NOW + 500)
     assert again == dataclasses.replace(failed, state=PENDING, attempts=0, due_at=NOW + 500)
-    assert await storage.requeue_delivery(first.id, now=NOW + 600) == again
+    assert await storage.outbox.requeue(first.id, now=NOW + 600) == again
     taken = await one_taken(storage, now=NOW + 500)
     assert taken.id == first.id
-    ended = await storage.attempted(taken.id, taken.claim, OK, retry_at=None)
+    ended = await storage.outbox.attempted(taken.id, taken.claim, OK, retry_at=None)
     assert ended.history == (REFUSED, OK)
     with pytest.raises(Rejected):
-        await storage.requeue_delivery(first.id, now=NOW)
+        await storage.outbox.requeue(first.id, now=NOW)
     with pytest.raises(NotFound):
-        await storage.requeue_delivery(new_id(), now=NOW)
+        await storage.outbox.requeue(new_id(), now=NOW)
 
 
 async def test_an_unknown_delivery(storage: Storage) -> None:
     with pytest.raises(CompareFailed):
-        await storage.attempted(new_id(), 1, OK, retry_at=None)
+        await storage.outbox.attempted(new_id(), 1, OK, retry_at=None)
     with pytest.raises(CompareFailed):
-        await storage.unclaim_delivery(new_id(), 1)
-    assert list(await storage.deliveries_of([new_id()])) == []
-    assert list(await storage.deliveries_of([])) == []
+        await storage.outbox.unclaim(new_id(), 1)
+    assert list(await storage.outbox.of_executions([new_id()])) == []
+    assert list(await storage.outbox.of_executions([])) == []
 
 
 # -- looking at them --------------------------------------------------------------------------
@@ -397,33 +399,36 @@ async def test_listing_and_counts(storage: Storage) -> None:
     await finish(storage, await claimed(storage))
     overview = await storage.overview()
     assert (overview.pending, overview.undelivered) == ({"webhook": 7, "email": 2}, 0)
-    page = await storage.deliveries(PENDING, PageRequest(size=100))
+    page = await storage.outbox.in_state(PENDING, PageRequest(size=100))
     assert page.total == 9
     assert {one.execution_id for one in page.items} == {mailed.id, *(one.id for one in finals)}
     assert {one.execution_id for one in page.items[:2]} == {mailed.id}
 
     for taken in await take(storage, limit=5):
-        await storage.attempted(taken.id, taken.claim, REFUSED, retry_at=None)
+        await storage.outbox.attempted(taken.id, taken.claim, REFUSED, retry_at=None)
     overview = await storage.overview()
     assert (overview.pending, overview.undelivered) == ({"webhook": 2, "email": 2}, 5)
     pages = [
-        one async for one in every_page(lambda page: storage.deliveries(FAILED_STATE, page), size=2)
+        one
+        async for one in every_page(
+            lambda page: storage.outbox.in_state(FAILED_STATE, page), size=2
+        )
     ]
     assert [len(one.items) for one in pages] == [2, 2, 1]
     assert {one.total for one in pages} == {5}
     listed = [item.execution_id for one in pages for item in one.items]
     assert listed == [one.id for one in reversed(finals[:5])]
-    third = await storage.deliveries(FAILED_STATE, PageRequest(number=3, size=2))
+    third = await storage.outbox.in_state(FAILED_STATE, PageRequest(number=3, size=2))
     assert list(third.items) == list(pages[2].items)
-    beyond = await storage.deliveries(FAILED_STATE, PageRequest(number=9, size=2))
+    beyond = await storage.outbox.in_state(FAILED_STATE, PageRequest(number=9, size=2))
     assert (list(beyond.items), beyond.total) == ([], 5)
     with pytest.raises(Rejected):
-        await storage.deliveries(DeliveryState.DELIVERED, PageRequest())
+        await storage.outbox.in_state(DeliveryState.DELIVERED, PageRequest())
 
 
 async def test_deliveries_of_several_executions(storage: Storage) -> None:
     finals = [await hooks_only(storage, "http://a.example/", "http://b.example/") for _ in "123"]
-    found = await storage.deliveries_of([finals[2].id, finals[0].id])
+    found = await storage.outbox.of_executions([finals[2].id, finals[0].id])
     assert [one.execution_id for one in found if one.index == 0] == [finals[0].id, finals[2].id]
     assert len(found) == 4
 
@@ -474,18 +479,18 @@ async def test_any_order_of_deliveries(storage: Storage, moves: list[tuple[str, 
                 assert one.id not in held
                 held[one.id] = one
         elif move == "requeue" and known:
-            for one in await storage.deliveries_of([sorted(known)[pick % len(known)]]):
+            for one in await storage.outbox.of_executions([sorted(known)[pick % len(known)]]):
                 if one.state is not DeliveryState.DELIVERED:
-                    await storage.requeue_delivery(one.id, now=now)
+                    await storage.outbox.requeue(one.id, now=now)
         elif chosen is not None:
             del held[chosen.id]
             if move == "unclaim":
-                await storage.unclaim_delivery(chosen.id, chosen.claim)
+                await storage.outbox.unclaim(chosen.id, chosen.claim)
             else:
                 attempt = OK if move == "deliver" else REFUSED
                 retry_at = now + 2 if move == "refuse" else None
-                await storage.attempted(chosen.id, chosen.claim, attempt, retry_at=retry_at)
-        everything = await storage.deliveries_of(sorted(known))
+                await storage.outbox.attempted(chosen.id, chosen.claim, attempt, retry_at=retry_at)
+        everything = await storage.outbox.of_executions(sorted(known))
         assert len(everything) == len(known)
         for one in everything:
             assert (one.claimed_at is not None) == (one.id in held)
@@ -497,8 +502,8 @@ async def test_any_order_of_deliveries(storage: Storage, moves: list[tuple[str, 
         assert after.undelivered - before.undelivered == len(failed)
     for one in await take(storage, now=now + 10**8):
         held[one.id] = one
-        await storage.attempted(one.id, one.claim, OK, retry_at=None)
-    assert await storage.next_delivery_at() is None
+        await storage.outbox.attempted(one.id, one.claim, OK, retry_at=None)
+    assert await storage.outbox.next_due_at() is None
 
 
 def test_ids_are_stable_and_differ() -> None:

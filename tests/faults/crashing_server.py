@@ -1,8 +1,8 @@
 """A fastlane server that kills itself (SIGKILL) at a named point of a job's path.
 
-``CRASH_AT`` is ``before OPERATION`` or ``after OPERATION``, where the operation is a method of the
-storage or the executor; ``CRASH_ON`` (1) says at its how-manieth call. Without ``CRASH_AT`` it is
-the server as users run it.
+``CRASH_AT`` is ``before OPERATION`` or ``after OPERATION``, where the operation is one of the
+storage (``executions.claim``) or of the executor (``pull``). ``CRASH_ON`` (1) says at which of its
+calls. Without ``CRASH_AT`` it is the server as users run it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from fastlane import config, logs, server, wiring
 from fastlane.executors.base import Executor
-from fastlane.storage.base import Storage
 from fastlane.storage.sqlite import SqliteStorage
+from tests.storage_calls import OPERATIONS, Call, wrap
 
 
 def die() -> NoReturn:
@@ -27,26 +26,36 @@ def die() -> NoReturn:
 
 
 class Crashing:
-    """Passes every call on to *target*, except that one of them is the last."""
+    """Lets one call of an operation be the last thing that the process does."""
 
-    def __init__(self, target: object, crash_at: str, crash_on: int, armed: asyncio.Event) -> None:
-        """:param armed: set by the first ``submit``; an idle server looks for work, too."""
-        self._target = target
-        self._armed = armed
+    def __init__(self, crash_at: str, crash_on: int) -> None:
+        self.armed = False
+        """Set by the first submission; an idle server looks for work, too."""
         self._when, _, self._operation = crash_at.partition(" ")
         self._left = crash_on
 
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._target, name)
-        if name == "submit":
-            self._armed.set()
-        if name != self._operation:
-            return attribute
-        return self._crashing(attribute)
+    def storage(self, storage: SqliteStorage) -> SqliteStorage:
+        wrap(storage, "jobs.submit", self._arm)
+        if self._operation in OPERATIONS:
+            wrap(storage, self._operation, self._crash)
+        return storage
 
-    def _crashing(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def executor(self, executor: Executor) -> Executor:
+        call = getattr(executor, self._operation, None)
+        if call is not None:
+            setattr(executor, self._operation, self._crash(call))
+        return executor
+
+    def _arm(self, submit: Call) -> Call:
+        async def arm(*args: Any, **kwargs: Any) -> Any:
+            self.armed = True
+            return await submit(*args, **kwargs)
+
+        return arm
+
+    def _crash(self, call: Call) -> Call:
         async def crash(*args: Any, **kwargs: Any) -> Any:
-            if not self._armed.is_set():
+            if not self.armed and self._operation != "jobs.submit":
                 return await call(*args, **kwargs)
             self._left -= 1
             # Decided before the call: others of its kind may come while it lasts.
@@ -54,7 +63,7 @@ class Crashing:
             if last and self._when == "before":
                 die()
             result = await call(*args, **kwargs)
-            if self._operation == "claim" and result is None:
+            if self._operation == "executions.claim" and result is None:
                 self._left += 1
             elif last:
                 die()
@@ -66,17 +75,10 @@ class Crashing:
 def main() -> None:
     loaded = config.load(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
     logs.configure(loaded)
-    crash_at = os.environ.get("CRASH_AT", "")
-    crash_on = int(os.environ.get("CRASH_ON", "1"))
-    armed = asyncio.Event()
-
-    def crashing(target: object) -> Any:
-        return Crashing(target, crash_at, crash_on, armed)
-
-    storage = cast(Storage, crashing(SqliteStorage(loaded.data_dir)))
-    executor = cast(
-        Executor, crashing(wiring.make_executors(loaded).of(loaded.docker_hosts[0].hosts[0]))
-    )
+    crash = Crashing(os.environ.get("CRASH_AT", ""), int(os.environ.get("CRASH_ON", "1")))
+    storage = crash.storage(SqliteStorage(loaded.data_dir))
+    chosen = wiring.make_executors(loaded).of(loaded.docker_hosts[0].hosts[0])
+    executor = crash.executor(chosen)
     asyncio.run(server.serve(server.Server(loaded, storage=storage, executor=executor)))
 
 

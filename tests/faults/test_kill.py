@@ -33,27 +33,27 @@ STDERR = "".join(f"err {i}\n" for i in range(LINES))
 
 # The path of a job, point by point. Each is an operation of the storage or of the executor.
 POINTS = [
-    "before submit",
-    "after submit",
-    "before claim",
-    "after claim",
+    "before jobs.submit",
+    "after jobs.submit",
+    "before executions.claim",
+    "after executions.claim",
     "before pull",
     "after pull",
     "before create",
     "after create",
     "before start",
     "after start",
-    "before started",
-    "after started",
-    "before append_log",
-    "after append_log",
-    "before finish",
-    "after finish",
+    "before executions.started",
+    "after executions.started",
+    "before logs.append",
+    "after logs.append",
+    "before executions.finish",
+    "after executions.finish",
     "before remove",
     "after remove",
 ]
 # Points at which the request was not answered: the client got no 2xx and the job may not exist.
-UNANSWERED = {"before submit", "after submit"}
+UNANSWERED = {"before jobs.submit", "after jobs.submit"}
 
 
 class Witness:
@@ -123,9 +123,9 @@ def test_killed_at(point: str, image: str, server: FastlaneServer, witness: Witn
     server.start()
     if answer is None:
         assert point in UNANSWERED
-        jobs = server.get("/tasks/victim/")["jobs"] if point == "after submit" else []
+        jobs = server.get("/tasks/victim/")["jobs"] if point == "after jobs.submit" else []
         urls = [job["url"] for job in jobs]
-        assert len(urls) == (1 if point == "after submit" else 0)
+        assert len(urls) == (1 if point == "after jobs.submit" else 0)
     else:
         urls = [answer["jobUrl"]]
     for url in urls:

@@ -24,14 +24,14 @@ from tests.fastlane_server import FastlaneServer
 # The path of a notification, point by point, and how often a webhook may arrive at most: twice
 # where one may be under way, its answer on the wire, when the process dies.
 POINTS = {
-    "before started": 1,
-    "after started": 1,
-    "before finish": 2,
-    "after finish": 2,
-    "before claim_deliveries": 1,
-    "after claim_deliveries": 1,
-    "before attempted": 2,
-    "after attempted": 2,
+    "before executions.started": 1,
+    "after executions.started": 1,
+    "before executions.finish": 2,
+    "after executions.finish": 2,
+    "before outbox.claim": 1,
+    "after outbox.claim": 1,
+    "before outbox.attempted": 2,
+    "after outbox.attempted": 2,
 }
 EVENTS = ("starts", "succeeds", "finishes")
 

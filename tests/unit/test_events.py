@@ -79,7 +79,7 @@ async def live(one: Instance) -> str:
     made = await one.submit(retries=1, backoff=Backoff(10, 1, 10), subscriptions=told)
     (await one.executor.started(made.id)).end(3)
     await one.ended(made.id)
-    retry = await one.storage.last_execution(made.job_id)
+    retry = await one.storage.executions.last_of_job(made.job_id)
     assert retry is not None
     (await one.executor.started(retry.id)).end(0)
     return made.job_id

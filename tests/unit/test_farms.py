@@ -151,8 +151,8 @@ async def test_of_hosts_that_are_loaded_alike_the_one_with_the_image_is_taken(
         await one.executor.started(first.id)
         second = await one.submit()
         await one.executor.started(second.id)
-        assert (await one.storage.execution(first.id)).host == "b"
-        assert (await one.storage.execution(second.id)).host == "a", "load comes first"
+        assert (await one.storage.executions.get(first.id)).host == "b"
+        assert (await one.storage.executions.get(second.id)).host == "a", "load comes first"
 
 
 async def test_a_host_without_a_farm_is_not_looked_at_for_ever(tmp_path: Path) -> None:
@@ -188,12 +188,12 @@ async def test_a_host_without_a_farm_is_not_swept_for_ever(tmp_path: Path, dead:
     executor = Swept(*(["gone"] if dead else []))
     async with Instance(tmp_path, executor) as one:
         one.hosts.failed("gone", "no route to host")
-        await eventually(one.storage.hosts, "the record of the host")
+        await eventually(one.storage.hosts.all, "the record of the host")
         await one.keeper.sweep()
         assert sorted(executor.swept) == ["a", "gone"]
         executor.swept.clear()
         # What it stored is read again with every round.
-        one.hosts.take(await one.storage.hosts())
+        one.hosts.take(await one.storage.hosts.all())
         await one.keeper.sweep()
         assert executor.swept == ["a"]
 
@@ -257,7 +257,7 @@ async def test_limits_of_the_farm_come_before_the_servers_own(tmp_path: Path) ->
 async def test_the_progress_of_a_pull_comes_before_the_first_line(tmp_path: Path) -> None:
     async with Instance(tmp_path, Chatty(3)) as one:
         ended = await one.ended((await one.submit()).id)
-        records = await one.storage.read_log(ended.id)
+        records = await one.storage.logs.read(ended.id)
         assert [record.seq for record in records] == [1, 2, 3, 4]
         assert [record.stream for record in records] == [Stream.FASTLANE] * 3 + [Stream.STDOUT]
         assert records[0].data == b"[fastlane: layer 0: Pulling]\n"
@@ -269,7 +269,7 @@ async def test_a_lost_answer_to_the_progress_of_a_pull_changes_nothing(tmp_path:
         assert isinstance(one.storage, LostAppendAnswer)
         assert one.storage.lost
         assert (ended.status, ended.epoch) == (Status.DONE, 1)
-        records = await one.storage.read_log(ended.id)
+        records = await one.storage.logs.read(ended.id)
         assert [record.data for record in records] == [
             b"[fastlane: layer 0: Pulling]\n",
             b"[fastlane: layer 1: Pulling]\n",
@@ -280,7 +280,7 @@ async def test_a_lost_answer_to_the_progress_of_a_pull_changes_nothing(tmp_path:
 async def test_the_progress_of_a_pull_is_bounded(tmp_path: Path) -> None:
     async with Instance(tmp_path, Chatty(10 * pullnotes.MAX_LINES)) as one:
         ended = await one.ended((await one.submit()).id)
-        records = await one.storage.read_log(ended.id)
+        records = await one.storage.logs.read(ended.id)
         assert len(records) == pullnotes.MAX_LINES + 1
         assert records[-2].data == b"[fastlane: the pull continues without further notes]\n"
 

@@ -78,11 +78,11 @@ class Scene:
         await self.scheduler.run_due()
 
     async def job(self, job: Job) -> Job:
-        return await self.storage.job(job.task_id, job.id)
+        return await self.storage.jobs.get(job.task_id, job.id)
 
     async def executions(self, job: Job) -> list[Execution]:
         """Oldest first."""
-        page = await self.storage.executions(job.id, PageRequest(size=100))
+        page = await self.storage.executions.of_job(job.id, PageRequest(size=100))
         return list(reversed(page.items))
 
     async def ticks(self, job: Job) -> list[float | None]:
@@ -292,7 +292,7 @@ async def test_stop_racing_with_finish_stays_stopped(scene: Scene) -> None:
     await scene.lifecycle.stop_execution(running.task_id, running.job_id, running.id)
     ended = await scene.end(running, exit_code=1)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.STOPPED)
-    job = await scene.storage.job(running.task_id, running.job_id)
+    job = await scene.storage.jobs.get(running.task_id, running.job_id)
     assert job.execution_count == 1
 
 

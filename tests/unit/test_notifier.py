@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from fastlane.notifications.registry import channels, subscriptions_of
 from fastlane.notifications.webhook import Webhook
 from fastlane.storage.base import PageRequest
 from fastlane.storage.sqlite import SqliteStorage
+from tests.storage_calls import OPERATIONS, Call, wrap
 
 FARM = Farm("default", ("h:1",), 1000)
 PATIENCE = 15.0
@@ -102,16 +104,17 @@ class AwayAtTimes(SqliteStorage):
         super().__init__(data_dir)
         self.refusals = asyncio.Semaphore(0)
         """Released with every refusal."""
+        for operation in OPERATIONS:
+            wrap(self, operation, partial(self._refuse, operation))
 
-    def __getattribute__(self, name: str) -> Any:
-        if name in super().__getattribute__("away"):
-            self.refusals.release()
-
-            async def refuse(*_: Any, **__: Any) -> None:
+    def _refuse(self, operation: str, call: Call) -> Call:
+        async def refuse(*args: Any, **kwargs: Any) -> Any:
+            if operation in self.away:
+                self.refusals.release()
                 raise StorageUnavailable("connection refused")
+            return await call(*args, **kwargs)
 
-            return refuse
-        return super().__getattribute__(name)
+        return refuse
 
 
 class Setting:
@@ -163,7 +166,7 @@ class Setting:
         return await self.lifecycle.finish(execution, Outcome(Status.DONE, Reason.EXIT_CODE, 0))
 
     async def state(self, execution: Execution) -> Delivery:
-        (delivery,) = await self.storage.deliveries_of([execution.id])
+        (delivery,) = await self.storage.outbox.of_executions([execution.id])
         return delivery
 
     async def settled(self, notifier: Notifier | None = None) -> None:
@@ -255,8 +258,8 @@ async def test_a_record_that_cannot_be_read_goes_to_the_error_queue(storage: Awa
     mailbox = Mailbox()
     setting = Setting(storage, mailbox)
     good, bad = await setting.end("http://a.example/"), await setting.end("http://b.example/")
-    assert storage._writer is not None
-    await storage._writer.run(
+    assert storage._file.writer is not None
+    await storage._file.writer.run(
         lambda connection: connection.execute(
             "UPDATE executions SET definition = '{}' WHERE id = ?", (bad.id,)
         )
@@ -274,7 +277,7 @@ async def test_the_outcome_is_written_when_the_storage_is_back(storage: AwayAtTi
     mailbox = Mailbox()
     setting = Setting(storage, mailbox)
     execution = await setting.end("http://a.example/")
-    storage.away = frozenset({"attempted"})
+    storage.away = frozenset({"outbox.attempted"})
     await setting.notifier.step()
     async with asyncio.timeout(PATIENCE):
         await storage.refusals.acquire()
@@ -288,7 +291,7 @@ async def test_the_outcome_is_written_when_the_storage_is_back(storage: AwayAtTi
 async def test_what_could_not_be_tried_is_due_again(storage: AwayAtTimes) -> None:
     setting = Setting(storage, Mailbox())
     execution = await setting.end("http://a.example/")
-    storage.away = frozenset({"execution"})
+    storage.away = frozenset({"executions.get"})
     await setting.notifier.step()
     await setting.settled()
     delivery = await setting.state(execution)
@@ -355,7 +358,7 @@ async def test_closing_hands_back(storage: AwayAtTimes, monkeypatch: pytest.Monk
     delivery = await setting.state(execution)
     assert (delivery.claimed_at, delivery.attempts) == (None, 0)
     assert delivery.state is DeliveryState.PENDING
-    page = await storage.deliveries(DeliveryState.PENDING, PageRequest())
+    page = await storage.outbox.in_state(DeliveryState.PENDING, PageRequest())
     assert page.items == [delivery]
 
 

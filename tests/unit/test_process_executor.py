@@ -412,7 +412,7 @@ async def test_an_execution_whose_run_is_damaged_is_lost_and_cleared_away(tmp_pa
         assert "damaged" in (ended.error or "")
         await one.keeper.sweep()
         assert not directory.exists()
-        assert (await one.storage.execution(going.id)).status is Status.RUNNING
+        assert (await one.storage.executions.get(going.id)).status is Status.RUNNING
         (directory.parent / going.id / "work" / "go").touch()
         assert (await one.ended(going.id)).status is Status.DONE
     await executor.close()

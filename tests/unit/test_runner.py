@@ -137,7 +137,7 @@ class Instance:
         with self.bus.subscribe(ExecutionChanged, LogGrown, key=execution_id) as news:
             async with asyncio.timeout(20):
                 while True:
-                    execution = await self.storage.execution(execution_id)
+                    execution = await self.storage.executions.get(execution_id)
                     if reached(execution):
                         return execution
                     await news.wait(0.5)
@@ -156,7 +156,7 @@ async def test_a_job_ends_with_its_log(tmp_path: Path) -> None:
             Reason.EXIT_CODE,
             3,
         )
-        text = b"".join(record.data for record in await one.storage.read_log(made.id))
+        text = b"".join(record.data for record in await one.storage.logs.read(made.id))
         assert text == b"out\nmore\n"
 
 
@@ -189,7 +189,7 @@ async def test_with_all_hosts_out_executions_wait(tmp_path: Path) -> None:
         made = await one.submit()
         for _ in range(2):
             await asyncio.wait_for(executor.refusals.acquire(), 10)
-        assert (await one.storage.execution(made.id)).status in {
+        assert (await one.storage.executions.get(made.id)).status in {
             Status.ENQUEUED,
             Status.PULLING,
         }
@@ -217,7 +217,7 @@ async def test_a_run_removed_behind_our_back_is_lost_and_its_host_is_well(tmp_pa
         ended = await one.ended((await one.submit(retries=3)).id)
         assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
         assert one.hosts.record("a").failures == 0
-        last = await one.storage.last_execution(ended.job_id)
+        last = await one.storage.executions.last_of_job(ended.job_id)
         assert last is not None
         assert last.id == ended.id, "retries do not repeat what may have run"
 
@@ -227,7 +227,7 @@ async def test_a_lost_run_is_repeated_when_the_job_says_so(tmp_path: Path) -> No
         first = await one.ended(
             (await one.submit(rerun_when_lost=True, backoff=Backoff(10, 1, 10))).id
         )
-        last = await one.storage.last_execution(first.job_id)
+        last = await one.storage.executions.last_of_job(first.job_id)
         assert last is not None
         assert last.number == 2
 
@@ -237,7 +237,7 @@ async def test_what_is_always_lost_ends_after_its_reruns(tmp_path: Path) -> None
         first = await one.submit(rerun_when_lost=True, retries=3, backoff=Backoff(1, 1, 1))
 
         async def last_rerun() -> Execution | None:
-            last = await one.storage.last_execution(first.job_id)
+            last = await one.storage.executions.last_of_job(first.job_id)
             assert last is not None
             return last if last.final and last.lost_reruns == LOST_RERUNS_MAX else None
 
@@ -278,7 +278,7 @@ async def test_stopping_a_run_ends_its_retries(tmp_path: Path) -> None:
             Reason.STOPPED,
             143,
         )
-        assert (await one.storage.job(made.task_id, made.job_id)).execution_count == 1
+        assert (await one.storage.jobs.get(made.task_id, made.job_id)).execution_count == 1
 
 
 async def test_a_run_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ async def test_a_shutdown_during_a_pull_hands_the_execution_back(tmp_path: Path)
     executor.go_on.set()
     storage = SqliteStorage(tmp_path)
     await storage.open()
-    left = await storage.execution(made.id)
+    left = await storage.executions.get(made.id)
     await storage.close()
     assert (left.status, left.host, left.owner) == (Status.ENQUEUED, None, None)
     async with Instance(tmp_path, executor, name="two") as two:
@@ -358,7 +358,7 @@ async def test_a_new_owner_adopts_a_running_run(tmp_path: Path) -> None:
         run.end(0)
         ended = await two.ended(made.id)
         assert (ended.status, ended.owner) == (Status.DONE, "two")
-        text = b"".join(record.data for record in await two.storage.read_log(made.id))
+        text = b"".join(record.data for record in await two.storage.logs.read(made.id))
         assert text == b"out\nwhile nobody looked\n"
         assert executor.calls["start"] == 1
 
@@ -367,12 +367,12 @@ async def test_retries_back_off_and_end(tmp_path: Path) -> None:
     async with Instance(tmp_path, MemoryExecutor()) as one:
         made = await one.submit(retries=2, backoff=Backoff(20, 2, 1000))
         for attempt in range(3):
-            last = await one.storage.last_execution(made.job_id)
+            last = await one.storage.executions.last_of_job(made.job_id)
             assert last is not None
             assert last.attempt == attempt
             (await one.executor.started(last.id)).end(1)
             await one.ended(last.id)
-        page = await one.storage.executions(made.job_id, PageRequest())
+        page = await one.storage.executions.of_job(made.job_id, PageRequest())
         assert [execution.attempt for execution in page.items] == [2, 1, 0]
 
 

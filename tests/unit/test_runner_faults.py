@@ -14,6 +14,7 @@ from fastlane.model import Execution, Reason, Status
 from fastlane.storage.sqlite import SqliteStorage
 from tests.eventually import eventually
 from tests.fakes import MemoryExecutor
+from tests.storage_calls import Call, wrap
 from tests.unit.test_runner import Instance
 
 
@@ -73,11 +74,18 @@ class LostAppendAnswer(SqliteStorage):
 
     lost = False
 
-    async def append_log(self, *args: Any, **kwargs: Any) -> None:
-        await super().append_log(*args, **kwargs)
-        if not self.lost:
-            self.lost = True
-            raise StorageUnavailable("connection reset")
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        wrap(self, "logs.append", self._lose)
+
+    def _lose(self, append: Call) -> Call:
+        async def lose(*args: Any, **kwargs: Any) -> None:
+            await append(*args, **kwargs)
+            if not self.lost:
+                self.lost = True
+                raise StorageUnavailable("connection reset")
+
+        return lose
 
 
 class LostClaimAnswer(SqliteStorage):
@@ -85,12 +93,19 @@ class LostClaimAnswer(SqliteStorage):
 
     lost: Execution | None = None
 
-    async def claim(self, *args: Any, **kwargs: Any) -> Execution | None:
-        claimed = await super().claim(*args, **kwargs)
-        if claimed is not None and self.lost is None:
-            self.lost = claimed
-            raise StorageUnavailable("connection reset")
-        return claimed
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        wrap(self, "executions.claim", self._lose)
+
+    def _lose(self, claim: Call) -> Call:
+        async def lose(*args: Any, **kwargs: Any) -> Any:
+            claimed = await claim(*args, **kwargs)
+            if claimed is not None and self.lost is None:
+                self.lost = claimed
+                raise StorageUnavailable("connection reset")
+            return claimed
+
+        return lose
 
 
 class LostStartedAnswer(SqliteStorage):
@@ -99,17 +114,28 @@ class LostStartedAnswer(SqliteStorage):
     mended = False
     failed = 0
 
-    async def started(self, *args: Any, **kwargs: Any) -> Execution:
-        started = await super().started(*args, **kwargs)
-        if not self.mended:
-            raise ZeroDivisionError("a bug")
-        return started
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        wrap(self, "executions.started", self._fail_after)
+        wrap(self, "executions.finish", self._fail_before)
 
-    async def finish(self, *args: Any, **kwargs: Any) -> tuple[Execution, Execution | None]:
-        if not self.mended:
-            self.failed += 1
-            raise ZeroDivisionError("a bug")
-        return await super().finish(*args, **kwargs)
+    def _fail_after(self, started: Call) -> Call:
+        async def fail(*args: Any, **kwargs: Any) -> Any:
+            execution = await started(*args, **kwargs)
+            if not self.mended:
+                raise ZeroDivisionError("a bug")
+            return execution
+
+        return fail
+
+    def _fail_before(self, finish: Call) -> Call:
+        async def fail(*args: Any, **kwargs: Any) -> Any:
+            if not self.mended:
+                self.failed += 1
+                raise ZeroDivisionError("a bug")
+            return await finish(*args, **kwargs)
+
+        return fail
 
 
 async def test_a_wait_that_breaks_now_and_then_is_no_lost_host(tmp_path: Path) -> None:
@@ -133,7 +159,7 @@ async def test_a_log_that_stays_out_of_reach_does_not_keep_an_ended_run(tmp_path
     async with Instance(tmp_path, UnreadableLog(instant=True), options=options) as one:
         ended = await one.ended((await one.submit()).id)
         assert (ended.status, ended.exit_code) == (Status.DONE, 0)
-        (note,) = await one.storage.read_log(ended.id)
+        (note,) = await one.storage.logs.read(ended.id)
         assert b"could not be read: host a: error grabbing logs" in note.data
 
 
@@ -156,7 +182,7 @@ async def test_an_append_whose_answer_was_lost_is_not_repeated(tmp_path: Path) -
     async with Instance(tmp_path, executor, storage=LostAppendAnswer) as one:
         ended = await one.ended((await one.submit()).id)
         assert ended.status is Status.DONE
-        text = b"".join(record.data for record in await one.storage.read_log(ended.id))
+        text = b"".join(record.data for record in await one.storage.logs.read(ended.id))
         assert text == b"out\n"
 
 
@@ -186,5 +212,5 @@ async def test_a_task_that_died_is_followed_by_another(tmp_path: Path) -> None:
         (await executor.started(made.id)).end(0)
         assert (await one.ended(made.id)).status is Status.DONE
         assert executor.calls["start"] == 1
-        text = b"".join(record.data for record in await one.storage.read_log(made.id))
+        text = b"".join(record.data for record in await one.storage.logs.read(made.id))
         assert text == b"out\nmore\n"

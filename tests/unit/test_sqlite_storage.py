@@ -19,7 +19,21 @@ import pytest
 from fastlane.errors import NotFound, StorageInUse, StorageUnavailable
 from fastlane.model import Reason, Status
 from fastlane.storage.base import PageRequest
-from fastlane.storage.sqlite import SqliteStorage, log, operations, queries, schema
+from fastlane.storage.sqlite import (
+    SqliteStorage,
+    changes,
+    executions,
+    hosts,
+    instances,
+    jobs,
+    logs,
+    outbox,
+    schema,
+    tasks,
+)
+from fastlane.storage.sqlite import (
+    storage as storage_module,
+)
 from fastlane.storage.sqlite.storage import DATABASE_NAME, LOCK_NAME
 from fastlane.storage.sqlite.writer import Writer
 from tests.contracts.test_storage import NOW, claim, claimed, make_execution, make_job, submit
@@ -59,7 +73,7 @@ async def test_an_operation_that_raises_undoes_only_itself(tmp_path: Path) -> No
     writer = Writer(schema.connect_writer(tmp_path / "x.db"))
 
     def add(connection: sqlite3.Connection, name: str, *, fail: bool) -> None:
-        connection.execute(operations.CREATE_TASK, (name, NOW, NOW, 0))
+        connection.execute(jobs.CREATE_TASK, (name, NOW, NOW, 0))
         if fail:
             raise NotFound(name)
 
@@ -84,13 +98,13 @@ async def test_a_commit_that_fails_fails_all_and_the_next_one_works(
     data_dir: Path, storage: SqliteStorage
 ) -> None:
     pages = (data_dir / DATABASE_NAME).stat().st_size // 4096
-    writer = storage._writer
+    writer = storage._file.writer
     assert writer is not None
     await writer.run(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}"))
     job = make_job(request_ip="x" * 1_000_000)
     ended = await asyncio.gather(
         *[submit(storage) for _ in range(3)],
-        storage.submit(job, make_execution(job)),
+        storage.jobs.submit(job, make_execution(job)),
         return_exceptions=True,
     )
     assert isinstance(ended[-1], StorageUnavailable)
@@ -109,7 +123,7 @@ async def test_a_commit_that_fails_fails_all_and_the_next_one_works(
 async def test_a_lock_held_by_a_stranger_is_storage_unavailable(
     data_dir: Path, storage: SqliteStorage
 ) -> None:
-    writer = storage._writer
+    writer = storage._file.writer
     assert writer is not None
     await writer.run(lambda connection: connection.execute("PRAGMA busy_timeout = 1"))
     stranger = sqlite3.connect(data_dir / DATABASE_NAME, isolation_level=None)
@@ -154,7 +168,7 @@ async def test_close_leaves_one_file(data_dir: Path, storage: SqliteStorage) -> 
 
 
 async def test_every_commit_is_synced(storage: SqliteStorage) -> None:
-    writer = storage._writer
+    writer = storage._file.writer
     assert writer is not None
     journal = await writer.run(lambda c: c.execute("PRAGMA journal_mode").fetchone()[0])
     synchronous = await writer.run(lambda c: c.execute("PRAGMA synchronous").fetchone()[0])
@@ -175,13 +189,13 @@ async def test_a_second_owner_is_refused(data_dir: Path, storage: SqliteStorage)
 
 async def test_opening_forgets_the_leases(data_dir: Path, storage: SqliteStorage) -> None:
     await submit(storage)
-    await storage.beat("one", now=NOW, lease_seconds=1000)
+    await storage.instances.beat("one", now=NOW, lease_seconds=1000)
     await claimed(storage, owner="one")
-    assert await storage.adopt("two", now=NOW, limit=10) == []
+    assert await storage.instances.adopt("two", now=NOW, limit=10) == []
     await storage.close()
     again = SqliteStorage(data_dir)
     await again.open()
-    assert len(await again.adopt("two", now=NOW, limit=10)) == 1
+    assert len(await again.instances.adopt("two", now=NOW, limit=10)) == 1
     await again.close()
 
 
@@ -236,11 +250,11 @@ async def test_an_unreadable_record_ends_and_the_rest_goes_on(
     assert (await claimed(storage)).id == waiting.id
     assert await claim(storage) is None
     for execution in broken:
-        ended = await storage.execution(execution.id)
+        ended = await storage.executions.get(execution.id)
         assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
         assert ended.error is not None
         assert ended.finished_at == NOW
-    assert (await storage.jobs("task", PageRequest())).total == 6
+    assert (await storage.jobs.of_task("task", PageRequest())).total == 6
     assert (await storage.overview()).queued == 0
 
 
@@ -253,9 +267,10 @@ BOUNDED_SCANS = re.compile(
     r"SCAN (counters|hosts|pending|json_each VIRTUAL TABLE.*|\(subquery-\d+\)"
     r"|executions USING (COVERING )?INDEX executions_active)"
 )
+MODULES = (changes, executions, hosts, instances, jobs, logs, outbox, storage_module, tasks)
 QUERIES = {
     f"{module.__name__.rpartition('.')[2]}.{name}": query
-    for module in (operations, queries, log)
+    for module in MODULES
     for name, query in vars(module).items()
     if name.isupper()
     and isinstance(query, str)
@@ -278,16 +293,16 @@ def test_no_query_scans_a_table(tmp_path: Path, name: str) -> None:
 def test_the_hot_queries_need_no_sorting(tmp_path: Path) -> None:
     connection = schema.connect_writer(tmp_path / "x.db")
     for query in (
-        operations.FIRST_QUEUED,
-        operations.DUE_EXECUTIONS,
-        operations.EXPIRED_EXECUTIONS,
-        operations.LAST_EXECUTION,
-        queries.DUE_JOBS,
-        queries.TASKS_PAGE,
-        queries.JOBS_PAGE,
-        queries.EXECUTIONS_PAGE,
-        log.CHUNKS_BEHIND,
-        log.CHUNKS_BACKWARDS,
+        executions.FIRST_QUEUED,
+        executions.DUE_EXECUTIONS,
+        executions.EXPIRED_EXECUTIONS,
+        changes.LAST_EXECUTION,
+        jobs.DUE_JOBS,
+        tasks.TASKS_PAGE,
+        jobs.JOBS_PAGE,
+        executions.EXECUTIONS_PAGE,
+        logs.CHUNKS_BEHIND,
+        logs.CHUNKS_BACKWARDS,
     ):
         parameters = ("1",) * query.count("?")
         plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", parameters).fetchall()
@@ -337,7 +352,7 @@ async def test_what_was_answered_survives_kill_9(data_dir: Path, lines: int) -> 
         ids = [line.strip() for line in answered if line.endswith("\n")]
         assert len(ids) >= lines
         for execution_id in ids:
-            assert (await storage.execution(execution_id)).status is Status.ENQUEUED
+            assert (await storage.executions.get(execution_id)).status is Status.ENQUEUED
         overview = await storage.overview()
         assert overview.queued == overview.jobs >= len(ids)
     finally:

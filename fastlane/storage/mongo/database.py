@@ -107,8 +107,14 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
 class Database:
     """One connection pool and what all operations share."""
 
-    def __init__(self, url: str, *, clock: Clock) -> None:
+    def __init__(self, *, clock: Clock) -> None:
         """:param clock: what the caller's ``now`` comes from, to compare it with the server's."""
+        self._clock = clock
+        self.skew_seconds = 0.0
+        """What is to be added to a caller's time to get the server's."""
+
+    def connect(self, url: str) -> None:
+        """Make the client for *url*; nothing is sent yet."""
         self._client: AsyncMongoClient[Doc] = AsyncMongoClient(
             url,
             appname="fastlane",
@@ -119,7 +125,6 @@ class Database:
             maxPoolSize=MAX_CONNECTIONS,
             retryWrites=True,
         )
-        self._clock = clock
         database: AsyncDatabase[Doc] = self._client.get_default_database(
             DEFAULT_DATABASE, read_preference=ReadPreference.PRIMARY, write_concern=COMMIT
         )
@@ -137,10 +142,8 @@ class Database:
         self.deliveries = database["deliveries"]
         self.counters = database["counters"]
         self.settings = database["settings"]
-        self.numbers = Numbers(self.counters)
-        self.completed = Completed()
-        self.skew_seconds = 0.0
-        """What is to be added to a caller's time to get the server's."""
+        self.sequence = SequenceAllocator(self.counters)
+        self.follow_up_runner = FollowUpRunner()
 
     async def open(self) -> None:
         """Make the indexes that are not there.
@@ -150,11 +153,11 @@ class Database:
         await asyncio.gather(
             *(self._database[name].create_indexes([*ix]) for name, ix in INDEXES.items() if ix)
         )
-        await self.numbers.open()
+        await self.sequence.open()
         await self.measure_skew()
 
     async def close(self) -> None:
-        await self.completed.close()
+        await self.follow_up_runner.close()
         await self._client.close()
 
     async def ping(self) -> None:
@@ -189,7 +192,7 @@ class Database:
 _EPOCH = datetime(1970, 1, 1)
 
 
-class Numbers:
+class SequenceAllocator:
     """Rising numbers for everything that has an order; callers of one moment share one write.
 
     The write is a hint (``w: 1``): on one server the journal has it before whatever uses the
@@ -248,7 +251,7 @@ class Numbers:
             last -= count
 
 
-class Completed:
+class FollowUpRunner:
     """Strikes completed todos off, many in one write; what is lost here the sweep finds."""
 
     def __init__(self) -> None:
@@ -257,18 +260,18 @@ class Completed:
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def knows(self, todo: Doc) -> bool:
+    def knows(self, follow_up: Doc) -> bool:
         """Whether this process has completed *todo* already."""
-        return todo["id"] in self._recent
+        return follow_up["id"] in self._recent
 
-    def later(self, collection: Collection, document_id: Any, todo: Doc) -> None:
+    def later(self, collection: Collection, document_id: Any, follow_up: Doc) -> None:
         """Strike *todo* off some time soon."""
-        self._recent[todo["id"]] = None
+        self._recent[follow_up["id"]] = None
         if len(self._recent) > COMPLETED_KEPT:
             self._recent.popitem(last=False)
         if len(self._open) >= CLOSING_BATCH * 4:
             return
-        self._open[todo["id"]] = (collection, document_id)
+        self._open[follow_up["id"]] = (collection, document_id)
         if self._task is None:
             self._task = asyncio.create_task(self._strike_off())
 
@@ -301,15 +304,15 @@ class Completed:
             await asyncio.wait({self._task})
 
 
-def new_todo(**content: Any) -> Doc:
+def new_follow_up(**content: Any) -> Doc:
     """What is left to do for an operation; None among *content* is left out."""
     return {"id": uuid.uuid4().hex, **{k: v for k, v in content.items() if v is not None}}
 
 
-async def strike_off(collection: Collection, document_id: Any, todo: Doc) -> None:
+async def remove_follow_up(collection: Collection, document_id: Any, follow_up: Doc) -> None:
     """Take a completed *todo* off its document now."""
     await collection.with_options(write_concern=FOLLOW).update_one(
-        {"_id": document_id, "todo.id": todo["id"]}, {"$unset": {"todo": ""}}
+        {"_id": document_id, "todo.id": follow_up["id"]}, {"$unset": {"todo": ""}}
     )
 
 

@@ -1,4 +1,4 @@
-"""The life of an execution: claim, start, finish, stop, adopt; the slots of ``maxRunning``.
+"""The life of an execution: claim, start, finish, stop; the slots of ``maxRunning``.
 
 A farm's document holds one token for each slot that is taken, so ``maxRunning`` holds whatever the
 number of instances. A token names the execution and the ``rev`` at which it is to be claimed: two
@@ -10,20 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace as copy_with
+from typing import Any
 
-from pymongo import ASCENDING
+from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from fastlane.errors import CompareFailed, NotFound
 from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
 from fastlane.policy import deliveries_of
-from fastlane.storage.mongo.database import FOLLOW, Database, Doc, new_todo, swap
-from fastlane.storage.mongo.log import Logs
-from fastlane.storage.mongo.records import execution_doc, execution_from
-from fastlane.storage.mongo.todo import Todo
-from fastlane.storage.shared import STOPPED, UNREADABLE, UNREADABLE_RUN
+from fastlane.storage.base import Executions, Page, PageRequest
+from fastlane.storage.codec import STOPPED, UNREADABLE, UNREADABLE_RUN
+from fastlane.storage.mongo.database import FOLLOW, Doc, new_follow_up, swap
+from fastlane.storage.mongo.facet import Connection, Facet, operation
+from fastlane.storage.mongo.follow_ups import FollowUps
+from fastlane.storage.mongo.logs import MongoLogs
+from fastlane.storage.mongo.records import execution_doc, execution_from, page_of
 
 # Bounds what one look takes of those that are due or expired.
 DUE_BATCH = 1000
@@ -31,12 +34,12 @@ DUE_BATCH = 1000
 TOGETHER = 32
 
 
-class Executions:
-    """The operations on executions."""
+class MongoExecutions(Facet, Executions):
+    """:class:`fastlane.storage.base.Executions` in MongoDB."""
 
-    def __init__(self, database: Database, todo: Todo, logs: Logs) -> None:
-        self._db = database
-        self._todo = todo
+    def __init__(self, connection: Connection, follow_ups: FollowUps, logs: MongoLogs) -> None:
+        super().__init__(connection)
+        self._follow_ups = follow_ups
         self._logs = logs
         self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         # Ends whose answer was lost; whether they took place is found out when they are repeated.
@@ -44,14 +47,15 @@ class Executions:
 
     # -- claiming -----------------------------------------------------------------------------
 
+    @operation
     async def claim(
-        self, farm: str, host: str, owner: str, max_running: int, now: float
+        self, farm: str, *, host: str, owner: str, max_running: int, now: float
     ) -> Execution | None:
-        """:meth:`fastlane.storage.base.Storage.claim`.
+        """Two writes: the slot, then the execution, which decides.
 
-        Two writes: the slot, then the execution, which decides. Killed between them: a token
-        without an execution, which the sweep takes back after it has made the claim impossible.
-        When the answer of the second is lost, the owner finds what it has among its own.
+        Killed between them, it leaves a token without an execution; the sweep takes that back after
+        it has made the claim impossible. When the answer of the second write is lost, the owner
+        finds the execution among its own.
         """
         async with self._claiming[farm]:
             taken_by_others: list[str] = []
@@ -60,11 +64,11 @@ class Executions:
                 if doc is None:
                     return None
                 if "todo" in doc:
-                    await self._todo.settle_execution(doc)
+                    await self._follow_ups.settle_execution(doc)
                     continue
                 execution = execution_from(doc)
                 if execution.definition == UNREADABLE:
-                    await self._todo.end(doc, UNREADABLE_RUN, now)
+                    await self._follow_ups.end(doc, UNREADABLE_RUN, now)
                     continue
                 token = slot_token(doc)
                 got = await self._take_slot(farm, token, max_running)
@@ -83,7 +87,7 @@ class Executions:
                 changed = execution_doc(claimed, doc | {"slot": token})
                 if await swap(self._db.executions, doc, changed):
                     return claimed
-                await self._todo.free_slot(farm, token)
+                await self._follow_ups.free_slot(farm, token)
 
     async def _first_queued(self, farm: str, now: float, without: Sequence[str]) -> Doc | None:
         wanted: Doc = {
@@ -95,8 +99,8 @@ class Executions:
             wanted["_id"] = {"$nin": list(without)}
         return await self._db.executions.find_one(wanted, sort=[("queue", ASCENDING)], hint="queue")
 
-    async def next_queued(self, farm: str, now: float) -> Execution | None:
-        """:meth:`fastlane.storage.base.Storage.next_queued`."""
+    @operation
+    async def next_queued(self, farm: str, *, now: float) -> Execution | None:
         doc = await self._first_queued(farm, now, ())
         return None if doc is None else execution_from(doc)
 
@@ -121,11 +125,9 @@ class Executions:
             elif len(found["held"]) >= max_running:
                 return None
 
+    @operation
     async def release(self, execution_id: str, epoch: int) -> None:
-        """:meth:`fastlane.storage.base.Storage.release`.
-
-        One write decides; the slot is given back by its ``todo``.
-        """
+        """One write decides; its follow-up gives the slot back."""
         while True:
             doc = await self._owned(execution_id, epoch)
             if doc["status"] != Status.PULLING:
@@ -135,21 +137,25 @@ class Executions:
             execution = execution_from(doc)
             if execution.stop_reason is not None:
                 assert execution.stop_requested_at is not None
-                if await self._todo.end(doc, STOPPED, execution.stop_requested_at) is not None:
+                if (
+                    await self._follow_ups.end(doc, STOPPED, execution.stop_requested_at)
+                    is not None
+                ):
                     return
                 continue
             changed = execution_doc(
                 copy_with(execution, status=Status.ENQUEUED, owner=None, host=None), doc
             )
-            changed["todo"] = new_todo(at=0.0, slot=doc.get("slot"))
+            changed["todo"] = new_follow_up(at=0.0, slot=doc.get("slot"))
             if await swap(self._db.executions, doc, changed):
-                await self._todo.complete_execution(changed)
+                await self._follow_ups.complete_execution(changed)
                 return
 
+    @operation
     async def started(
-        self, execution_id: str, epoch: int, run_id: str, started_at: float
+        self, execution_id: str, epoch: int, *, run_id: str, started_at: float
     ) -> Execution:
-        """:meth:`fastlane.storage.base.Storage.started`: one write; the outbox is its ``todo``."""
+        """One write decides; its follow-up fills the outbox."""
         while True:
             doc = await self._owned(execution_id, epoch)
             execution = execution_from(doc)
@@ -161,30 +167,32 @@ class Executions:
             changed = execution_doc(running, doc)
             tells = bool(deliveries_of(running, now=started_at))
             if tells:
-                changed["todo"] = new_todo(at=started_at, started=True)
+                changed["todo"] = new_follow_up(at=started_at, started=True)
             if await swap(self._db.executions, doc, changed):
                 if tells:
-                    await self._todo.complete_execution(changed)
+                    await self._follow_ups.complete_execution(changed)
                 return running
 
+    @operation
     async def finish(
         self,
         execution_id: str,
         epoch: int,
         outcome: Outcome,
+        *,
         expected_stop: Reason | None,
         retry: Execution | None,
         finished_at: float,
     ) -> tuple[Execution, Execution | None]:
-        """:meth:`fastlane.storage.base.Storage.finish`.
+        """The deciding write makes the execution final and has the retry in its follow-up.
 
-        The deciding write makes the execution final, with the retry in its ``todo``. What follows
-        (the retry on its job, the outbox, the slot, those that wait) the sweep completes behind a
-        crash. When the answer of the deciding write is lost, a repeat finds it done.
+        The rest (the retry on its job, the outbox, the slot, those that wait) is completed here, or
+        after a crash by the sweep. When the answer of the deciding write is lost, a repeat finds it
+        done.
         """
         retry_doc: Doc | None = None
         if retry is not None:
-            retry_doc = execution_doc(retry, {"seq": await self._db.numbers.take()})
+            retry_doc = execution_doc(retry, {"seq": await self._db.sequence.take()})
         while True:
             doc = await self._db.executions.find_one({"_id": execution_id})
             if (
@@ -199,12 +207,12 @@ class Executions:
             if execution.stop_reason != expected_stop:
                 raise CompareFailed(f"execution {execution_id} has another stop intent", execution)
             self._logs.forget(execution_id)
-            final = self._todo.ended(doc, outcome, finished_at, retry=retry_doc)
+            final = self._follow_ups.ended(doc, outcome, finished_at, retry=retry_doc)
             stored: Doc | None = None
             try:
                 if not await swap(self._db.executions, doc, final):
                     continue
-                stored = await self._todo.complete_execution(final)
+                stored = await self._follow_ups.complete_execution(final)
             except PyMongoError:
                 self._unsure_ends[execution_id] = epoch
                 raise
@@ -214,17 +222,18 @@ class Executions:
     async def _ended_unawares(self, doc: Doc) -> tuple[Execution, Execution | None]:
         stored: Doc | None = None
         if "todo" in doc:
-            stored = await self._todo.complete_execution(doc)
+            stored = await self._follow_ups.complete_execution(doc)
         self._unsure_ends.pop(doc["_id"], None)
         return execution_from(doc), None if stored is None else execution_from(stored)
 
-    async def stop_execution(self, execution_id: str, reason: Reason, now: float) -> Execution:
-        """:meth:`fastlane.storage.base.Storage.stop_execution`: one write decides."""
+    @operation
+    async def stop(self, execution_id: str, *, reason: Reason, now: float) -> Execution:
+        """One write decides."""
         while True:
-            ended = await self._todo.end_enqueued(execution_id, STOPPED, now)
+            ended = await self._follow_ups.end_enqueued(execution_id, STOPPED, now)
             if ended is not None:
                 return ended
-            doc = await self._todo.intend_stop(execution_id, reason, now)
+            doc = await self._follow_ups.intend_stop(execution_id, reason, now)
             if doc is None:
                 raise NotFound(f"there is no execution {execution_id}")
             if doc["status"] != Status.ENQUEUED:
@@ -233,7 +242,7 @@ class Executions:
     async def _owned(self, execution_id: str, epoch: int, doc: Doc | None = None) -> Doc:
         """The active execution with nothing left to do, as long as *epoch* is its owner's."""
         if doc is None or "todo" in doc:
-            doc = await self._todo.settled_execution(execution_id)
+            doc = await self._follow_ups.settled_execution(execution_id)
         if doc is None:
             raise CompareFailed(f"there is no execution {execution_id}")
         if doc["status"] not in ACTIVE or doc["epoch"] != epoch:
@@ -246,17 +255,17 @@ class Executions:
 
     # -- what is due --------------------------------------------------------------------------
 
+    @operation
     async def queue_due(self, now: float, limit: int) -> int:
-        """:meth:`fastlane.storage.base.Storage.queue_due`.
+        """One write for each.
 
-        Each is one write. Who waits for a final execution is freed with it, behind a crash by the
-        sweep.
+        What waits for a final execution is freed when that ends; after a crash, by the sweep.
         """
         found = self._db.executions.find({"due": {"$lte": now}})
         docs = await found.sort([("due", ASCENDING), ("seq", ASCENDING)]).to_list(limit)
         if not docs:
             return 0
-        first = await self._db.numbers.take(len(docs))
+        first = await self._db.sequence.take(len(docs))
         queued = 0
         for at in range(0, len(docs), TOGETHER):
             part = [
@@ -268,79 +277,78 @@ class Executions:
 
     async def _queue(self, doc: Doc, position: int) -> bool:
         if "todo" in doc:
-            await self._todo.settle_execution(doc)
+            await self._follow_ups.settle_execution(doc)
             del doc["todo"]
         queued = copy_with(execution_from(doc), due_at=None, position=position)
         return await swap(self._db.executions, doc, execution_doc(queued, doc))
 
+    @operation
     async def expire(self, now: float, limit: int) -> Sequence[Execution]:
-        """:meth:`fastlane.storage.base.Storage.expire`: one write for each decides."""
+        """One write for each decides."""
         found = self._db.executions.find({"expires": {"$lte": now}}, {"_id": 1})
         expired = Outcome(Status.EXPIRED, Reason.EXPIRED)
         ended = []
         for doc in await found.sort("expires", ASCENDING).to_list(limit):
-            execution = await self._todo.end_enqueued(doc["_id"], expired, now)
+            execution = await self._follow_ups.end_enqueued(doc["_id"], expired, now)
             if execution is not None:
                 ended.append(execution)
         return ended
 
-    # -- instances ----------------------------------------------------------------------------
+    @operation
+    async def orphaned(
+        self, farms: Collection[str], *, after: int, limit: int
+    ) -> Sequence[Execution]:
+        queued = await self._db.executions.distinct("farm", {"queue": {"$exists": True}})
+        strays = [farm for farm in queued if farm not in farms]
+        if not strays:
+            return []
+        found = self._db.executions.find({"farm": {"$in": strays}, "queue": {"$gt": after}})
+        return [execution_from(doc) for doc in await found.sort("queue", ASCENDING).to_list(limit)]
 
-    async def beat(self, instance: str, ends_at: float) -> None:
-        """:meth:`fastlane.storage.base.Storage.beat`, in the server's time.
+    @operation
+    async def assign_farm(self, execution_id: str, *, expected: str, farm: str) -> None:
+        """One write."""
+        while True:
+            doc = await self._follow_ups.settled_execution(execution_id)
+            if doc is None or doc["status"] != Status.ENQUEUED or doc["farm"] != expected:
+                raise CompareFailed(
+                    f"execution {execution_id} is not enqueued for farm {expected} any more",
+                    None if doc is None else execution_from(doc),
+                )
+            moved = copy_with(execution_from(doc), farm=farm)
+            if await swap(self._db.executions, doc, execution_doc(moved, doc)):
+                return
 
-        Leases are the one thing that is compared between clocks of different machines, so both
-        sides put their ``now`` right by what their clock differs from the server's.
-        """
-        await self._db.measure_skew()
-        await self._db.leases.update_one(
-            {"_id": instance},
-            {"$set": {"ends_at": ends_at + self._db.skew_seconds}},
-            upsert=True,
+    @operation
+    async def get(self, execution_id: str) -> Execution:
+        doc = await self._db.executions.find_one({"_id": execution_id})
+        if doc is None:
+            raise NotFound(f"there is no execution {execution_id}")
+        return execution_from(doc)
+
+    @operation
+    async def last_of_job(self, job_id: str) -> Execution | None:
+        doc = await self._db.executions.find_one({"job_id": job_id}, sort=[("number", DESCENDING)])
+        return None if doc is None else execution_from(doc)
+
+    @operation
+    async def of_job(self, job_id: str, page: PageRequest) -> Page[Execution]:
+        job = await self._db.jobs.find_one({"_id": job_id}, {"execution_count": 1, "removed": 1})
+        return await page_of(
+            self._db.executions,
+            {"job_id": job_id},
+            page,
+            0 if job is None else job["execution_count"] - job.get("removed", 0),
+            execution_from,
+            by="number",
+            order=DESCENDING,
         )
 
-    async def leave(self, instance: str) -> None:
-        """:meth:`fastlane.storage.base.Storage.leave`."""
-        await self._db.leases.delete_one({"_id": instance})
-
-    async def adopt(self, instance: str, now: float, limit: int) -> Sequence[Execution]:
-        """:meth:`fastlane.storage.base.Storage.adopt`.
-
-        One write each decides; a second one fences the log off from the old owner before it is
-        returned. Killed between them: the next owner does it. When an answer is lost, the owner
-        finds what it has among its own.
-        """
-        adopted: list[Execution] = []
-        owners = [owner for owner in await self._active_owners() if owner != instance]
-        if not owners:
-            return adopted
-        leases = self._db.leases.find(
-            {"_id": {"$in": owners}, "ends_at": {"$gt": now + self._db.skew_seconds}}, {"_id": 1}
-        )
-        alive = {doc["_id"] for doc in await leases.to_list(None)}
-        dead = [owner for owner in owners if owner not in alive]
-        if not dead:
-            return adopted
-        found = self._db.executions.find({"active_owner": {"$in": dead}})
-        for doc in await found.sort("seq", ASCENDING).to_list(limit):
-            execution = execution_from(doc)
-            taken = copy_with(execution, owner=instance, epoch=execution.epoch + 1)
-            if "todo" in doc:
-                await self._todo.settle_execution(doc)
-                del doc["todo"]
-            if await swap(self._db.executions, doc, execution_doc(taken, doc)):
-                await self._logs.fence(taken.id, taken.epoch)
-                adopted.append(taken)
-        return adopted
-
-    async def _active_owners(self) -> Sequence[str]:
-        return [
-            owner
-            for owner in await self._db.executions.distinct(
-                "active_owner", {"active_owner": {"$exists": True}}
-            )
-            if owner is not None
-        ]
+    @operation
+    async def active(self, *, owner: str | None = None) -> Sequence[Execution]:
+        wanted: Any = {"$exists": True} if owner is None else owner
+        found = self._db.executions.find({"active_owner": wanted}).sort("seq", ASCENDING)
+        return [execution_from(doc) for doc in await found.to_list(None)]
 
 
 def slot_token(doc: Doc) -> str:

@@ -6,60 +6,78 @@ write is the operation. A crash before it leaves nothing, one behind it a ``todo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace as copy_with
 
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError
 
-from fastlane.errors import CompareFailed, KeyReused, NotFound, Rejected
+from fastlane.errors import CompareFailed, KeyReused, NotFound, Rejected, StorageUnavailable
 from fastlane.model import ACTIVE, Execution, Job, Status
-from fastlane.storage.base import IdempotencyKey, Submitted
-from fastlane.storage.mongo.database import FOLLOW, Database, Doc, new_todo, strike_off, swap
-from fastlane.storage.mongo.records import execution_doc, execution_from, job_doc, job_from
-from fastlane.storage.mongo.todo import Todo
+from fastlane.storage.base import IdempotencyKey, Jobs, Page, PageRequest, Submitted
+from fastlane.storage.mongo.database import FOLLOW, Doc, new_follow_up, remove_follow_up, swap
+from fastlane.storage.mongo.facet import Connection, Facet, operation
+from fastlane.storage.mongo.follow_ups import FollowUps
+from fastlane.storage.mongo.records import (
+    execution_doc,
+    execution_from,
+    job_doc,
+    job_from,
+    page_of,
+)
 
 # Bounds the submissions with a key that a job remembers, so that a late helper does not repeat one.
 APPLIED_KEPT = 20
 
 
-class Jobs:
-    """The operations on jobs."""
+class MongoJobs(Facet, Jobs):
+    """:class:`fastlane.storage.base.Jobs` in MongoDB."""
 
-    def __init__(self, database: Database, todo: Todo) -> None:
-        self._db = database
-        self._todo = todo
+    def __init__(
+        self,
+        connection: Connection,
+        follow_ups: FollowUps,
+        relay_failure: Callable[[], str | None],
+    ) -> None:
+        """:param relay_failure: why other instances would not hear of a submission, or None."""
+        super().__init__(connection)
+        self._follow_ups = follow_ups
+        self._relay_failure = relay_failure
 
+    @operation
     async def submit(
         self,
         job: Job,
         execution: Execution | None,
-        replace: bool,
-        idempotency: IdempotencyKey | None,
+        *,
+        replace: bool = False,
+        idempotency: IdempotencyKey | None = None,
     ) -> Submitted:
-        """:meth:`fastlane.storage.base.Storage.submit`.
+        """The deciding write is the job's document, with the execution in its follow-up.
 
-        The deciding write is the job's document, with the execution in its ``todo``; with a key it
-        is the key's document, with the whole request in its ``todo``. Killed before: nothing.
-        Killed behind it: the next with the key, the next operation on the job, or the sweep
-        completes it, so the job runs although nobody was answered.
+        With a key it is the key's document, with the whole request in its follow-up. Killed before
+        it: nothing happened. Killed after it: the next request with the key, the next operation on
+        the job, or the sweep completes it, so the job runs although nobody got an answer.
         """
+        if (why := self._relay_failure()) is not None:
+            raise StorageUnavailable(f"Redis is unreachable: {why}")
         if idempotency is None:
             return await self._apply(job, execution, replace, keyed=False)
         key_id = {"task": job.task_id, "key": idempotency.key}
         first = await self._first_answer(key_id, idempotency)
         if first is not None:
             return first
-        todo = new_todo(replace=replace)
-        todo["job"] = job_doc(job, {"seq": 0})
+        follow_up = new_follow_up(replace=replace)
+        follow_up["job"] = job_doc(job, {"seq": 0})
         if execution is not None:
-            todo["execution"] = execution_doc(execution, {"seq": 0})
+            follow_up["execution"] = execution_doc(execution, {"seq": 0})
         doc: Doc = {
             "_id": key_id,
             "fingerprint": idempotency.fingerprint,
             "job_id": job.id,
             "queue_job_id": job.queue_job_id,
             "execution_id": None if execution is None else execution.id,
-            "todo": todo,
+            "todo": follow_up,
         }
         try:
             await self._db.keys.insert_one(doc)
@@ -71,15 +89,15 @@ class Jobs:
         return await self._apply_key(doc)
 
     async def _apply_key(self, doc: Doc) -> Submitted:
-        todo = doc["todo"]
-        job = job_from(todo["job"])
-        execution = execution_from(todo["execution"]) if "execution" in todo else None
+        follow_up = doc["todo"]
+        job = job_from(follow_up["job"])
+        execution = execution_from(follow_up["execution"]) if "execution" in follow_up else None
         try:
-            submitted = await self._apply(job, execution, todo["replace"], keyed=True)
+            submitted = await self._apply(job, execution, follow_up["replace"], keyed=True)
         except (Rejected, CompareFailed):
-            await self._db.keys.delete_one({"_id": doc["_id"], "todo.id": todo["id"]})
+            await self._db.keys.delete_one({"_id": doc["_id"], "todo.id": follow_up["id"]})
             raise
-        self._db.completed.later(self._db.keys, doc["_id"], todo)
+        self._db.follow_up_runner.later(self._db.keys, doc["_id"], follow_up)
         return submitted
 
     async def complete_key(self, doc: Doc) -> None:
@@ -96,9 +114,9 @@ class Jobs:
         if doc["fingerprint"] != idempotency.fingerprint:
             raise KeyReused(idempotency.key)
         if "todo" in doc:
-            if not self._db.completed.knows(doc["todo"]):
+            if not self._db.follow_up_runner.knows(doc["todo"]):
                 await self._apply_key(doc)
-            await strike_off(self._db.keys, key_id, doc["todo"])
+            await remove_follow_up(self._db.keys, key_id, doc["todo"])
         job = await self._db.jobs.find_one({"_id": doc["job_id"]})
         if job is None:
             # Forgotten: so is the key.
@@ -124,7 +142,7 @@ class Jobs:
                 stored = await self._create(job, execution, keyed=keyed)
                 if stored is not None:
                     return stored
-            doc = await self._todo.settled_job(job.id)
+            doc = await self._follow_ups.settled_job(job.id)
             if doc is None:
                 continue
             if keyed and job.queue_job_id in doc.get("applied", ()):
@@ -147,22 +165,22 @@ class Jobs:
         self, job: Job, execution: Execution | None, *, keyed: bool
     ) -> Submitted | None:
         """Store a job that is not there; None when it is."""
-        seq = await self._db.numbers.take()
+        seq = await self._db.sequence.take()
         stored = copy_with(job, execution_count=0 if execution is None else 1)
         base: Doc = {"seq": seq}
         if keyed:
             base["applied"] = [job.queue_job_id]
         doc = job_doc(stored, base)
-        todo = new_todo(list=True)
+        follow_up = new_follow_up(list=True)
         if execution is not None:
             first = copy_with(execution, generation=stored.generation, number=1)
-            todo["add"] = execution_doc(first, {"seq": seq})
-        doc["todo"] = todo
+            follow_up["add"] = execution_doc(first, {"seq": seq})
+        doc["todo"] = follow_up
         try:
             await self._db.jobs.insert_one(doc)
         except DuplicateKeyError:
             return None
-        added = await self._todo.complete_job(doc, made_here=True)
+        added = await self._follow_ups.complete_job(doc, made_here=True)
         return Submitted(stored, None if added is None else execution_from(added))
 
     async def _replace(
@@ -188,32 +206,32 @@ class Jobs:
         changed = job_doc(stored, base)
         add: Doc | None = None
         if execution is not None:
-            seq = await self._db.numbers.take()
+            seq = await self._db.sequence.take()
             add = execution_doc(
                 copy_with(execution, generation=stored.generation, number=stored.execution_count),
                 {"seq": seq},
             )
-        changed["todo"] = new_todo(
+        changed["todo"] = new_follow_up(
             end="retries", upto=there.execution_count, at=job.modified_at, add=add
         )
         if not await swap(self._db.jobs, doc, changed):
             return None
-        added = await self._todo.complete_job(changed)
+        added = await self._follow_ups.complete_job(changed)
         await self._db.tasks.with_options(write_concern=FOLLOW).update_one(
             {"_id": job.task_id}, {"$set": {"modified_at": job.modified_at}}
         )
         return Submitted(stored, None if added is None else execution_from(added))
 
+    @operation
     async def tick(
-        self, job: Job, execution: Execution | None, next_run_at: float | None, now: float
+        self, job: Job, execution: Execution | None, *, next_run_at: float | None, now: float
     ) -> Execution | None:
-        """:meth:`fastlane.storage.base.Storage.tick`.
+        """The deciding write is the job's, which moves it to the next tick.
 
-        The deciding write is the job's, which moves it to the next tick and has the execution in
-        its ``todo``.
+        Its follow-up has the execution.
         """
         while True:
-            doc = await self._todo.settled_job(job.id)
+            doc = await self._follow_ups.settled_job(job.id)
             if (
                 doc is None
                 or doc["generation"] != job.generation
@@ -231,14 +249,14 @@ class Jobs:
                 doc,
             )
             if execution is not None:
-                seq = await self._db.numbers.take()
+                seq = await self._db.sequence.take()
                 numbered = copy_with(execution, number=count)
-                changed["todo"] = new_todo(add=execution_doc(numbered, {"seq": seq}))
+                changed["todo"] = new_follow_up(add=execution_doc(numbered, {"seq": seq}))
             if not await swap(self._db.jobs, doc, changed):
                 continue
             if execution is None:
                 return None
-            added = await self._todo.complete_job(changed)
+            added = await self._follow_ups.complete_job(changed)
             return None if added is None else execution_from(added)
 
     async def _tick_is_taken(self, execution: Execution) -> bool:
@@ -249,14 +267,15 @@ class Jobs:
         )
         return taken is not None
 
-    async def stop_job(self, task_id: str, job_id: str, now: float) -> Job:
-        """:meth:`fastlane.storage.base.Storage.stop_job`.
+    @operation
+    async def stop(self, task_id: str, job_id: str, *, now: float) -> Job:
+        """The deciding write is the job's.
 
-        The deciding write is the job's: from it on no tick and no retry of the old generation is
-        stored, and its ``todo`` ends what is enqueued.
+        From then on no tick and no retry of the old generation is stored. Its follow-up ends what
+        is enqueued.
         """
         while True:
-            doc = await self._todo.settled_job(job_id)
+            doc = await self._follow_ups.settled_job(job_id)
             if doc is None or doc["task_id"] != task_id:
                 raise NotFound(f"there is no job {job_id} in task {task_id}")
             job = job_from(doc)
@@ -270,21 +289,21 @@ class Jobs:
                 modified_at=now,
             )
             changed = job_doc(stopped, doc)
-            changed["todo"] = new_todo(
+            changed["todo"] = new_follow_up(
                 end="enqueued", stop_last=True, upto=job.execution_count, at=now
             )
             if await swap(self._db.jobs, doc, changed):
-                await self._todo.complete_job(changed)
+                await self._follow_ups.complete_job(changed)
                 return stopped
 
-    async def retry_job(self, job: Job, execution: Execution, now: float) -> Execution:
-        """:meth:`fastlane.storage.base.Storage.retry_job`.
+    @operation
+    async def retry(self, job: Job, execution: Execution, *, now: float) -> Execution:
+        """The deciding write is the job's.
 
-        The deciding write is the job's, with the new execution and the one that it replaces in its
-        ``todo``.
+        Its follow-up has the new execution and the one that it replaces.
         """
         while True:
-            doc = await self._todo.settled_job(job.id)
+            doc = await self._follow_ups.settled_job(job.id)
             if doc is None or doc["generation"] != job.generation:
                 raise CompareFailed(f"job {job.id} was changed or stopped meanwhile")
             claimed = await self._db.executions.find_one(
@@ -314,12 +333,46 @@ class Jobs:
                 ),
                 doc,
             )
-            seq = await self._db.numbers.take()
+            seq = await self._db.sequence.take()
             add = execution_doc(
                 copy_with(execution, number=count, waits_for=waits_for), {"seq": seq}
             )
-            changed["todo"] = new_todo(replaces=replaces, at=now, add=add)
+            changed["todo"] = new_follow_up(replaces=replaces, at=now, add=add)
             if await swap(self._db.jobs, doc, changed):
-                added = await self._todo.complete_job(changed)
+                added = await self._follow_ups.complete_job(changed)
                 assert added is not None
                 return execution_from(added)
+
+    @operation
+    async def get(self, task_id: str, job_id: str) -> Job:
+        doc = await self._db.jobs.find_one({"_id": job_id})
+        if doc is None or doc["task_id"] != task_id:
+            raise NotFound(f"there is no job {job_id} in task {task_id}")
+        return job_from(doc)
+
+    @operation
+    async def of_task(self, task_id: str, page: PageRequest) -> Page[Job]:
+        task = await self._db.tasks.find_one({"_id": task_id}, {"jobs_count": 1})
+        if task is None:
+            raise NotFound(f"there is no task {task_id}")
+        return await page_of(
+            self._db.jobs,
+            {"task_id": task_id},
+            page,
+            task["jobs_count"],
+            job_from,
+            by="seq",
+            order=DESCENDING,
+        )
+
+    @operation
+    async def due(self, now: float, limit: int) -> Sequence[Job]:
+        found = self._db.jobs.find({"next_run_at": {"$lte": now}}).sort("next_run_at", ASCENDING)
+        return [job_from(doc) for doc in await found.to_list(limit)]
+
+    @operation
+    async def scheduled(self, limit: int) -> Sequence[Job]:
+        found = self._db.jobs.find({"next_run_at": {"$exists": True}}).sort(
+            "next_run_at", ASCENDING
+        )
+        return [job_from(doc) for doc in await found.to_list(limit)]

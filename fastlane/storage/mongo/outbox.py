@@ -10,38 +10,37 @@ from pymongo import ASCENDING, DESCENDING
 
 from fastlane.errors import CompareFailed, NotFound, Rejected
 from fastlane.model import ATTEMPTS_KEPT, Attempt, Delivery, DeliveryState
-from fastlane.storage.base import Page, PageRequest
-from fastlane.storage.mongo.database import Database, Doc, swap
-from fastlane.storage.mongo.queries import page_of
-from fastlane.storage.mongo.records import delivery_doc, delivery_from
+from fastlane.storage.base import Outbox, Page, PageRequest
+from fastlane.storage.mongo.database import Doc, swap
+from fastlane.storage.mongo.facet import Connection, Facet, operation
+from fastlane.storage.mongo.records import delivery_doc, delivery_from, page_of
 
 
-class Outbox:
-    """The operations on deliveries; each is one write."""
+class MongoOutbox(Facet, Outbox):
+    """:class:`fastlane.storage.base.Outbox` in MongoDB; each operation is one write."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
         self._claiming = asyncio.Lock()
 
-    async def next_delivery_at(self) -> float | None:
-        """:meth:`fastlane.storage.base.Storage.next_delivery_at`."""
+    @operation
+    async def next_due_at(self) -> float | None:
         doc = await self._db.deliveries.find_one(
             {"due": {"$exists": True}}, {"due": 1}, sort=[("due", ASCENDING)]
         )
         return None if doc is None else float(doc["due"])
 
-    async def claim_deliveries(
+    @operation
+    async def claim(
         self,
+        *,
         now: float,
         claim_seconds: float,
         limit: int,
         per_receiver: int,
         busy: Mapping[str, int],
     ) -> Sequence[Delivery]:
-        """:meth:`fastlane.storage.base.Storage.claim_deliveries`.
-
-        One write for each decides. When an answer is lost, the claim runs out by itself.
-        """
+        """One write for each decides. When an answer is lost, the claim runs out by itself."""
         claimed: list[Delivery] = []
         taken = dict(busy)
         async with self._claiming:
@@ -93,10 +92,10 @@ class Outbox:
         )
         return [(doc["_id"], doc["earliest"]) for doc in await cursor.to_list(None)]
 
+    @operation
     async def attempted(
-        self, delivery_id: str, claim: int, attempt: Attempt, retry_at: float | None
+        self, delivery_id: str, claim: int, attempt: Attempt, *, retry_at: float | None
     ) -> Delivery:
-        """:meth:`fastlane.storage.base.Storage.attempted`."""
         while True:
             doc = await self._claimed(delivery_id, claim)
             delivery = delivery_from(doc)
@@ -115,8 +114,8 @@ class Outbox:
             if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
                 return changed
 
-    async def unclaim_delivery(self, delivery_id: str, claim: int) -> None:
-        """:meth:`fastlane.storage.base.Storage.unclaim_delivery`."""
+    @operation
+    async def unclaim(self, delivery_id: str, claim: int) -> None:
         while True:
             doc = await self._claimed(delivery_id, claim)
             delivery = delivery_from(doc)
@@ -124,8 +123,8 @@ class Outbox:
             if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
                 return
 
-    async def requeue_delivery(self, delivery_id: str, now: float) -> Delivery:
-        """:meth:`fastlane.storage.base.Storage.requeue_delivery`."""
+    @operation
+    async def requeue(self, delivery_id: str, *, now: float) -> Delivery:
         while True:
             doc = await self._db.deliveries.find_one({"_id": delivery_id})
             if doc is None:
@@ -141,8 +140,8 @@ class Outbox:
             if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
                 return changed
 
-    async def deliveries(self, state: DeliveryState, page: PageRequest) -> Page[Delivery]:
-        """:meth:`fastlane.storage.base.Storage.deliveries`."""
+    @operation
+    async def in_state(self, state: DeliveryState, page: PageRequest) -> Page[Delivery]:
         if state is DeliveryState.DELIVERED:
             raise Rejected("what was delivered is listed by its execution only")
         wanted = {"open": str(state)}
@@ -151,8 +150,8 @@ class Outbox:
             self._db.deliveries, wanted, page, total, delivery_from, by="seq", order=DESCENDING
         )
 
-    async def deliveries_of(self, execution_ids: Sequence[str]) -> Sequence[Delivery]:
-        """:meth:`fastlane.storage.base.Storage.deliveries_of`."""
+    @operation
+    async def of_executions(self, execution_ids: Sequence[str]) -> Sequence[Delivery]:
         found = self._db.deliveries.find({"execution_id": {"$in": list(execution_ids)}})
         return [delivery_from(doc) for doc in await found.sort("seq", ASCENDING).to_list(None)]
 

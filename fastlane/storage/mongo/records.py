@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from pymongo import ASCENDING
 
 from fastlane.model import (
     Attempt,
@@ -17,8 +20,14 @@ from fastlane.model import (
     Status,
     Task,
 )
-from fastlane.storage.mongo.database import Doc
-from fastlane.storage.shared import clean, definition_from, definition_text
+from fastlane.storage.base import Page, PageRequest
+from fastlane.storage.codec import clean, cursor_numbers, definition_from, definition_text
+from fastlane.storage.mongo.database import Collection, Doc
+
+T = TypeVar("T")
+
+# Bounds an offset to what MongoDB can count; no collection is that long.
+MAX_OFFSET = 2**62
 
 
 def task_from(doc: Doc) -> Task:
@@ -204,3 +213,40 @@ def delivery_doc(delivery: Delivery, base: Doc) -> Doc:
 
 def _present(doc: Doc) -> Doc:
     return {name: value for name, value in doc.items() if value is not None}
+
+
+async def page_of(
+    collection: Collection,
+    wanted: Doc,
+    page: PageRequest,
+    total: int,
+    record_from: Callable[[Doc], T],
+    *,
+    by: str,
+    order: int,
+) -> Page[T]:
+    """What *wanted* names, in the order of the number *by*; a cursor is the last one's number."""
+    cursor = cursor_numbers(page, parts=1)
+    skip = 0
+    if cursor is not None:
+        wanted = wanted | {by: {"$gt" if order == ASCENDING else "$lt": cursor[0]}}
+    else:
+        skip = (page.number - 1) * page.size
+        if skip >= MAX_OFFSET:
+            return Page([], total, None)
+    found = collection.find(wanted).sort(by, order).skip(skip)
+    docs = await found.to_list(page.size + 1)
+    return page_from(docs, page, total, record_from, lambda doc: str(doc[by]))
+
+
+def page_from(
+    docs: Sequence[Doc],
+    page: PageRequest,
+    total: int,
+    record_from: Callable[[Doc], T],
+    cursor_of: Callable[[Doc], str],
+) -> Page[T]:
+    """One document more than the page holds was read, to know whether that was the last page."""
+    items = [record_from(doc) for doc in docs[: page.size]]
+    more = len(docs) > page.size
+    return Page(items, total, cursor_of(docs[page.size - 1]) if more else None)

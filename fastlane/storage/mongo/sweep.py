@@ -13,10 +13,10 @@ import structlog
 from pymongo import ASCENDING
 
 from fastlane.model import ACTIVE, Status
-from fastlane.storage.mongo.database import HINT, Database, Doc, strike_off
+from fastlane.storage.mongo.database import HINT, Database, Doc, remove_follow_up
 from fastlane.storage.mongo.executions import named_by
-from fastlane.storage.mongo.jobs import Jobs
-from fastlane.storage.mongo.todo import Todo
+from fastlane.storage.mongo.follow_ups import FollowUps
+from fastlane.storage.mongo.jobs import MongoJobs
 
 log = structlog.get_logger(__name__)
 
@@ -31,9 +31,9 @@ NUMBERS_SKIPPED = 1_000_000
 class Sweep:
     """One round after the other; remembers what it saw in the one before."""
 
-    def __init__(self, database: Database, todo: Todo, jobs: Jobs) -> None:
+    def __init__(self, database: Database, follow_ups: FollowUps, jobs: MongoJobs) -> None:
         self._db = database
-        self._todo = todo
+        self._follow_ups = follow_ups
         self._jobs = jobs
         self._seen: dict[str, set[str]] = {}
         self._primary: tuple[str, int] | None = None
@@ -41,7 +41,7 @@ class Sweep:
     async def round(self) -> int:
         """Do what is to be done; how much that was."""
         done = await self._numbers()
-        done += await self._todos()
+        done += await self._finish_follow_ups()
         done += await self._waiting()
         done += await self._recount()
         done += await self._slots()
@@ -61,11 +61,11 @@ class Sweep:
         primary = await self._db.primary()
         if primary == self._primary:
             return 0
-        await self._db.numbers.skip(NUMBERS_SKIPPED)
+        await self._db.sequence.skip(NUMBERS_SKIPPED)
         self._primary = primary
         return 0
 
-    async def _todos(self) -> int:
+    async def _finish_follow_ups(self) -> int:
         there = {"todo.id": {"$exists": True}}
         done = 0
         for name, collection in (
@@ -84,11 +84,11 @@ class Sweep:
     async def _complete(self, name: str, doc: Doc) -> None:
         if name == "keys":
             await self._jobs.complete_key(doc)
-            await strike_off(self._db.keys, doc["_id"], doc["todo"])
+            await remove_follow_up(self._db.keys, doc["_id"], doc["todo"])
         elif name == "jobs":
-            await self._todo.settled_job(doc["_id"])
+            await self._follow_ups.settled_job(doc["_id"])
         else:
-            await self._todo.settled_execution(doc["_id"])
+            await self._follow_ups.settled_execution(doc["_id"])
 
     async def _waiting(self) -> int:
         """Executions that wait for one which is final: it ended while they were stored."""
@@ -102,7 +102,7 @@ class Sweep:
         open_ = {doc["_id"] for doc in await unfinished.to_list(None)}
         again = self._again("waiting", awaited - open_)
         for execution_id in again:
-            await self._todo.free(execution_id, None)
+            await self._follow_ups.free(execution_id, None)
         return len(again)
 
     async def _recount(self) -> int:
@@ -153,5 +153,5 @@ class Sweep:
         doc = await self._db.executions.find_one({"_id": execution_id}, {"slot": 1, "status": 1})
         if doc is not None and doc.get("slot") == token and doc["status"] in ACTIVE:
             return False
-        await self._todo.free_slot(farm, token)
+        await self._follow_ups.free_slot(farm, token)
         return True

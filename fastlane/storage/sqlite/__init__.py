@@ -5,13 +5,13 @@ connections and never wait for a write. (aiosqlite was considered: it costs one 
 every statement and has no group commit, so each write would pay for its own fsync.)
 
 ===============  ==================================================================
-schema.py        the tables, indexes and triggers, and how a connection is set up
+storage.py       :class:`SqliteStorage`: the file, the facets, and what concerns several of them
+facet.py         ``@on_reader`` and ``@on_writer``: from a function of a connection to an operation
+tasks.py …       one module per facet: its queries, and its methods
+changes.py       the steps that several writes share
 records.py       rows to frozen records and back
-writer.py        the group commit, and the readers' pool
-operations.py    every write, as a function of a connection
-log.py           the log's chunks: append, cap, read, tail
-queries.py       every read, as a function of a connection
-storage.py       :class:`SqliteStorage`, which hands the functions to the threads
+schema.py        the tables, indexes and triggers, and how a connection is set up
+writer.py        the group commit, and the pool of readers
 ===============  ==================================================================
 """
 

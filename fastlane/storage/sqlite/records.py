@@ -6,7 +6,9 @@ Written out by hand: an execution is read in some microseconds, which a page of 
 from __future__ import annotations
 
 import json
-from typing import Any
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastlane.model import (
     Attempt,
@@ -20,9 +22,14 @@ from fastlane.model import (
     Status,
     Task,
 )
-from fastlane.storage.shared import clean, definition_from, definition_text
+from fastlane.storage.base import Page, PageRequest
+from fastlane.storage.codec import clean, definition_from, definition_text
 
+T = TypeVar("T")
 Row = tuple[Any, ...]
+
+# Bounds an offset to what SQLite can count; no table is that long.
+MAX_OFFSET = 2**62
 
 TASK_COLUMNS = "id, created_at, modified_at, jobs_count"
 JOB_COLUMNS = (
@@ -151,3 +158,22 @@ def delivery_row(delivery: Delivery) -> Row:
 
 def history_text(history: tuple[Attempt, ...]) -> str:
     return json.dumps([[a.at, a.duration_seconds, a.status, clean(a.error)] for a in history])
+
+
+def page_of(
+    connection: sqlite3.Connection,
+    query: str,
+    parameters: Row,
+    page: PageRequest,
+    total: int,
+    record_from: Callable[[Row], T],
+) -> Page[T]:
+    """Run *query*, whose first column is the cursor and whose last parameters are limit, offset.
+
+    It reads one row more than it gives back, to know whether that was the last page.
+    """
+    offset = 0 if page.after is not None else min((page.number - 1) * page.size, MAX_OFFSET)
+    rows: list[Any] = connection.execute(query, (*parameters, page.size + 1, offset)).fetchall()
+    items = [record_from(row[1:]) for row in rows[: page.size]]
+    more = len(rows) > page.size
+    return Page(items, total, str(rows[page.size - 1][0]) if more else None)

@@ -16,18 +16,18 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
 from fastlane.policy import deliveries_of
+from fastlane.storage.codec import STOPPED, words
 from fastlane.storage.mongo.database import (
     FOLLOW,
     HINT,
     Database,
     Doc,
-    new_todo,
-    strike_off,
+    new_follow_up,
+    remove_follow_up,
     swap,
 )
 from fastlane.storage.mongo.records import delivery_doc, execution_doc, execution_from, job_from
 from fastlane.storage.mongo.records import job_doc as make_job_doc
-from fastlane.storage.shared import STOPPED, words
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ WAITING_BATCH = 1000
 UPSERT_TRIES = 5
 
 
-class Todo:
+class FollowUps:
     """What the operations on jobs and executions have in common."""
 
     def __init__(self, database: Database) -> None:
@@ -51,8 +51,8 @@ class Todo:
             doc = await self._db.jobs.find_one({"_id": job_id})
             if doc is None or "todo" not in doc:
                 return doc
-            if self._db.completed.knows(doc["todo"]):
-                await strike_off(self._db.jobs, job_id, doc["todo"])
+            if self._db.follow_up_runner.knows(doc["todo"]):
+                await remove_follow_up(self._db.jobs, job_id, doc["todo"])
             else:
                 await self.complete_job(doc)
 
@@ -62,45 +62,45 @@ class Todo:
         :param made_here: this call is the one of who wrote the ``todo``.
         :return: the document of the execution that was added.
         """
-        todo = doc["todo"]
-        added: Doc | None = todo.get("add")
-        if "end" in todo:
+        follow_up = doc["todo"]
+        added: Doc | None = follow_up.get("add")
+        if "end" in follow_up:
             await self._end_enqueued(doc)
-        if "stop_last" in todo:
+        if "stop_last" in follow_up:
             last = await self._db.executions.find_one(
-                {"job_id": doc["_id"], "number": {"$lte": todo["upto"]}},
+                {"job_id": doc["_id"], "number": {"$lte": follow_up["upto"]}},
                 sort=[("number", DESCENDING)],
             )
             if last is not None:
-                await self.intend_stop(last["_id"], Reason.STOPPED, todo["at"])
-        if "replaces" in todo:
-            still_active = await self._stop(todo["replaces"], todo["at"])
+                await self.intend_stop(last["_id"], Reason.STOPPED, follow_up["at"])
+        if "replaces" in follow_up:
+            still_active = await self._stop(follow_up["replaces"], follow_up["at"])
             if still_active and added is not None:
                 added = execution_doc(
-                    copy_with(execution_from(added), waits_for=todo["replaces"]), added
+                    copy_with(execution_from(added), waits_for=follow_up["replaces"]), added
                 )
-        if "forget" in todo:
-            await self.forget(todo["forget"])
+        if "forget" in follow_up:
+            await self.forget(follow_up["forget"])
         steps: list[Awaitable[Doc | None]] = []
         if added is not None:
             steps.append(self.insert(added))
-        if "list" in todo:
+        if "list" in follow_up:
             steps.append(self._list(doc, count=made_here))
         results = await asyncio.gather(*steps)
         stored = results[0] if added is not None else None
-        self._db.completed.later(self._db.jobs, doc["_id"], todo)
+        self._db.follow_up_runner.later(self._db.jobs, doc["_id"], follow_up)
         return stored
 
     async def _end_enqueued(self, doc: Doc) -> None:
-        todo = doc["todo"]
-        wanted: Doc = {"enqueued_of": doc["_id"], "number": {"$lte": todo["upto"]}}
-        if todo["end"] == "retries":
+        follow_up = doc["todo"]
+        wanted: Doc = {"enqueued_of": doc["_id"], "number": {"$lte": follow_up["upto"]}}
+        if follow_up["end"] == "retries":
             wanted["$or"] = [{"attempt": {"$gt": 0}}, {"lost_reruns": {"$gt": 0}}]
         while True:
             found = self._db.executions.find(wanted, {"_id": 1}).sort("seq", ASCENDING)
             ids = [one["_id"] for one in await found.to_list(WAITING_BATCH)]
             for execution_id in ids:
-                await self.end_enqueued(execution_id, STOPPED, todo["at"])
+                await self.end_enqueued(execution_id, STOPPED, follow_up["at"])
             if len(ids) < WAITING_BATCH:
                 return
 
@@ -187,9 +187,9 @@ class Todo:
 
     async def settle_execution(self, doc: Doc) -> None:
         """Complete what is left to do for *doc*, and strike it off."""
-        if not self._db.completed.knows(doc["todo"]):
+        if not self._db.follow_up_runner.knows(doc["todo"]):
             await self.complete_execution(doc)
-        await strike_off(self._db.executions, doc["_id"], doc["todo"])
+        await remove_follow_up(self._db.executions, doc["_id"], doc["todo"])
 
     async def end(
         self, doc: Doc, outcome: Outcome, finished_at: float, *, retry: Doc | None = None
@@ -221,7 +221,7 @@ class Todo:
             due_at=None,
         )
         final = execution_doc(ended, doc)
-        final["todo"] = new_todo(
+        final["todo"] = new_follow_up(
             at=finished_at, slot=doc.get("slot"), chain=execution.waits_for, retry=retry
         )
         return final
@@ -231,22 +231,22 @@ class Todo:
 
         :return: the document of the retry, where there is one.
         """
-        todo = doc["todo"]
+        follow_up = doc["todo"]
         execution = execution_from(doc)
         retry: Doc | None = None
-        if "retry" in todo:
-            retry = await self._store_retry(execution, todo["retry"], todo["at"])
+        if "retry" in follow_up:
+            retry = await self._store_retry(execution, follow_up["retry"], follow_up["at"])
         steps: list[Awaitable[None]] = []
-        if "slot" in todo:
-            steps.append(self.free_slot(execution.farm, todo["slot"]))
+        if "slot" in follow_up:
+            steps.append(self.free_slot(execution.farm, follow_up["slot"]))
         if execution.final:
-            steps.append(self.free(execution.id, todo.get("chain")))
-            steps.append(self._notify(execution, todo["at"], retry_follows=retry is not None))
-        elif "started" in todo:
+            steps.append(self.free(execution.id, follow_up.get("chain")))
+            steps.append(self._notify(execution, follow_up["at"], retry_follows=retry is not None))
+        elif "started" in follow_up:
             started = copy_with(execution, status=Status.RUNNING)
-            steps.append(self._notify(started, todo["at"], retry_follows=False))
+            steps.append(self._notify(started, follow_up["at"], retry_follows=False))
         await asyncio.gather(*steps)
-        self._db.completed.later(self._db.executions, execution.id, todo)
+        self._db.follow_up_runner.later(self._db.executions, execution.id, follow_up)
         return retry
 
     async def _store_retry(self, execution: Execution, retry: Doc, now: float) -> Doc | None:
@@ -265,7 +265,7 @@ class Todo:
             job = job_from(doc)
             count = job.execution_count + 1
             changed = make_job_doc(copy_with(job, execution_count=count, modified_at=now), doc)
-            changed["todo"] = new_todo(add=retry | {"number": count})
+            changed["todo"] = new_follow_up(add=retry | {"number": count})
             if await swap(self._db.jobs, doc, changed):
                 return await self.complete_job(changed)
 
@@ -280,7 +280,7 @@ class Todo:
         deliveries = deliveries_of(execution, now=now, retry_follows=retry_follows)
         if not deliveries:
             return
-        first = await self._db.numbers.take(len(deliveries))
+        first = await self._db.sequence.take(len(deliveries))
         docs = [delivery_doc(one, {"seq": first + n}) for n, one in enumerate(deliveries)]
         try:
             await self._db.deliveries.with_options(write_concern=FOLLOW).insert_many(
@@ -298,7 +298,7 @@ class Todo:
         One that has a time of its own becomes merely delayed.
         """
         while waiting := await self._waiting_for(execution_id):
-            places = await self._db.numbers.take(len(waiting))
+            places = await self._db.sequence.take(len(waiting))
             for offset, doc in enumerate(waiting):
                 execution = execution_from(doc)
                 if chain is not None or execution.due_at is not None:

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
-from fastlane.storage.base import LOG_CHUNK_BYTES, dropped_note
-from fastlane.storage.packing import MERGED_CHUNK_BYTES, Chunk, bytes_of, take, take_back
+from fastlane.storage.base import Logs
+from fastlane.storage.packing import (
+    LOG_CHUNK_BYTES,
+    MERGED_CHUNK_BYTES,
+    Chunk,
+    bytes_of,
+    check_next,
+    dropped_note,
+    take,
+    take_back,
+)
+from fastlane.storage.sqlite.facet import Facet, on_reader
 
 FIND_OWNER = "SELECT seq, status, epoch FROM executions WHERE id = ?"
 FIND_LOG = """
@@ -64,6 +74,82 @@ FROM log_chunks WHERE execution = ? ORDER BY last_seq DESC
 """
 
 
+class SqliteLogs(Facet, Logs):
+    """:class:`fastlane.storage.base.Logs` in SQLite."""
+
+    async def append(
+        self,
+        execution_id: str,
+        epoch: int,
+        records: Sequence[LogRecord],
+        *,
+        bookmark: str,
+        cap: LogCap | None,
+    ) -> None:
+        def append(connection: sqlite3.Connection) -> None:
+            owner = connection.execute(FIND_OWNER, (execution_id,)).fetchone()
+            if owner is None or owner[1] not in ACTIVE or owner[2] != epoch:
+                raise CompareFailed(f"execution {execution_id} is not active under epoch {epoch}")
+            execution: int = owner[0]
+            found = connection.execute(FIND_LOG, (execution,)).fetchone()
+            log = _Log() if found is None else _Log(*found)
+            check_next(execution_id, log.last_seq, records)
+            _add(connection, execution, log, records, cap)
+            if cap is not None:
+                _drop(connection, execution, log, cap)
+            connection.execute(STORE_LOG, (execution, bookmark, *astuple(log)))
+
+        weight_bytes = sum(len(record.data) for record in records)
+        await self._file.write(append, weight_bytes=weight_bytes)
+
+    @on_reader
+    def state(self, connection: sqlite3.Connection, execution_id: str) -> LogState:
+        row = connection.execute(LOG_STATE, (execution_id,)).fetchone()
+        return LogState() if row is None else LogState(*row)
+
+    @on_reader
+    def read(
+        self,
+        connection: sqlite3.Connection,
+        execution_id: str,
+        *,
+        after: int = 0,
+        max_bytes: int = 256 * 1024,
+    ) -> Sequence[LogRecord]:
+        log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
+        if log is None:
+            return []
+        execution, _, _, _, dropped_bytes, dropped_at = log
+        taken: list[LogRecord] = []
+        room = max_bytes
+        seq = max(after, 0)
+        for first_seq, records in connection.execute(CHUNKS_BEHIND, (execution, seq)):
+            if first_seq > seq + 1:
+                note = dropped_note(dropped_bytes)
+                if taken and len(note) > room:
+                    break
+                seq = first_seq - 1
+                room -= len(note)
+                taken.append(LogRecord(seq, dropped_at, Stream.FASTLANE, note))
+            whole, room = take(records, first_seq, seq, room, taken)
+            if not whole:
+                break
+            seq = taken[-1].seq
+        return taken
+
+    @on_reader
+    def tails(
+        self,
+        connection: sqlite3.Connection,
+        wanted: Sequence[tuple[str, Stream]],
+        *,
+        max_bytes: int,
+    ) -> Sequence[tuple[bytes, bool]]:
+        return [
+            _tail(connection, execution_id, stream, max_bytes) for execution_id, stream in wanted
+        ]
+
+
 @dataclass(slots=True)
 class _Log:
     """The row of ``logs`` while an append works on it."""
@@ -84,47 +170,6 @@ class _Chunk(Chunk):
 
     id: int | None = None
     """None until it has been stored."""
-
-
-def append_log(
-    connection: sqlite3.Connection,
-    execution_id: str,
-    epoch: int,
-    records: Sequence[LogRecord],
-    bookmark: str,
-    cap: LogCap | None,
-) -> None:
-    """:meth:`fastlane.storage.base.Storage.append_log`."""
-    owner = connection.execute(FIND_OWNER, (execution_id,)).fetchone()
-    if owner is None or owner[1] not in ACTIVE or owner[2] != epoch:
-        raise CompareFailed(f"execution {execution_id} is not active under epoch {epoch}")
-    execution: int = owner[0]
-    found = connection.execute(FIND_LOG, (execution,)).fetchone()
-    log = _Log() if found is None else _Log(*found)
-    for expected, record in enumerate(records, start=log.last_seq + 1):
-        if record.seq != expected:
-            raise CompareFailed(
-                f"the log of execution {execution_id} goes on with record {expected}, "
-                f"not with {record.seq}"
-            )
-    _add(connection, execution, log, records, cap)
-    if cap is not None:
-        _drop(connection, execution, log, cap)
-    connection.execute(
-        STORE_LOG,
-        (
-            execution,
-            bookmark,
-            log.last_seq,
-            log.kept_bytes,
-            log.stdout_bytes,
-            log.stderr_bytes,
-            log.dropped_bytes,
-            log.head_seq,
-            log.head_bytes,
-            log.dropped_at,
-        ),
-    )
 
 
 def _add(
@@ -222,45 +267,6 @@ def _drop(connection: sqlite3.Connection, execution: int, log: _Log, cap: LogCap
         log.stderr_bytes -= stderr_bytes
         log.dropped_bytes += size
         log.dropped_at = last_at
-
-
-def log_state(connection: sqlite3.Connection, execution_id: str) -> LogState:
-    """:meth:`fastlane.storage.base.Storage.log_state`."""
-    row = connection.execute(LOG_STATE, (execution_id,)).fetchone()
-    return LogState() if row is None else LogState(*row)
-
-
-def read_log(
-    connection: sqlite3.Connection, execution_id: str, after: int, max_bytes: int
-) -> Sequence[LogRecord]:
-    """:meth:`fastlane.storage.base.Storage.read_log`."""
-    log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
-    if log is None:
-        return []
-    execution, _, _, _, dropped_bytes, dropped_at = log
-    taken: list[LogRecord] = []
-    room = max_bytes
-    seq = max(after, 0)
-    for first_seq, records in connection.execute(CHUNKS_BEHIND, (execution, seq)):
-        if first_seq > seq + 1:
-            note = dropped_note(dropped_bytes)
-            if taken and len(note) > room:
-                break
-            seq = first_seq - 1
-            room -= len(note)
-            taken.append(LogRecord(seq, dropped_at, Stream.FASTLANE, note))
-        whole, room = take(records, first_seq, seq, room, taken)
-        if not whole:
-            break
-        seq = taken[-1].seq
-    return taken
-
-
-def read_log_tails(
-    connection: sqlite3.Connection, wanted: Sequence[tuple[str, Stream]], max_bytes: int
-) -> Sequence[tuple[bytes, bool]]:
-    """:meth:`fastlane.storage.base.Storage.read_log_tails`."""
-    return [_tail(connection, execution_id, stream, max_bytes) for execution_id, stream in wanted]
 
 
 def _tail(

@@ -22,9 +22,19 @@ from pymongo.errors import DuplicateKeyError
 
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
-from fastlane.storage.base import LOG_CHUNK_BYTES, dropped_note
-from fastlane.storage.mongo.database import FOLLOW, HINT, Database, Doc
-from fastlane.storage.packing import MERGED_CHUNK_BYTES, Chunk, bytes_of, take, take_back
+from fastlane.storage.base import Logs
+from fastlane.storage.mongo.database import FOLLOW, HINT, Doc
+from fastlane.storage.mongo.facet import Connection, Facet, operation
+from fastlane.storage.packing import (
+    LOG_CHUNK_BYTES,
+    MERGED_CHUNK_BYTES,
+    Chunk,
+    bytes_of,
+    check_next,
+    dropped_note,
+    take,
+    take_back,
+)
 
 # Bounds the logs whose standing is remembered between two appends.
 LOGS_KEPT = 1000
@@ -55,11 +65,11 @@ EMPTY: Doc = {
 }
 
 
-class Logs:
-    """The operations on logs."""
+class MongoLogs(Facet, Logs):
+    """:class:`fastlane.storage.base.Logs` in MongoDB."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
         self._known: OrderedDict[str, tuple[int, Doc]] = OrderedDict()
 
     def forget(self, execution_id: str) -> None:
@@ -81,29 +91,26 @@ class Logs:
                 continue
             return
 
-    async def append_log(
+    @operation
+    async def append(
         self,
         execution_id: str,
         epoch: int,
         records: Sequence[LogRecord],
+        *,
         bookmark: str,
         cap: LogCap | None,
     ) -> None:
-        """:meth:`fastlane.storage.base.Storage.append_log`.
+        """The log's document is the deciding write.
 
-        The log's document is the deciding write. Killed before it: chunks that nobody sees. An
-        append whose answer was lost may be repeated, with the same records and bookmark.
+        Killed before it: chunks that nobody sees. An append whose answer was lost may be repeated,
+        with the same records and bookmark.
         """
         log = await self._standing(execution_id, epoch)
         said = [records[0].seq, records[-1].seq, bookmark] if records else None
         if said is not None and said == log.get("last_append"):
             return
-        for expected, record in enumerate(records, start=log["last_seq"] + 1):
-            if record.seq != expected:
-                raise CompareFailed(
-                    f"the log of execution {execution_id} goes on with record {expected}, "
-                    f"not with {record.seq}"
-                )
+        check_next(execution_id, log["last_seq"], records)
         # Until it is known how this ends, nothing is.
         self._known.pop(execution_id, None)
         log = await self._append(execution_id, epoch, log, records, bookmark, cap)
@@ -295,8 +302,8 @@ class Logs:
 
     # -- reading ------------------------------------------------------------------------------
 
-    async def log_state(self, execution_id: str) -> LogState:
-        """:meth:`fastlane.storage.base.Storage.log_state`."""
+    @operation
+    async def state(self, execution_id: str) -> LogState:
         log = await self._db.logs.find_one({"_id": execution_id}, {"open": 0})
         if log is None:
             return LogState()
@@ -304,8 +311,10 @@ class Logs:
             log["last_seq"], log["bookmark"], log["stdout"], log["stderr"], log["dropped"]
         )
 
-    async def read_log(self, execution_id: str, after: int, max_bytes: int) -> Sequence[LogRecord]:
-        """:meth:`fastlane.storage.base.Storage.read_log`."""
+    @operation
+    async def read(
+        self, execution_id: str, *, after: int = 0, max_bytes: int = 256 * 1024
+    ) -> Sequence[LogRecord]:
         for _ in range(READ_TRIES):
             log = await self._db.logs.find_one({"_id": execution_id})
             if log is None or after >= log["last_seq"]:
@@ -373,10 +382,10 @@ class Logs:
         taken.append(LogRecord(log["dropped_to"], log["dropped_at"], Stream.FASTLANE, note))
         return log["dropped_to"], room - len(note)
 
-    async def read_log_tails(
-        self, wanted: Sequence[tuple[str, Stream]], max_bytes: int
+    @operation
+    async def tails(
+        self, wanted: Sequence[tuple[str, Stream]], *, max_bytes: int
     ) -> Sequence[tuple[bytes, bool]]:
-        """:meth:`fastlane.storage.base.Storage.read_log_tails`."""
         execution_ids = list({execution_id for execution_id, _ in wanted})
         found = self._db.logs.find({"_id": {"$in": execution_ids}})
         logs = {log["_id"]: log for log in await found.to_list(None)}

@@ -1,0 +1,180 @@
+"""The steps that several writes share. Each runs within its caller's transaction."""
+
+# ruff: noqa: S608 (what is put into a query is a constant of this package)
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import replace as copy_with
+from typing import Any
+
+from fastlane.errors import CompareFailed
+from fastlane.model import ACTIVE, Execution, Job, Outcome, Reason, Status
+from fastlane.policy import deliveries_of
+from fastlane.storage.codec import clean, definition_text
+from fastlane.storage.sqlite.records import (
+    DELIVERY_COLUMNS,
+    EXECUTION_COLUMNS,
+    JOB_COLUMNS,
+    Row,
+    delivery_row,
+    execution_from,
+    execution_row,
+    job_from,
+)
+
+FIND_JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?"
+FIND_EXECUTION = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?"
+FIND_STATUS = "SELECT status FROM executions WHERE id = ?"
+STORE_EXECUTION = (
+    f"INSERT INTO executions ({EXECUTION_COLUMNS}, expires_at) "
+    f"VALUES ({', '.join('?' * (EXECUTION_COLUMNS.count(',') + 2))})"
+)
+LAST_EXECUTION = f"""
+SELECT {EXECUTION_COLUMNS} FROM executions WHERE job_id = ? ORDER BY number DESC LIMIT 1
+"""
+NEXT_POSITION = "SELECT position + 1 FROM counters"
+WAITING_FOR = """
+SELECT id, due_at FROM executions WHERE status = 'enqueued' AND waits_for = ? ORDER BY seq
+"""
+WAIT_FOR_ANOTHER = "UPDATE executions SET waits_for = ? WHERE id = ?"
+QUEUE = """
+UPDATE executions SET waits_for = NULL, due_at = NULL,
+    position = (SELECT position + 1 FROM counters)
+WHERE id = ?
+"""
+STORE_DELIVERY = (
+    f"INSERT OR IGNORE INTO deliveries ({DELIVERY_COLUMNS}) VALUES ({', '.join('?' * 16)})"
+)
+
+
+def find_job(connection: sqlite3.Connection, job_id: str) -> Job | None:
+    row = connection.execute(FIND_JOB, (job_id,)).fetchone()
+    return None if row is None else job_from(row)
+
+
+def find_execution(connection: sqlite3.Connection, execution_id: str) -> Execution | None:
+    return next(executions(connection, FIND_EXECUTION, (execution_id,)), None)
+
+
+def last_execution(connection: sqlite3.Connection, job_id: str) -> Execution | None:
+    return next(executions(connection, LAST_EXECUTION, (job_id,)), None)
+
+
+def executions(connection: sqlite3.Connection, query: str, parameters: Row) -> Iterator[Execution]:
+    return map(execution_from, connection.execute(query, parameters).fetchall())
+
+
+def store_execution(connection: sqlite3.Connection, execution: Execution) -> Execution:
+    """Store a new execution, at the end of its queue unless it is delayed."""
+    if execution.waits_for is not None and not is_unfinished(connection, execution.waits_for):
+        execution = copy_with(execution, waits_for=None)
+    position: int | None = None
+    if execution.waits_for is None and execution.due_at is None:
+        position = connection.execute(NEXT_POSITION).fetchone()[0]
+    stored = copy_with(execution, position=position)
+    try:
+        connection.execute(STORE_EXECUTION, (*execution_row(stored), stored.definition.expires_at))
+    except sqlite3.IntegrityError as error:
+        raise CompareFailed(f"there is an execution {stored.id} already") from error
+    return stored
+
+
+def is_unfinished(connection: sqlite3.Connection, execution_id: str) -> bool:
+    row = connection.execute(FIND_STATUS, (execution_id,)).fetchone()
+    return row is not None and row[0] in {Status.ENQUEUED, *ACTIVE}
+
+
+def change_job(connection: sqlite3.Connection, job: Job, **changes: Any) -> Job:
+    columns = dict(changes)
+    if "definition" in columns:
+        columns["definition"] = definition_text(columns["definition"])
+    if (schedule := columns.pop("schedule", None)) is not None:
+        columns |= {
+            "start_at": schedule.start_at,
+            "cron": schedule.cron,
+            "timezone": schedule.timezone,
+        }
+    update(connection, "jobs", job.id, columns)
+    return copy_with(job, **changes)
+
+
+def change_execution(
+    connection: sqlite3.Connection, execution: Execution, **changes: Any
+) -> Execution:
+    update(connection, "executions", execution.id, changes)
+    return copy_with(execution, **changes)
+
+
+def update(
+    connection: sqlite3.Connection, table: str, record_id: str, columns: dict[str, Any]
+) -> None:
+    assignments = ", ".join(f"{column} = ?" for column in columns)
+    connection.execute(
+        f"UPDATE {table} SET {assignments} WHERE id = ?",
+        (*columns.values(), record_id),
+    )
+
+
+def notify(
+    connection: sqlite3.Connection, execution: Execution, now: float, *, retry_follows: bool
+) -> None:
+    """Put into the outbox whom the status of *execution* is told to."""
+    for delivery in deliveries_of(execution, now=now, retry_follows=retry_follows):
+        connection.execute(STORE_DELIVERY, delivery_row(delivery))
+
+
+def end(
+    connection: sqlite3.Connection,
+    execution: Execution,
+    outcome: Outcome,
+    finished_at: float,
+    *,
+    retry_follows: bool = False,
+) -> Execution:
+    """Make *execution* final, tell of it, and free what waited for it.
+
+    Where it waited itself, what waited for it waits for that one now: the chain stays a chain.
+    """
+    ended = change_execution(
+        connection,
+        execution,
+        status=outcome.status,
+        reason=outcome.reason,
+        exit_code=outcome.exit_code,
+        error=clean(outcome.error),
+        finished_at=finished_at,
+        waits_for=None,
+        due_at=None,
+    )
+    for waiting, due_at in connection.execute(WAITING_FOR, (execution.id,)).fetchall():
+        if execution.waits_for is not None or due_at is not None:
+            connection.execute(WAIT_FOR_ANOTHER, (execution.waits_for, waiting))
+        else:
+            connection.execute(QUEUE, (waiting,))
+    notify(connection, ended, finished_at, retry_follows=retry_follows)
+    return ended
+
+
+def end_all(
+    connection: sqlite3.Connection,
+    query: str,
+    parameters: Row,
+    outcome: Outcome,
+    finished_at: float,
+) -> Sequence[Execution]:
+    """End what *query* names; each is read only then, for one may wait for another of them."""
+    return [
+        end(connection, execution, outcome, finished_at)
+        for (execution_id,) in connection.execute(query, parameters).fetchall()
+        if (execution := find_execution(connection, execution_id)) is not None
+    ]
+
+
+def intend_stop(
+    connection: sqlite3.Connection, execution: Execution, reason: Reason, now: float
+) -> Execution:
+    if execution.stop_reason is not None:
+        return execution
+    return change_execution(connection, execution, stop_reason=reason, stop_requested_at=now)

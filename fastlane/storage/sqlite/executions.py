@@ -1,0 +1,265 @@
+"""Executions: the queue, the claim, start, end and stop."""
+
+# ruff: noqa: S608 (what is put into a query is a constant of this package)
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+from dataclasses import replace as copy_with
+
+from fastlane.errors import CompareFailed, NotFound
+from fastlane.model import ACTIVE, Execution, Outcome, Reason, Status
+from fastlane.storage.base import Executions, Page, PageRequest
+from fastlane.storage.codec import STOPPED, UNREADABLE, UNREADABLE_RUN, cursor_numbers
+from fastlane.storage.sqlite.changes import (
+    QUEUE,
+    change_execution,
+    change_job,
+    end,
+    end_all,
+    find_execution,
+    find_job,
+    intend_stop,
+    last_execution,
+    notify,
+    store_execution,
+)
+from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
+from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, MAX_OFFSET, execution_from, page_of
+
+COUNT_ACTIVE = """
+SELECT count(*) FROM executions WHERE farm = ? AND status IN ('pulling', 'running')
+"""
+FIRST_QUEUED = f"""
+SELECT {EXECUTION_COLUMNS} FROM executions
+WHERE farm = ? AND status = 'enqueued' AND position IS NOT NULL
+    AND (expires_at IS NULL OR expires_at > ?)
+ORDER BY position LIMIT 1
+"""
+DUE_EXECUTIONS = """
+SELECT id FROM executions
+WHERE status = 'enqueued' AND due_at IS NOT NULL AND waits_for IS NULL AND due_at <= ?
+ORDER BY due_at LIMIT ?
+"""
+EXPIRED_EXECUTIONS = """
+SELECT id FROM executions
+WHERE status = 'enqueued' AND expires_at IS NOT NULL AND expires_at <= ?
+ORDER BY expires_at LIMIT ?
+"""
+STRAYS = f"""
+WITH RECURSIVE farms (name) AS (
+    SELECT min(farm) FROM executions INDEXED BY executions_queue
+    WHERE status = 'enqueued' AND position IS NOT NULL
+    UNION ALL
+    SELECT (
+        SELECT min(farm) FROM executions INDEXED BY executions_queue
+        WHERE status = 'enqueued' AND position IS NOT NULL AND farm > name
+    ) FROM farms WHERE name IS NOT NULL
+)
+SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_queue
+WHERE status = 'enqueued' AND position IS NOT NULL AND position > ?2
+    AND farm IN (
+        SELECT name FROM farms
+        WHERE name IS NOT NULL AND name NOT IN (SELECT value FROM json_each(?1))
+    )
+ORDER BY position LIMIT ?3
+"""
+EXECUTIONS_TOTAL = "SELECT execution_count - removed FROM jobs WHERE id = ?"
+EXECUTIONS_PAGE = f"""
+SELECT number, {EXECUTION_COLUMNS} FROM executions
+WHERE job_id = ? AND number < ? ORDER BY number DESC LIMIT ? OFFSET ?
+"""
+ACTIVE_EXECUTIONS = f"""
+SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_active
+WHERE status IN ('pulling', 'running') ORDER BY seq
+"""
+ACTIVE_EXECUTIONS_OF_OWNER = f"""
+SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_active
+WHERE status IN ('pulling', 'running') AND owner = ? ORDER BY seq
+"""
+
+
+class SqliteExecutions(Facet, Executions):
+    """:class:`fastlane.storage.base.Executions` in SQLite."""
+
+    @on_writer
+    def claim(
+        self,
+        connection: sqlite3.Connection,
+        farm: str,
+        *,
+        host: str,
+        owner: str,
+        max_running: int,
+        now: float,
+    ) -> Execution | None:
+        if connection.execute(COUNT_ACTIVE, (farm,)).fetchone()[0] >= max_running:
+            return None
+        while (row := connection.execute(FIRST_QUEUED, (farm, now)).fetchone()) is not None:
+            first = execution_from(row)
+            if first.definition != UNREADABLE:
+                return change_execution(
+                    connection,
+                    first,
+                    status=Status.PULLING,
+                    owner=owner,
+                    host=host,
+                    epoch=first.epoch + 1,
+                )
+            end(connection, first, UNREADABLE_RUN, now)
+        return None
+
+    @on_writer
+    def release(self, connection: sqlite3.Connection, execution_id: str, epoch: int) -> None:
+        execution = _owned(connection, execution_id, epoch)
+        if execution.status is not Status.PULLING:
+            raise CompareFailed(f"execution {execution_id} is not pulling any more", execution)
+        if execution.stop_reason is not None:
+            assert execution.stop_requested_at is not None
+            end(connection, execution, STOPPED, execution.stop_requested_at)
+            return
+        change_execution(connection, execution, status=Status.ENQUEUED, owner=None, host=None)
+
+    @on_writer
+    def started(
+        self,
+        connection: sqlite3.Connection,
+        execution_id: str,
+        epoch: int,
+        *,
+        run_id: str,
+        started_at: float,
+    ) -> Execution:
+        execution = _owned(connection, execution_id, epoch)
+        if execution.status is Status.RUNNING:
+            return execution
+        running = change_execution(
+            connection, execution, status=Status.RUNNING, run_id=run_id, started_at=started_at
+        )
+        notify(connection, running, started_at, retry_follows=False)
+        return running
+
+    @on_writer
+    def finish(
+        self,
+        connection: sqlite3.Connection,
+        execution_id: str,
+        epoch: int,
+        outcome: Outcome,
+        *,
+        expected_stop: Reason | None,
+        retry: Execution | None,
+        finished_at: float,
+    ) -> tuple[Execution, Execution | None]:
+        execution = _owned(connection, execution_id, epoch)
+        if execution.stop_reason != expected_stop:
+            raise CompareFailed(f"execution {execution_id} has another stop intent", execution)
+        job = None if retry is None else find_job(connection, execution.job_id)
+        follows = job is not None and job.generation == execution.generation
+        ended = end(connection, execution, outcome, finished_at, retry_follows=follows)
+        if retry is None or job is None or not follows:
+            return ended, None
+        count = job.execution_count + 1
+        change_job(connection, job, execution_count=count, modified_at=finished_at)
+        return ended, store_execution(connection, copy_with(retry, number=count))
+
+    @on_writer
+    def stop(
+        self, connection: sqlite3.Connection, execution_id: str, *, reason: Reason, now: float
+    ) -> Execution:
+        execution = find_execution(connection, execution_id)
+        if execution is None:
+            raise NotFound(f"there is no execution {execution_id}")
+        if execution.status is Status.ENQUEUED:
+            return end(connection, execution, STOPPED, now)
+        if execution.status in ACTIVE:
+            return intend_stop(connection, execution, reason, now)
+        return execution
+
+    @on_writer
+    def queue_due(self, connection: sqlite3.Connection, now: float, limit: int) -> int:
+        """Nobody here waits for a final execution: what frees them is in the same transaction."""
+        due = connection.execute(DUE_EXECUTIONS, (now, limit)).fetchall()
+        connection.executemany(QUEUE, due)
+        return len(due)
+
+    @on_writer
+    def expire(self, connection: sqlite3.Connection, now: float, limit: int) -> Sequence[Execution]:
+        expired = Outcome(Status.EXPIRED, Reason.EXPIRED)
+        return end_all(connection, EXPIRED_EXECUTIONS, (now, limit), expired, now)
+
+    @on_reader
+    def next_queued(
+        self, connection: sqlite3.Connection, farm: str, *, now: float
+    ) -> Execution | None:
+        row = connection.execute(FIRST_QUEUED, (farm, now)).fetchone()
+        return None if row is None else execution_from(row)
+
+    @on_reader
+    def orphaned(
+        self, connection: sqlite3.Connection, farms: Collection[str], *, after: int, limit: int
+    ) -> Sequence[Execution]:
+        rows = connection.execute(STRAYS, (json.dumps(list(farms)), after, limit))
+        return [execution_from(row) for row in rows]
+
+    @on_writer
+    def assign_farm(
+        self, connection: sqlite3.Connection, execution_id: str, *, expected: str, farm: str
+    ) -> None:
+        execution = find_execution(connection, execution_id)
+        if (
+            execution is None
+            or execution.status is not Status.ENQUEUED
+            or execution.farm != expected
+        ):
+            raise CompareFailed(
+                f"execution {execution_id} is not enqueued for farm {expected} any more", execution
+            )
+        change_execution(connection, execution, farm=farm)
+
+    @on_reader
+    def get(self, connection: sqlite3.Connection, execution_id: str) -> Execution:
+        execution = find_execution(connection, execution_id)
+        if execution is None:
+            raise NotFound(f"there is no execution {execution_id}")
+        return execution
+
+    @on_reader
+    def last_of_job(self, connection: sqlite3.Connection, job_id: str) -> Execution | None:
+        return last_execution(connection, job_id)
+
+    @on_reader
+    def of_job(
+        self, connection: sqlite3.Connection, job_id: str, page: PageRequest
+    ) -> Page[Execution]:
+        total = connection.execute(EXECUTIONS_TOTAL, (job_id,)).fetchone() or (0,)
+        (before,) = cursor_numbers(page, parts=1) or (MAX_OFFSET,)
+        return page_of(
+            connection, EXECUTIONS_PAGE, (job_id, before), page, total[0], execution_from
+        )
+
+    @on_reader
+    def active(
+        self, connection: sqlite3.Connection, *, owner: str | None = None
+    ) -> Sequence[Execution]:
+        if owner is None:
+            rows = connection.execute(ACTIVE_EXECUTIONS)
+        else:
+            rows = connection.execute(ACTIVE_EXECUTIONS_OF_OWNER, (owner,))
+        return [execution_from(row) for row in rows]
+
+
+def _owned(connection: sqlite3.Connection, execution_id: str, epoch: int) -> Execution:
+    """The active execution, as long as *epoch* is its owner's."""
+    execution = find_execution(connection, execution_id)
+    if execution is None:
+        raise CompareFailed(f"there is no execution {execution_id}")
+    if execution.status not in ACTIVE or execution.epoch != epoch:
+        raise CompareFailed(
+            f"execution {execution_id} is {execution.status} under epoch {execution.epoch}, "
+            f"not active under epoch {epoch}",
+            execution,
+        )
+    return execution

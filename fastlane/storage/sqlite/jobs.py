@@ -1,0 +1,262 @@
+"""Jobs: submissions, ticks, stops, manual retries."""
+
+# ruff: noqa: S608 (what is put into a query is a constant of this package)
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace as copy_with
+
+from fastlane.errors import CompareFailed, KeyReused, NotFound, Rejected
+from fastlane.model import ACTIVE, Execution, Job, Reason, Status
+from fastlane.storage.base import IdempotencyKey, Jobs, Page, PageRequest, Submitted
+from fastlane.storage.codec import STOPPED, cursor_numbers, words
+from fastlane.storage.sqlite.changes import (
+    change_job,
+    end,
+    end_all,
+    find_execution,
+    find_job,
+    intend_stop,
+    last_execution,
+    store_execution,
+)
+from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
+from fastlane.storage.sqlite.records import JOB_COLUMNS, MAX_OFFSET, job_from, job_row, page_of
+
+FIND_TASK = "SELECT seq FROM tasks WHERE id = ?"
+CREATE_TASK = "INSERT INTO tasks (id, created_at, modified_at, jobs_count) VALUES (?, ?, ?, ?)"
+TOUCH_TASK = "UPDATE tasks SET modified_at = ?, jobs_count = jobs_count + ? WHERE seq = ?"
+STORE_WORD = "INSERT INTO words (word, task) VALUES (?, ?)"
+FIND_KEY = """
+SELECT fingerprint, job_id, queue_job_id, execution_id FROM idempotency
+WHERE task_id = ? AND key = ?
+"""
+STORE_KEY = """
+INSERT OR REPLACE INTO idempotency (task_id, key, fingerprint, job_id, queue_job_id, execution_id)
+VALUES (?, ?, ?, ?, ?, ?)
+"""
+STORE_JOB = f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * 14)})"
+FIND_TICK = "SELECT 1 FROM executions WHERE job_id = ? AND tick = ? AND attempt = 0"
+ENQUEUED_OF_JOB = "SELECT id FROM executions WHERE job_id = ? AND status = 'enqueued'"
+ENQUEUED_RETRIES_OF_JOB = f"{ENQUEUED_OF_JOB} AND attempt + lost_reruns > 0"
+EVER_CLAIMED = """
+SELECT 1 FROM executions WHERE job_id = ?1 AND epoch > 0
+UNION ALL SELECT 1 FROM jobs WHERE id = ?1 AND removed > 0
+LIMIT 1
+"""
+JOBS_TOTAL = "SELECT jobs_count FROM tasks WHERE id = ?"
+JOBS_PAGE = f"""
+SELECT seq, {JOB_COLUMNS} FROM jobs
+WHERE task_id = ? AND seq < ? ORDER BY seq DESC LIMIT ? OFFSET ?
+"""
+DUE_JOBS = f"""
+SELECT {JOB_COLUMNS} FROM jobs
+WHERE next_run_at IS NOT NULL AND next_run_at <= ? ORDER BY next_run_at LIMIT ?
+"""
+SCHEDULED_JOBS = f"""
+SELECT {JOB_COLUMNS} FROM jobs
+WHERE next_run_at IS NOT NULL ORDER BY next_run_at LIMIT ?
+"""
+
+
+class SqliteJobs(Facet, Jobs):
+    """:class:`fastlane.storage.base.Jobs` in SQLite."""
+
+    @on_writer
+    def submit(
+        self,
+        connection: sqlite3.Connection,
+        job: Job,
+        execution: Execution | None,
+        *,
+        replace: bool = False,
+        idempotency: IdempotencyKey | None = None,
+    ) -> Submitted:
+        if idempotency is not None:
+            first = _first_answer(connection, job.task_id, idempotency)
+            if first is not None:
+                return first
+        there = find_job(connection, job.id)
+        if there is None:
+            stored = copy_with(job, execution_count=0 if execution is None else 1)
+            connection.execute(STORE_JOB, job_row(stored))
+        elif not replace:
+            raise CompareFailed(f"there is a job {job.id} already")
+        elif there.task_id != job.task_id:
+            raise Rejected(f"job {job.id} belongs to another task")
+        else:
+            stored = _replace_job(connection, there, job, execution)
+        _store_task(connection, job, is_new_job=there is None)
+        if execution is not None:
+            execution = store_execution(
+                connection,
+                copy_with(execution, generation=stored.generation, number=stored.execution_count),
+            )
+        if idempotency is not None:
+            connection.execute(
+                STORE_KEY,
+                (
+                    job.task_id,
+                    idempotency.key,
+                    idempotency.fingerprint,
+                    job.id,
+                    job.queue_job_id,
+                    None if execution is None else execution.id,
+                ),
+            )
+        return Submitted(stored, execution)
+
+    @on_writer
+    def tick(
+        self,
+        connection: sqlite3.Connection,
+        job: Job,
+        execution: Execution | None,
+        *,
+        next_run_at: float | None,
+        now: float,
+    ) -> Execution | None:
+        there = find_job(connection, job.id)
+        if (
+            there is None
+            or there.generation != job.generation
+            or there.next_run_at is None
+            or there.next_run_at != job.next_run_at
+        ):
+            raise CompareFailed(f"job {job.id} does not stand at this tick any more")
+        if execution is not None and _tick_is_taken(connection, execution):
+            # A clock that was put back, say: the job moves on, or it would be due for ever.
+            execution = None
+        count = there.execution_count + (execution is not None)
+        change_job(
+            connection, there, next_run_at=next_run_at, execution_count=count, modified_at=now
+        )
+        if execution is None:
+            return None
+        return store_execution(connection, copy_with(execution, number=count))
+
+    @on_writer
+    def stop(self, connection: sqlite3.Connection, task_id: str, job_id: str, *, now: float) -> Job:
+        job = find_job(connection, job_id)
+        if job is None or job.task_id != task_id:
+            raise NotFound(f"there is no job {job_id} in task {task_id}")
+        if job.stopped_at is not None:
+            return job
+        last = last_execution(connection, job_id)
+        end_all(connection, ENQUEUED_OF_JOB, (job_id,), STOPPED, now)
+        if last is not None and last.status in ACTIVE:
+            intend_stop(connection, last, Reason.STOPPED, now)
+        return change_job(
+            connection,
+            job,
+            generation=job.generation + 1,
+            next_run_at=None,
+            stopped_at=now,
+            modified_at=now,
+        )
+
+    @on_writer
+    def retry(
+        self, connection: sqlite3.Connection, job: Job, execution: Execution, *, now: float
+    ) -> Execution:
+        there = find_job(connection, job.id)
+        if there is None or there.generation != job.generation:
+            raise CompareFailed(f"job {job.id} was changed or stopped meanwhile")
+        if connection.execute(EVER_CLAIMED, (job.id,)).fetchone() is None:
+            raise Rejected(f"job {job.id} has not run yet")
+        last = last_execution(connection, job.id)
+        waits_for = execution.waits_for
+        if last is not None and last.status is Status.ENQUEUED:
+            waits_for = waits_for or last.waits_for
+            end(connection, last, STOPPED, now)
+        elif last is not None and last.status in ACTIVE:
+            waits_for = last.id
+            intend_stop(connection, last, Reason.STOPPED, now)
+        count = there.execution_count + 1
+        change_job(
+            connection,
+            there,
+            queue_job_id=execution.queue_job_id,
+            stopped_at=None,
+            execution_count=count,
+            modified_at=now,
+        )
+        return store_execution(connection, copy_with(execution, number=count, waits_for=waits_for))
+
+    @on_reader
+    def get(self, connection: sqlite3.Connection, task_id: str, job_id: str) -> Job:
+        job = find_job(connection, job_id)
+        if job is None or job.task_id != task_id:
+            raise NotFound(f"there is no job {job_id} in task {task_id}")
+        return job
+
+    @on_reader
+    def of_task(self, connection: sqlite3.Connection, task_id: str, page: PageRequest) -> Page[Job]:
+        total = connection.execute(JOBS_TOTAL, (task_id,)).fetchone()
+        if total is None:
+            raise NotFound(f"there is no task {task_id}")
+        (before,) = cursor_numbers(page, parts=1) or (MAX_OFFSET,)
+        return page_of(connection, JOBS_PAGE, (task_id, before), page, total[0], job_from)
+
+    @on_reader
+    def due(self, connection: sqlite3.Connection, now: float, limit: int) -> Sequence[Job]:
+        return [job_from(row) for row in connection.execute(DUE_JOBS, (now, limit))]
+
+    @on_reader
+    def scheduled(self, connection: sqlite3.Connection, limit: int) -> Sequence[Job]:
+        return [job_from(row) for row in connection.execute(SCHEDULED_JOBS, (limit,))]
+
+
+def _first_answer(
+    connection: sqlite3.Connection, task_id: str, idempotency: IdempotencyKey
+) -> Submitted | None:
+    row = connection.execute(FIND_KEY, (task_id, idempotency.key)).fetchone()
+    if row is None:
+        return None
+    fingerprint, job_id, queue_job_id, execution_id = row
+    if fingerprint != idempotency.fingerprint:
+        raise KeyReused(idempotency.key)
+    job = find_job(connection, job_id)
+    if job is None:
+        return None
+    execution = None if execution_id is None else find_execution(connection, execution_id)
+    # The job's own may have changed since, by a retry or a PUT.
+    return Submitted(copy_with(job, queue_job_id=queue_job_id), execution, repeated=True)
+
+
+def _replace_job(
+    connection: sqlite3.Connection, there: Job, job: Job, execution: Execution | None
+) -> Job:
+    end_all(connection, ENQUEUED_RETRIES_OF_JOB, (there.id,), STOPPED, job.modified_at)
+    return change_job(
+        connection,
+        there,
+        definition=job.definition,
+        schedule=job.schedule,
+        queue_job_id=job.queue_job_id,
+        next_run_at=job.next_run_at,
+        modified_at=job.modified_at,
+        request_ip=job.request_ip,
+        generation=there.generation + 1,
+        stopped_at=None,
+        execution_count=there.execution_count + (execution is not None),
+    )
+
+
+def _store_task(connection: sqlite3.Connection, job: Job, *, is_new_job: bool) -> None:
+    row = connection.execute(FIND_TASK, (job.task_id,)).fetchone()
+    if row is not None:
+        connection.execute(TOUCH_TASK, (job.modified_at, int(is_new_job), row[0]))
+        return
+    task = connection.execute(
+        CREATE_TASK, (job.task_id, job.created_at, job.modified_at, 1)
+    ).lastrowid
+    for word in words(job.task_id):
+        connection.execute(STORE_WORD, (word, task))
+
+
+def _tick_is_taken(connection: sqlite3.Connection, execution: Execution) -> bool:
+    taken = connection.execute(FIND_TICK, (execution.job_id, execution.tick)).fetchone()
+    return taken is not None
