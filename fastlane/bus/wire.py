@@ -2,7 +2,8 @@
 
 A message is ``{"from": sender, "events": [[kind, fields], ...], "topics": [...]}``. Kinds and
 fields that this release does not know are left out. ``topics`` is what releases before typed events
-read and write; it can go when none of them runs beside this one any more.
+read and write: a word, or a word and the id of an execution. It can go when none of them runs
+beside this one any more.
 """
 
 from __future__ import annotations
@@ -12,49 +13,48 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from fastlane.events import (
-    KINDS,
-    Event,
-    ExecutionChanged,
-    HostChanged,
-    JobChange,
-    JobChanged,
-    LogGrown,
-    Missed,
-    OutboxChanged,
-    QueueChanged,
-)
+from fastlane import events as kinds
+from fastlane.events import Event, JobChange
 from fastlane.model import Reason, Status
 
-EVERYTHING = "*"
-_KINDS = {kind.__name__: kind for kind in (*KINDS, Missed)}
+Hint = tuple[type[Event], str | None]
+"""A kind and a key: something of the kind happened."""
+
+_KINDS = {kind.__name__: kind for kind in (*kinds.KINDS, kinds.Missed)}
 _FIELDS = {name: frozenset(f.name for f in fields(kind)) for name, kind in _KINDS.items()}
 _ENUMS = {"status": Status, "reason": Reason, "stop_reason": Reason, "change": JobChange}
-_KIND_OF_TOPIC: dict[str, type[Event]] = {
-    "queue": QueueChanged,
-    "schedule": JobChanged,
-    "hosts": HostChanged,
-    "outbox": OutboxChanged,
-    "log": LogGrown,
-    "end": ExecutionChanged,
-    "stop": ExecutionChanged,
+
+_EVERYTHING = "*"
+_TOPICS: dict[type[Event], tuple[str, ...]] = {
+    kinds.QueueChanged: ("queue",),
+    kinds.OutboxChanged: ("outbox",),
+    kinds.HostChanged: ("hosts", "queue"),
+    kinds.JobChanged: ("schedule", "queue"),
+    kinds.LogGrown: ("log:{}",),
+    kinds.ExecutionChanged: ("log:{}", "end:{}", "stop:{}", "queue", "schedule"),
+    kinds.Missed: (_EVERYTHING,),
 }
+_KIND_OF_TOPIC: dict[str, type[Event]] = {}
+for _kind, _topics in _TOPICS.items():
+    for _topic in _topics:
+        _KIND_OF_TOPIC.setdefault(_topic.partition(":")[0], _kind)
 
 
 def encode(sender: str, events: Sequence[Event]) -> str:
     """One message with *events*, in their order."""
-    written = [
-        [type(event).__name__, {k: v for k, v in asdict(event).items() if v is not None}]
-        for event in events
-    ]
-    topics = dict.fromkeys(topic for event in events for topic in _topics_of(event))
-    return json.dumps(
-        {"from": sender, "topics": list(topics), "events": written}, separators=(",", ":")
-    )
+    message = {
+        "from": sender,
+        "topics": list({t.format(e.key): None for e in events for t in _TOPICS[type(e)]}),
+        "events": [
+            [type(event).__name__, {k: v for k, v in asdict(event).items() if v is not None}]
+            for event in events
+        ],
+    }
+    return json.dumps(message, separators=(",", ":"))
 
 
-def decode(data: bytes | str) -> tuple[str, Iterable[Event | tuple[type[Event], str | None]]]:
-    """The sender of a message and what it says: events, and from releases before kinds and keys.
+def decode(data: bytes | str) -> tuple[str, Iterable[Event | Hint]]:
+    """The sender of a message, and its events, or the hints of a release before typed events.
 
     :raises ValueError: it cannot be read at all.
     """
@@ -82,34 +82,10 @@ def _events_of(written: Sequence[Any]) -> Iterator[Event]:
             continue
 
 
-def _hints_of(topics: Sequence[str]) -> Iterator[Event | tuple[type[Event], str | None]]:
+def _hints_of(topics: Sequence[str]) -> Iterator[Event | Hint]:
     for topic in topics:
-        name, _, key = topic.partition(":")
-        if topic == EVERYTHING:
-            yield Missed()
-        elif name in _KIND_OF_TOPIC:
-            yield _KIND_OF_TOPIC[name], key or None
-
-
-def _topics_of(event: Event) -> Iterator[str]:
-    match event:
-        case Missed():
-            yield EVERYTHING
-        case QueueChanged():
-            yield "queue"
-        case OutboxChanged():
-            yield "outbox"
-        case HostChanged():
-            yield from ("hosts", "queue")
-        case JobChanged():
-            yield from ("schedule", "queue")
-        case LogGrown():
-            yield f"log:{event.execution_id}"
-        case ExecutionChanged():
-            yield f"log:{event.execution_id}"
-            if event.stop_reason is not None:
-                yield f"stop:{event.execution_id}"
-            if event.final:
-                yield f"end:{event.execution_id}"
-            if event.final or event.status is Status.ENQUEUED:
-                yield from ("queue", "schedule")
+        word, _, key = topic.partition(":")
+        if word == _EVERYTHING:
+            yield kinds.Missed()
+        elif word in _KIND_OF_TOPIC:
+            yield _KIND_OF_TOPIC[word], key or None
