@@ -6,7 +6,6 @@ It knows only the HTTP contract and the state frames of the log page. Every fail
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -22,6 +21,7 @@ import aiohttp
 from yarl import URL
 
 from fastlane.errors import FastlaneError
+from fastlane.pause import Pause
 from fastlane.redact import HIDDEN
 
 # Bounds one call in seconds.
@@ -165,11 +165,12 @@ class Client:
         after: int | None = None
         state: Mapping[str, Any] = {}
         where = url
-        wait, failures = _FIRST_WAIT_SECONDS, 0
+        pause, failures = Pause(_FIRST_WAIT_SECONDS, _LAST_WAIT_SECONDS), 0
         while True:
             try:
                 async for message in self._messages(where, after):
-                    wait, failures = _FIRST_WAIT_SECONDS, 0
+                    pause.reset()
+                    failures = 0
                     if "state" in message:
                         state = message["state"]
                         if state["status"] == "idle":
@@ -189,8 +190,7 @@ class Client:
                 failures += 1
                 if failures >= _ATTEMPTS or _is_refusal(error):
                     raise _unreachable(url, error) from error
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, _LAST_WAIT_SECONDS)
+            await pause.wait()
 
     async def _messages(self, url: str, after: int | None) -> AsyncIterator[dict[str, Any]]:
         query = {"format": "json", "state": "true"}

@@ -37,11 +37,12 @@ from fastlane.executors.docker.logs import (
 )
 from fastlane.executors.docker.pull import Pulls
 from fastlane.executors.docker.refusals import CANNOT_EXECUTE, is_the_jobs
+from fastlane.pause import Pause
 
 # Bounds one wait for the end of a run, after which the run is inspected and waited for again: a
 # half-open connection would hang forever.
 WAIT_SECONDS = 15.0
-# Bound the pauses of a wait that the engine ends at once: of a run that was not started yet, say.
+# Bound the pauses of a wait that the engine ends at once, as for a run that was not started yet.
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 2.0
 # Bounds the wait for a name that an earlier container still has, and its steps.
@@ -175,7 +176,7 @@ class DockerExecutor(Executor):
             knows when it answers a start.
         """
         engine = self._engines.of(host)
-        pause = FIRST_PAUSE_SECONDS
+        pause = Pause(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         while True:
             answered = True
             try:
@@ -199,8 +200,7 @@ class DockerExecutor(Executor):
                 await self._raise_if_never_executed(engine, state)
                 return state
             if answered:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, MAX_PAUSE_SECONDS)
+                await pause.wait()
 
     async def logs(
         self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event

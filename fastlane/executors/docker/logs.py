@@ -21,6 +21,7 @@ from fastlane.executors.docker.container import GOING, phase_of
 from fastlane.executors.docker.engine import Engine, Refused
 from fastlane.executors.docker.frames import HEADER_BYTES, STAMP_BYTES, FrameError
 from fastlane.executors.docker.reader import LogReader
+from fastlane.pause import Pause
 
 # As daemon/delete.go, start.go and logs.go of moby say it.
 _BEING_REMOVED = ("is already in progress", "marked for removal")
@@ -59,7 +60,7 @@ async def follow_logs(
         bookmark, tty=bool(details["Config"]["Tty"]), loses_newlines=engine.loses_newlines
     )
     over = ended.is_set() or _phase(details) is Phase.ENDED
-    pause = FIRST_PAUSE_SECONDS
+    pause = Pause(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
     while True:
         reader.restart(trusted=over)
         progress = complete = False
@@ -89,8 +90,9 @@ async def follow_logs(
             return
         if not over:
             # Still running: the follow was cut, by a rotation or on the wire.
-            pause = FIRST_PAUSE_SECONDS if progress else min(pause * 2, MAX_PAUSE_SECONDS)
-            await asyncio.sleep(pause)
+            if progress:
+                pause.reset()
+            await pause.wait()
 
 
 async def tail(engine: Engine, run_id: str, *, kind: str = "containers", **more: str) -> bytes:
@@ -155,7 +157,8 @@ async def _read(
         "follow": "0" if ended is None else "1",
     }
     silence = READ_SILENCE_SECONDS if ended is None else None
-    check_seconds, doubted = FIRST_CHECK_SECONDS, False
+    checks, doubted = Pause(FIRST_CHECK_SECONDS, MAX_CHECK_SECONDS), False
+    check_seconds = checks.take()
     try:
         async with engine.stream(
             "GET", f"{kind}/{run_id}/logs", params=params, silence_seconds=silence
@@ -179,7 +182,7 @@ async def _read(
                         if over:
                             yield None
                             return
-                        doubted, check_seconds = False, min(check_seconds * 2, MAX_CHECK_SECONDS)
+                        doubted, check_seconds = False, checks.take()
                     elif doubted:
                         return
                     else:
@@ -187,7 +190,8 @@ async def _read(
                 elif not chunk:
                     return
                 else:
-                    check_seconds, doubted = FIRST_CHECK_SECONDS, False
+                    checks.reset()
+                    check_seconds, doubted = checks.take(), False
                     batch = reader.feed(chunk)
                     if batch is not None:
                         yield batch

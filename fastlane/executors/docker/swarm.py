@@ -59,6 +59,7 @@ from fastlane.executors.docker.service import (
     state_of,
     vanished,
 )
+from fastlane.pause import Pause
 
 SERVICE_LABEL = "com.docker.swarm.service.id"
 """The swarm's own, on each container."""
@@ -169,7 +170,7 @@ class SwarmExecutor(Executor):
         :raises RunVanished: the swarm has ended it, or its node has.
         :raises RunOutOfReach: its node is unreachable.
         """
-        pause = FIRST_PAUSE_SECONDS
+        pause = Pause(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, factor=1.5)
         while True:
             service, tasks = await self._within_reach(host, run_id)
             state = self._state_of(service, tasks)
@@ -177,8 +178,7 @@ class SwarmExecutor(Executor):
                 await self._seal(host, service, tasks)
                 await self._raise_if_not_its_own_end(host, service, tasks, state)
                 return state
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, MAX_PAUSE_SECONDS)
+            await pause.wait()
 
     async def _seal(self, host: str, service: Details, tasks: Sequence[Details]) -> None:
         """Keep every manager from making another task for a run that has ended."""

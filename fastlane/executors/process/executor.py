@@ -62,6 +62,7 @@ from fastlane.executors.process.records import (
     view_of,
 )
 from fastlane.executors.process.supervisor import exit_of, kill, launch
+from fastlane.pause import Pause
 
 log = structlog.get_logger(__name__)
 
@@ -280,7 +281,7 @@ class ProcessExecutor(Executor):
         """
         reader = LogReader.at(bookmark)
         directory = self._directory_of(host, run_id)
-        pause = POLL_MIN_SECONDS
+        pause = Pause(POLL_MIN_SECONDS, POLL_MAX_SECONDS, factor=1.5)
         looked = float("-inf")
         while True:
             over, vanished = ended.is_set(), None
@@ -294,7 +295,7 @@ class ProcessExecutor(Executor):
             has_ended, data = await self._in_thread(host, peek, directory, reader.offset)
             batch = reader.take(data)
             if batch is not None:
-                pause = POLL_MIN_SECONDS
+                pause.reset()
                 yield batch
             elif reader.moved:
                 continue
@@ -306,8 +307,7 @@ class ProcessExecutor(Executor):
                     raise vanished
                 return
             else:
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.5, POLL_MAX_SECONDS)
+                await pause.wait()
 
     async def stop(self, host: str, run_id: str, *, grace_seconds: float) -> None:
         now = asyncio.get_running_loop().time
