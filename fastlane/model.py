@@ -40,7 +40,7 @@ UNFINISHED = frozenset({Status.ENQUEUED}) | ACTIVE
 
 
 class Reason(StrEnum):
-    """Why an execution ended as it did; stands beside the status."""
+    """Why an execution ended as it did, next to its status."""
 
     EXIT_CODE = "exit-code"
     OOM = "oom"
@@ -175,7 +175,7 @@ class Command:
 
     @classmethod
     def parse(cls, submitted: str | Sequence[str]) -> Command:
-        """Split a string as a shell splits words; a list is taken word by word.
+        """Split a string as a shell splits words; a list is used word by word.
 
         :raises ValueError: a quote is not closed.
         """
@@ -211,7 +211,7 @@ class Target(Protocol):
 
     @property
     def receiver(self) -> str:
-        """What is to be spared when it is slow, such as the origin of a URL."""
+        """Which, such as the origin of a URL."""
 
     @property
     def every_attempt(self) -> bool:
@@ -311,7 +311,7 @@ class Job:
     queue_job_id: str
     """A new one with every enqueueing (POST, PUT, retry); ``enqueued_id`` in the API."""
     generation: int = 1
-    """Counts up with every PUT and stop: what an older generation had planned is void."""
+    """Increases with every PUT and stop, which cancels what an older generation planned."""
     next_run_at: float | None = None
     """The tick that is to come, or None when nothing is scheduled."""
     stopped_at: float | None = None
@@ -364,7 +364,7 @@ class Execution:
     owner: str | None = None
     """The instance that runs it."""
     epoch: int = 0
-    """Counts up with every change of owner; a write with an older one is refused."""
+    """Increases with every change of owner; a write with an older one is refused."""
     host: str | None = None
     """Where its container is, or is about to be made; set before the container is created."""
     run_id: str | None = None
@@ -436,7 +436,7 @@ class Delivery:
     due_at: float | None = None
     """Not to be tried before; while it is claimed, the end of the claim. Set while pending."""
     claim: int = 0
-    """Counts up with every claim; a write under an older one is refused."""
+    """Increases with every claim; a write under an older one is refused."""
     claimed_at: float | None = None
     """When it was claimed to be tried; None while it is not claimed."""
     history: tuple[Attempt, ...] = ()
@@ -445,7 +445,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """A piece of log. Sequence numbers start at 1 and rise; a reader can go on behind any.
+    """A piece of log. Sequence numbers start at 1 and rise; a reader can continue after any.
 
     A record never ends inside a UTF-8 character (as far as the output is UTF-8).
     """
@@ -483,14 +483,14 @@ class HostRecord:
 
     host: str
     failures: int = 0
-    """What it did wrong in a row; 0 when the last call went well."""
+    """Consecutive failures; 0 if the last call succeeded."""
     error: str | None = None
-    """What was wrong the last time."""
+    """The last error."""
     open_until: float | None = None
-    """Nothing new is given to it before; behind this time it is tried. None: the circuit is
+    """It gets nothing new before this time, and is tested after it. None: the circuit is
     closed."""
     blacklisted: bool = False
-    """Somebody has taken it out for new executions."""
+    """Someone drained it: it gets no new executions."""
 
 
 @dataclass(frozen=True, slots=True)

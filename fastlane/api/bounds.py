@@ -180,7 +180,7 @@ class _BoundedRequest(HTTPMessageDelegate):
         return Problem(413, f"The request body exceeds {self._max_body_bytes} bytes.")
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer now. What is left of the body is read in vain, so that the answer is read."""
+        """Answer now. The rest of the body is dropped, so that the sender gets the answer."""
         # What it has kept of the body is not needed any more.
         self._inner.on_connection_close()
         # The sender does not get the "100 Continue" that it may wait for.

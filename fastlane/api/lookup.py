@@ -25,11 +25,11 @@ def check_task_id(task_id: str) -> str:
             400, f"A task id has 1 to {TASK_ID_MAX_CHARS} characters; {shown} has {len(task_id)}."
         )
     if "/" in task_id:
-        raise Problem(400, f"Task id {shown} holds a slash; use another character, such as '-'.")
+        raise Problem(400, f"Task id {shown} contains a slash; use another character, such as '-'.")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in task_id):
-        raise Problem(400, f"Task id {shown} holds a control character; leave it out.")
+        raise Problem(400, f"Task id {shown} contains a control character; leave it out.")
     if task_id != task_id.strip():
-        raise Problem(400, f"Task id {shown} begins or ends with a blank; leave it out.")
+        raise Problem(400, f"Task id {shown} begins or ends with a space; leave it out.")
     return task_id
 
 

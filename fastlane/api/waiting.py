@@ -42,7 +42,9 @@ def _waits_for(services: Services, execution: Execution, running: Counter[str]) 
     if blocked is not None:
         return blocked
     if running[farm.name] >= farm.max_running:
-        return f"Farm {farm.name} runs {running[farm.name]} executions, as many as it may."
+        return (
+            f"Farm {farm.name} runs {running[farm.name]} executions, the most it may run at a time."
+        )
     return None
 
 

@@ -79,10 +79,12 @@ class Config(BaseSettings):
         "loopback, the server does not start without one of the two.",
     )
     basic_auth_user: types.UserName = option(
-        "", "a name without a colon", "User for HTTP Basic auth on every route; empty: no auth."
+        "",
+        "a user name without a colon",
+        "User for HTTP Basic auth on every route; empty: no auth.",
     )
     basic_auth_password: SecretStr = option(
-        "", "a text", "Password for HTTP Basic auth; requires BASIC_AUTH_USER."
+        "", "any text", "Password for HTTP Basic auth; requires BASIC_AUTH_USER."
     )
     healthcheck_open: bool = option(
         False, "true or false", "No longer needed: /healthcheck/ never asks for credentials."
@@ -297,8 +299,8 @@ class Config(BaseSettings):
     smtp_port: int = count(
         0, 0, 65535, "Port of the mail server; 0: 465 with SMTP_USE_SSL, 25 without."
     )
-    smtp_user: str = option("", "a text", "User at the mail server; empty: no login.")
-    smtp_password: SecretStr = option("", "a text", "Password of SMTP_USER.")
+    smtp_user: str = option("", "any text", "User at the mail server; empty: no login.")
+    smtp_password: SecretStr = option("", "any text", "Password of SMTP_USER.")
     smtp_from: types.MailAddress = option(
         "fastlane@localhost",
         "an email address, also like fastlane <fastlane@example.org>",

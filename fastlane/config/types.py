@@ -1,4 +1,4 @@
-"""The types of the options: how a text becomes a value, and what it must look like."""
+"""The types of the options: how their text becomes a value, and which form it must have."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def count(default: int, least: int, most: int, help: str, *, form: str = "") -> 
 
 
 def parse_size(value: object) -> object:
-    """Bytes for a text like ``64m``; anything but a text is left to pydantic."""
+    """Bytes for a string like ``64m``; anything but a string is left to pydantic."""
     if not isinstance(value, str):
         return value
     match = _SIZE.fullmatch(value.strip())

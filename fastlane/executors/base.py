@@ -62,7 +62,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """Everything that an executor is told about an execution."""
+    """Everything that an executor needs to know about an execution."""
 
     execution_id: str
     task_id: str

@@ -1,4 +1,4 @@
-"""What a farm of Docker engines can be told: its host strings, TLS and registry logins."""
+"""The options of a farm of Docker engines: host strings, TLS and registry logins."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Takes the engine's raw log stream apart.
+"""Decodes the engine's raw log stream.
 
-Every frame is eight bytes (stream, three zeros, length as 32 bits big-endian) and a payload, which
-with ``timestamps=1`` begins with the time at which the engine read it, in a form of fixed width,
-and a blank. Source: "Stream format" in https://docs.docker.com/reference/api/engine/version/v1.47/
+A frame is eight bytes (stream, three zeros, length as 32 bits big-endian) and a payload. With
+``timestamps=1`` the payload begins with the time at which the engine read it, in a fixed width, and
+a space. Source: "Stream format" in https://docs.docker.com/reference/api/engine/version/v1.47/
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 STDOUT = 1
 STDERR = 2
-# The engine's own words about a log that it cannot read; they bear no timestamp.
+# Messages of the engine about a log that it cannot read; they have no timestamp.
 SYSTEM = 3
 
 HEADER_BYTES = 8
-# "2026-11-22T03:57:50.463188935Z " (Go's RFC3339NanoFixed in UTC, and a blank)
+# "2026-11-22T03:57:50.463188935Z " (Go's RFC3339NanoFixed in UTC, and a space)
 STAMP_BYTES = 31
 # The engine's own split of long lines (bufSize in moby's daemon/logger/copier.go).
 SPLIT_BYTES = 16 * 1024
@@ -57,9 +57,9 @@ class FrameDecoder:
     cut, and everything else happens per run.
 
     A line over 16 KiB arrives in several frames of one time. The ``local`` driver of engines up to
-    20.10 forgets the newline behind such a line (it takes the last part for one that goes on), so
-    it is put back when the stream's next line begins. Whether one is missing at the very end
-    cannot be told from the frames: see :meth:`owes_newline`.
+    20.10 drops the newline after such a line, because it treats the last part as one that
+    continues. The newline is restored when the stream's next line begins. Whether one is missing at the very
+    end is not known from the frames: see :meth:`owes_newline`.
     """
 
     def __init__(self) -> None:

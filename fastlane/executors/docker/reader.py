@@ -1,9 +1,9 @@
-"""Turns log frames into pieces, and knows how to go on behind any bookmark.
+"""Turns log frames into pieces, and can continue after any bookmark.
 
-The engine cannot be asked for "everything behind this byte": ``since`` takes a time, several
-frames share one, and a clock may be set back. So a log is read from its start again, and what the
-bookmark counts is skipped. When the host has rotated the start away (the first frame has another
-time than the bookmark says), the times of the last frames decide instead.
+The engine cannot be asked for everything after a byte: ``since`` accepts a time, several frames
+share one, and a clock may be set back. So a log is read again from its start, and the bytes that
+the bookmark counts are skipped. If the host rotated the start away (the first frame has a different
+time than in the bookmark), the times of the last frames decide instead.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from fastlane.executors.docker.frames import (
 from fastlane.executors.utf8 import incomplete_tail
 from fastlane.model import Stream
 
-# Bounds how often a log whose times go back is read again before it is taken as it is.
+# Bounds how often a log whose times go back is read again before it is used anyway.
 MAX_STEPS_BACK = 100
-# Bounds how much of what an engine has to say of one log is passed on.
+# Bounds how many messages of an engine about one log are passed on.
 MAX_COMPLAINTS = 10
 _STREAMS = (Stream.STDOUT, Stream.STDERR)
 
@@ -34,11 +34,11 @@ ROTATED_NOTE = b"[fastlane: a part of this log was rotated away on the host befo
 
 
 class LogReader:
-    """The state behind one caller's read of one log, over any number of connections.
+    """The state of reading one log, over any number of connections.
 
     :param tty: the stream is raw, without frames and times.
-    :param loses_newlines: the engine forgets the newline behind a long line, so one is taken to
-        have been there at the log's end, too (a long last line without one is rarer).
+    :param loses_newlines: the engine drops the newline after a long line, so one is added at the
+        log's end, too (a long last line without one is rarer).
     """
 
     def __init__(self, bookmark: str, *, tty: bool = False, loses_newlines: bool = False) -> None:
@@ -142,7 +142,7 @@ class LogReader:
     def reached(self, tail: bytes) -> bool:
         """Whether the log's last frame, as ``tail=1`` gives it, was the last on this connection.
 
-        False where that is no proof: the pieces of one long line share their time, and may well be
+        False where that proves nothing: the pieces of one long line share their time and may be
         equal.
         """
         if self._tty or self._decoder.pending:

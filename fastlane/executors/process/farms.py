@@ -1,4 +1,4 @@
-"""What a farm of processes can be told: nothing but the names of its hosts."""
+"""The options of a farm of processes: only the names of its hosts."""
 
 from __future__ import annotations
 

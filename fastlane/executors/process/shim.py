@@ -1,17 +1,17 @@
 """The supervisor of one run of the process executor: ``python process_shim.py RUN_DIR``.
 
 It outlives the server that launched it (own session, no longer its child), starts the command,
-writes its output and its end into the run's directory, and ends. It needs the standard library
-only and imports nothing of fastlane, so it starts in some 20 ms and an upgrade under way cannot
-break it. Whoever launched it reads one word from its stdout: ``started``, ``failed``, ``busy``
+writes its output and its end into the run's directory, and ends. It needs only the standard
+library and imports nothing of fastlane, so it starts in some 20 ms and an upgrade in progress
+cannot break it. The launcher reads one word from its stdout: ``started``, ``failed``, ``busy``
 (another supervisor has this run) or ``gone`` (the run was removed).
 
 The files of a run, all below ``RUN_DIR``:
 
 =============  ====================================================================================
 ``spec.json``  what to run; there from the first moment, never changed
-``lock``       held (flock) by the supervisor for as long as it lives, or by whoever stops or
-               removes a run that was never started
+``lock``       held (flock) by the supervisor as long as it lives, or by a caller that stops
+               or removes a run that was never started
 ``state.json`` the processes' identities; **from its first version on the command may have run**
 ``starting``   there until the command is known to execute; gone (or not) it costs no disk space
 ``log``        framed output, see :data:`FRAME`
@@ -19,16 +19,16 @@ The files of a run, all below ``RUN_DIR``:
 ``work``       the command's directory, and its ``HOME``
 =============  ====================================================================================
 
-Exactly once, whatever is killed when: the command's process is forked under the lock and waits on
-a pipe for leave to go on. ``state.json`` is linked into place (which fails when there is one) and
-synced before leave is given.
+Exactly once, whatever is killed at any time: the command's process is forked under the lock and
+waits on a pipe for permission. ``state.json`` is linked into place (which fails if there is one)
+and synced before permission is given.
 
 * Killed before ``state.json``: the forked process sees the pipe close and ends without running
   anything. The lock is free again, a new ``start`` runs the command for the first time.
-* Killed behind ``state.json``: the command has run, or not, nobody can say. No supervisor ever
-  goes beyond an existing ``state.json``; with its supervisor dead and no ``exit.json`` the run
-  counts as vanished.
-* Killed behind ``exit.json``: it has ended, and that is what everybody reads.
+* Killed after ``state.json``: whether the command has run is unknown. No supervisor goes beyond an
+  existing ``state.json``. If the supervisor is dead and there is no ``exit.json``, the run counts
+  as vanished.
+* Killed after ``exit.json``: the run has ended, and everyone reads that.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ EXIT = "exit.json"
 WORK = "work"
 
 FRAME = struct.Struct(">BdI")
-"""A frame's header: stream (1 stdout, 2 stderr), unix seconds, length of the data behind it."""
+"""A frame's header: stream (1 stdout, 2 stderr), unix seconds, length of the data after it."""
 STDOUT, STDERR = 1, 2
 
 # Bounds one frame: what is read from a pipe at once.
 READ_BYTES = 64 * 1024
-# Bounds how long the pipes are read behind the command's end, when a process that left the
-# command's group still holds them open.
+# Bounds how long the pipes are read after the command's end if a process that left the command's
+# group still holds them open.
 DRAIN_SECONDS = 1.0
-# Bounds how long a command goes on after its run's directory was deleted behind our back.
+# Bounds how long a command continues after someone deleted its run's directory.
 WATCH_SECONDS = 1.0
-# Bounds how often the result is tried to be written (once a second) on a disk that is full.
+# Bounds the attempts to write the result (one per second) to a full disk.
 EXIT_WRITES = 600
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -129,7 +129,7 @@ def take_lock(directory: str) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever removes a run does it under the lock: what we hold may be of a removed one.
+        # A run is removed under the lock, so we may hold the lock of a removed one.
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
         raise FileNotFoundError(errno.ENOENT, "the run was removed", path)
@@ -185,7 +185,7 @@ class Log:
             while view:
                 view = view[os.write(self._descriptor, view) :]
         except OSError:
-            # Half a frame would make all behind it unreadable.
+            # Half a frame would make everything after it unreadable.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self._end)
             os.lseek(self._descriptor, self._end, os.SEEK_SET)
@@ -357,7 +357,7 @@ def follow(child: int, streams: dict[int, int], log: Log, woken: int) -> int:
                 os.close(descriptor)
                 is_open.discard(descriptor)
         if deadline is None and log.removed:
-            # Everybody was told, or will be, that it is lost: then it must not run.
+            # It is reported as lost, so it must not run.
             os.killpg(child, signal.SIGKILL)
         # Its pid, and so its group's, is ours to name for as long as it is not reaped.
         if deadline is None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):

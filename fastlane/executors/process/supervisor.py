@@ -41,7 +41,7 @@ def launch(directory: Path, timeout_seconds: float) -> tuple[str, str]:
         try:
             word, complaint = launcher.communicate(timeout=max(0.1, timeout_seconds))
         except subprocess.TimeoutExpired:
-            # Its first process has long handed over to the supervisor, which is left to go on.
+            # The launched process has already handed over to the supervisor, which continues.
             launcher.kill()
             return "", "no word from it in time"
     return word.decode(), complaint.decode(errors="replace").strip()[-500:]
