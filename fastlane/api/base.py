@@ -20,10 +20,10 @@ from tornado.web import HTTPError, RequestHandler
 from fastlane.api import large
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
-from fastlane.api.schemas.common import Urls
-from fastlane.api.schemas.problems import problem_details
+from fastlane.api.schemas.build import problem_details
 from fastlane.api.security import Caller, Principal, Security
 from fastlane.api.services import Services
+from fastlane.api.urls import Urls
 from fastlane.checks import shown
 from fastlane.encoding import to_json
 from fastlane.errors import KeyReused, NotFound, Rejected, StorageUnavailable

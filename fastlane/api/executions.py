@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from fastlane.api.base import BaseHandler
 from fastlane.api.large import LARGE_CHARS
 from fastlane.api.lookup import find_execution
-from fastlane.api.schemas import executions as schemas
-from fastlane.api.schemas.common import job_reference, task_reference
+from fastlane.api.schemas import build, responses
+from fastlane.api.schemas.build import Output
 from fastlane.api.waiting import reasons
 from fastlane.model import Delivery, Status, Stream
 from fastlane.model import Execution as ExecutionRecord
@@ -21,10 +21,10 @@ OUTPUT_BYTES = 64 * 1024
 
 async def read_outputs(
     storage: Storage, executions: Sequence[ExecutionRecord]
-) -> dict[str, schemas.Output]:
+) -> dict[str, Output]:
     """The ends of both streams of each of *executions*, by its id, as much as an answer shows."""
     ran = [one.id for one in executions if one.status is not Status.ENQUEUED and one.epoch]
-    found = {one.id: schemas.Output() for one in executions}
+    found = {one.id: Output() for one in executions}
     if not ran:
         return found
     wanted = [(one, stream) for one in ran for stream in (Stream.STDOUT, Stream.STDERR)]
@@ -35,7 +35,7 @@ async def read_outputs(
         texts = _texts(tails)
     pairs = iter(texts)
     for one, (stdout, stdout_cut), (stderr, stderr_cut) in zip(ran, pairs, pairs, strict=True):
-        found[one] = schemas.Output(stdout, stderr, stdout_cut, stderr_cut)
+        found[one] = Output(stdout, stderr, stdout_cut, stderr_cut)
     return found
 
 
@@ -65,8 +65,8 @@ class Execution(BaseHandler):
         dispatches = await read_dispatches(storage, [execution])
         waiting = await reasons(self.services, [execution])
         words = self.services.config.env_blacklisted_words
-        found: schemas.ExecutionDetails = {
-            "execution": schemas.execution_details(
+        found: responses.ExecutionDetails = {
+            "execution": build.execution_details(
                 execution,
                 outputs[execution.id],
                 words,
@@ -74,8 +74,8 @@ class Execution(BaseHandler):
                 dispatches[execution.id],
                 waiting[execution.id],
             ),
-            "job": job_reference(task_id, job_id, self.urls),
-            "task": task_reference(task_id, self.urls),
+            "job": build.job_reference(task_id, job_id, self.urls),
+            "task": build.task_reference(task_id, self.urls),
         }
         await self.send_json(found)
 
@@ -86,4 +86,4 @@ class StopExecution(BaseHandler):
     async def post(self, task_id: str, job_id: str, execution_id: str) -> None:
         """Stops this run and its retries; the job's schedule continues. Safe to repeat."""
         execution = await self.services.lifecycle.stop_execution(task_id, job_id, execution_id)
-        await self.send_json(schemas.stopped_execution(execution, self.urls))
+        await self.send_json(build.stopped_execution(execution, self.urls))

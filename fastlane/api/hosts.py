@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from fastlane.api.base import BaseHandler
 from fastlane.api.payload import read_blacklist
 from fastlane.api.problems import Problem
-from fastlane.api.schemas.common import host_and_port
-from fastlane.api.schemas.server import Blacklist as BlacklistAnswer
-from fastlane.api.schemas.server import BlacklistedHost
+from fastlane.api.schemas import responses
+from fastlane.api.schemas.build import host_and_port
 from fastlane.checks import shown
 from fastlane.errors import NotFound
 
@@ -21,7 +20,7 @@ class Blacklist(BaseHandler):
         """The hosts that get no new executions, also those that no farm has any more."""
         records = await self.services.storage.hosts.all()
         hosts = [record.host for record in records if record.blacklisted]
-        found: BlacklistAnswer = {"hosts": hosts}
+        found: responses.Blacklist = {"hosts": hosts}
         await self.send_json(found)
 
     async def post(self) -> None:
@@ -46,7 +45,7 @@ class Blacklist(BaseHandler):
             await services.lifecycle.blacklist_host(host, blacklisted=blacklisted)
         # This instance obeys before it answers, whichever reads the event first.
         services.hosts.take(await services.storage.hosts.all())
-        found: BlacklistedHost = {"host": name, "blacklisted": blacklisted}
+        found: responses.BlacklistedHost = {"host": name, "blacklisted": blacklisted}
         await self.send_json(found)
 
     def _configured(self, name: str) -> Sequence[str]:

@@ -9,9 +9,7 @@ from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import requested_page
 from fastlane.api.payload import take_submission
 from fastlane.api.problems import Problem
-from fastlane.api.schemas import jobs as schemas
-from fastlane.api.schemas.common import page_keys, task_reference
-from fastlane.api.schemas.executions import execution_details
+from fastlane.api.schemas import build, responses
 from fastlane.api.waiting import reasons
 
 EXECUTIONS_PER_PAGE = 20
@@ -30,11 +28,11 @@ class Job(BaseHandler):
         outputs = await read_outputs(storage, page.items)
         dispatches = await read_dispatches(storage, page.items)
         waiting = await reasons(self.services, page.items)
-        keys = page_keys(
+        keys = build.page_keys(
             page, request, self.urls.job(task_id, job_id), per_page=EXECUTIONS_PER_PAGE
         )
         executions = [
-            execution_details(
+            build.execution_details(
                 execution,
                 outputs[execution.id],
                 words,
@@ -44,9 +42,9 @@ class Job(BaseHandler):
             )
             for execution in page.items
         ]
-        found: schemas.JobDetails = {
-            "task": task_reference(task_id, self.urls),
-            "job": schemas.job_details(job, executions, last, self.services.config, self.urls),
+        found: responses.JobDetails = {
+            "task": build.task_reference(task_id, self.urls),
+            "job": build.job_details(job, executions, last, self.services.config, self.urls),
             **keys,
         }
         await self.send_json(found)
@@ -68,7 +66,7 @@ class Job(BaseHandler):
             schedule=schedule,
             request_ip=self.caller.address,
         )
-        await self.send_json(schemas.submitted(submitted.job, submitted.execution, self.urls))
+        await self.send_json(build.submitted(submitted.job, submitted.execution, self.urls))
 
 
 class StopJob(BaseHandler):
@@ -77,7 +75,7 @@ class StopJob(BaseHandler):
     async def post(self, task_id: str, job_id: str) -> None:
         """Stops its last execution, its schedule and its retries. Safe to repeat."""
         job = await self.services.lifecycle.stop_job(task_id, job_id)
-        await self.send_json(schemas.stopped_job(job, self.urls))
+        await self.send_json(build.stopped_job(job, self.urls))
 
 
 class RetryJob(BaseHandler):
@@ -94,4 +92,4 @@ class RetryJob(BaseHandler):
             task_id, job_id, request_ip=self.caller.address
         )
         job = await self.services.storage.jobs.get(task_id, job_id)
-        await self.send_json(schemas.retried_job(job, execution, self.urls))
+        await self.send_json(build.retried_job(job, execution, self.urls))

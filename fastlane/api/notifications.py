@@ -5,8 +5,7 @@ from __future__ import annotations
 from fastlane.api import parameters
 from fastlane.api.base import BaseHandler
 from fastlane.api.paging import requested_page
-from fastlane.api.schemas import notifications as schemas
-from fastlane.api.schemas.common import page_keys
+from fastlane.api.schemas import build, responses
 from fastlane.model import DeliveryState
 
 NOTIFICATIONS_PER_PAGE = 20
@@ -21,11 +20,11 @@ class Notifications(BaseHandler):
         request = requested_page(self, NOTIFICATIONS_PER_PAGE)
         state = DeliveryState(DELIVERY_STATE.choice(self) or DeliveryState.FAILED)
         page = await self.services.storage.outbox.in_state(state, request)
-        keys = page_keys(
+        keys = build.page_keys(
             page, request, self.urls.notifications(), per_page=NOTIFICATIONS_PER_PAGE, state=state
         )
-        items = [schemas.notification(delivery, self.urls) for delivery in page.items]
-        found: schemas.NotificationPage = {**keys, "items": items}
+        items = [build.notification(delivery, self.urls) for delivery in page.items]
+        found: responses.NotificationPage = {**keys, "items": items}
         await self.send_json(found)
 
 
@@ -35,4 +34,4 @@ class RequeueNotification(BaseHandler):
     async def post(self, notification_id: str) -> None:
         """From its first attempt, under the same id. Safe to repeat. 400 when it was delivered."""
         delivery = await self.services.lifecycle.requeue_delivery(notification_id)
-        await self.send_json(schemas.notification(delivery, self.urls))
+        await self.send_json(build.notification(delivery, self.urls))

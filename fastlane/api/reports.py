@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fastlane.api.executions import read_outputs
-from fastlane.api.schemas.common import Urls
-from fastlane.api.schemas.executions import report
+from fastlane.api.schemas.build import report
+from fastlane.api.urls import Urls
 from fastlane.model import Event, Execution
 from fastlane.notifications.base import Report
 from fastlane.redact import redact

@@ -26,7 +26,7 @@ from fastlane.api.pages import Asset, StreamPage
 from fastlane.api.paging import PAGED
 from fastlane.api.parameters import Parameter
 from fastlane.api.payload import BlacklistPayload, JobPayload
-from fastlane.api.schemas import executions, jobs, notifications, server
+from fastlane.api.schemas import responses
 from fastlane.api.security import Role, Security
 from fastlane.api.services import Services
 from fastlane.api.status import Healthcheck, Status
@@ -40,7 +40,7 @@ VIEWER, SUBMITTER, OPERATOR = Role.VIEWER, Role.SUBMITTER, Role.OPERATOR
 
 _STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code")
 _VERSION = Parameter("v", "The file's version. With it, it may be cached.", {"type": "string"})
-_HOST: Any = {"answer": server.BlacklistedHost, "body": BlacklistPayload, "problems": (404,)}
+_HOST: Any = {"answer": responses.BlacklistedHost, "body": BlacklistPayload, "problems": (404,)}
 _ASSETS = ("text/css", "text/javascript", "image/svg+xml")
 
 
@@ -71,21 +71,21 @@ def _output(path: str, whose: str, of: str, page: str, socket: str) -> Sequence[
 
 _SECTIONS: Mapping[str, Sequence[Route]] = {
     "Tasks": (
-        route("/tasks", Tasks, get("listTasks", VIEWER, "All tasks", jobs.TaskPage, PAGED)),
+        route("/tasks", Tasks, get("listTasks", VIEWER, "All tasks", responses.TaskPage, PAGED)),
         route(
             "/search",
             Search,
-            get("searchTasks", VIEWER, "Search tasks", jobs.TaskPage, (QUERY, *PAGED)),
+            get("searchTasks", VIEWER, "Search tasks", responses.TaskPage, (QUERY, *PAGED)),
         ),
         route(
             "/tasks/<task>",
             Task,
-            get("getTask", VIEWER, "One task", jobs.TaskDetails, PAGED),
+            get("getTask", VIEWER, "One task", responses.TaskDetails, PAGED),
             post(
                 "createJob",
                 SUBMITTER,
                 "Create a job",
-                jobs.Submitted,
+                responses.Submitted,
                 (IDEMPOTENCY_KEY,),
                 JobPayload,
                 ("Idempotent-Replayed",),
@@ -97,26 +97,30 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
         route(
             JOB,
             Job,
-            get("getJob", VIEWER, "One job", jobs.JobDetails, PAGED),
-            put("putJob", SUBMITTER, "Create or replace a job", jobs.Submitted, body=JobPayload),
+            get("getJob", VIEWER, "One job", responses.JobDetails, PAGED),
+            put(
+                "putJob", SUBMITTER, "Create or replace a job", responses.Submitted, body=JobPayload
+            ),
         ),
-        route(f"{JOB}/stop", StopJob, post("stopJob", SUBMITTER, "Stop a job", jobs.StoppedJob)),
+        route(
+            f"{JOB}/stop", StopJob, post("stopJob", SUBMITTER, "Stop a job", responses.StoppedJob)
+        ),
         route(
             f"{JOB}/retry",
             RetryJob,
-            post("retryJob", SUBMITTER, "Run a job once more", jobs.RetriedJob),
+            post("retryJob", SUBMITTER, "Run a job once more", responses.RetriedJob),
         ),
     ),
     "Executions": (
         route(
             EXECUTION,
             Execution,
-            get("getExecution", VIEWER, "One execution", executions.ExecutionDetails),
+            get("getExecution", VIEWER, "One execution", responses.ExecutionDetails),
         ),
         route(
             f"{EXECUTION}/stop",
             StopExecution,
-            post("stopExecution", SUBMITTER, "Stop an execution", executions.StoppedExecution),
+            post("stopExecution", SUBMITTER, "Stop an execution", responses.StoppedExecution),
         ),
     ),
     "Output": (
@@ -143,7 +147,7 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 "listNotifications",
                 OPERATOR,
                 "Pending and failed notifications",
-                notifications.NotificationPage,
+                responses.NotificationPage,
                 (DELIVERY_STATE, *PAGED),
             ),
         ),
@@ -154,7 +158,7 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 "requeueNotification",
                 OPERATOR,
                 "Try a failed notification again",
-                notifications.Notification,
+                responses.Notification,
             ),
         ),
     ),
@@ -162,7 +166,7 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
         route(
             "/docker-executor/blacklist",
             Blacklist,
-            get("getBlacklist", VIEWER, "Black-listed hosts", server.Blacklist),
+            get("getBlacklist", VIEWER, "Black-listed hosts", responses.Blacklist),
             post("blacklistHost", OPERATOR, "Black-list a host", **_HOST),
             put("alsoBlacklistHost", OPERATOR, "Black-list a host (as POST)", **_HOST),
             delete("putBackHost", OPERATOR, "Put a host back", **_HOST),
@@ -174,13 +178,15 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 "getHealth",
                 Role.ANONYMOUS,
                 "Whether the storage is available",
-                server.Health,
-                unavailable=server.Health,
+                responses.Health,
+                unavailable=responses.Health,
             ),
             any_host=True,
         ),
         route(
-            "/status", Status, get("getStatus", VIEWER, "What the server does", server.ServerStatus)
+            "/status",
+            Status,
+            get("getStatus", VIEWER, "What the server does", responses.ServerStatus),
         ),
         route(
             "/openapi.json",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
-from fastlane.api.schemas import server as schemas
+from fastlane.api.schemas import build, responses
 from fastlane.api.security import Role
 from fastlane.errors import StorageUnavailable
 
@@ -52,22 +52,22 @@ class Status(BaseHandler):
         scheduled = await storage.jobs.scheduled(SCHEDULED_SHOWN)
         running = Counter(execution.host for execution in active)
         running_of_farm = Counter(execution.farm for execution in active)
-        found: schemas.ServerStatus = {
+        found: responses.ServerStatus = {
             "version": services.version,
             "executor": services.executors.default,
             "backend": storage.name,
-            "containers": {"running": [schemas.running_container(one, urls) for one in active]},
+            "containers": {"running": [build.running_container(one, urls) for one in active]},
             "hosts": [
-                schemas.host_status(host, services.hosts, running[host], farm)
+                build.host_status(host, services.hosts, running[host], farm)
                 for farm in services.farms
                 for host in farm.hosts
             ],
             "farms": [
-                schemas.farm_status(farm, services.hosts, running_of_farm[farm.name])
+                build.farm_status(farm, services.hosts, running_of_farm[farm.name])
                 for farm in services.farms
             ],
-            "jobs": schemas.job_counts(overview, scheduled, urls),
-            "queues": schemas.queues(overview),
+            "jobs": build.job_counts(overview, scheduled, urls),
+            "queues": build.queues(overview),
             "tasks": {"count": overview.tasks},
         }
         await self.send_json(found)

@@ -10,8 +10,7 @@ from fastlane.api.paging import requested_page
 from fastlane.api.parameters import Parameter
 from fastlane.api.payload import take_submission
 from fastlane.api.problems import Problem
-from fastlane.api.schemas import jobs as schemas
-from fastlane.api.schemas.common import page_keys
+from fastlane.api.schemas import build
 from fastlane.storage.base import IdempotencyKey
 
 TASKS_PER_PAGE = 10
@@ -43,8 +42,8 @@ class Tasks(BaseHandler):
         """A page of the tasks, oldest first."""
         request = requested_page(self, TASKS_PER_PAGE)
         page = await self.services.storage.tasks.page(request)
-        keys = page_keys(page, request, self.urls.tasks(), per_page=TASKS_PER_PAGE)
-        await self.send_json(schemas.task_page(page, keys, self.urls))
+        keys = build.page_keys(page, request, self.urls.tasks(), per_page=TASKS_PER_PAGE)
+        await self.send_json(build.task_page(page, keys, self.urls))
 
 
 class Search(BaseHandler):
@@ -62,8 +61,10 @@ class Search(BaseHandler):
             )
         request = requested_page(self, TASKS_PER_PAGE)
         page = await self.services.storage.tasks.search(query, request)
-        keys = page_keys(page, request, self.urls.search(), per_page=TASKS_PER_PAGE, query=query)
-        await self.send_json(schemas.task_page(page, keys, self.urls))
+        keys = build.page_keys(
+            page, request, self.urls.search(), per_page=TASKS_PER_PAGE, query=query
+        )
+        await self.send_json(build.task_page(page, keys, self.urls))
 
 
 class Task(BaseHandler):
@@ -74,8 +75,8 @@ class Task(BaseHandler):
         request = requested_page(self, JOBS_PER_PAGE)
         task = await self.services.storage.tasks.get(task_id)
         page = await self.services.storage.jobs.of_task(task_id, request)
-        keys = page_keys(page, request, self.urls.task(task_id), per_page=JOBS_PER_PAGE)
-        await self.send_json(schemas.task_details(task, page, keys, self.urls))
+        keys = build.page_keys(page, request, self.urls.task(task_id), per_page=JOBS_PER_PAGE)
+        await self.send_json(build.task_details(task, page, keys, self.urls))
 
     async def post(self, task_id: str) -> None:
         """Stores a job and, unless it is scheduled, its first execution.
@@ -104,7 +105,7 @@ class Task(BaseHandler):
         )
         if submitted.repeated:
             self.set_header("Idempotent-Replayed", "true")
-        await self.send_json(schemas.submitted(submitted.job, submitted.execution, self.urls))
+        await self.send_json(build.submitted(submitted.job, submitted.execution, self.urls))
 
     def _idempotency_key(self) -> IdempotencyKey | None:
         key = self.request.headers.get("Idempotency-Key")

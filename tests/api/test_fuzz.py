@@ -13,9 +13,8 @@ from urllib.parse import quote
 
 from fastlane.api.payload import JobPayload, read_payload
 from fastlane.api.problems import Problem
-from fastlane.api.schemas import jobs
-from fastlane.api.schemas.common import Urls
-from fastlane.api.schemas.problems import problem_details
+from fastlane.api.schemas import build
+from fastlane.api.urls import Urls
 from fastlane.bus.local import Bus
 from fastlane.config import Config
 from fastlane.encoding import to_json
@@ -238,7 +237,7 @@ async def test_twenty_thousand_payloads() -> None:
         payload = read(number, body)
         if isinstance(payload, Problem):
             assert payload.status == 400, (number, body, payload)
-            answer = sent(problem_details(payload, "id"))
+            answer = sent(build.problem_details(payload, "id"))
             if number % 20 == 0:
                 reference = {"$ref": "#/components/schemas/PayloadProblem"}
                 validate(answer, reference, f"{number}: {body!r}")
@@ -251,8 +250,8 @@ async def test_twenty_thousand_payloads() -> None:
                 assert definition.command.argv
                 assert definition.effective_pull_policy
                 assert definition_from(definition_text(definition)) == definition
-                sent(jobs.submitted(done.job, done.execution, urls))
-                details = sent(jobs.job_details(done.job, [], None, config, urls))
+                sent(build.submitted(done.job, done.execution, urls))
+                details = sent(build.job_details(done.job, [], None, config, urls))
                 if number % 20 == 0:
                     validate(details, {"$ref": "#/components/schemas/Job"}, f"{number}: {body!r}")
             except Exception as error:

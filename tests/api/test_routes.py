@@ -17,7 +17,7 @@ from fastlane.api import parameters
 from fastlane.api.base import BaseHandler
 from fastlane.api.operations import Route, get, route
 from fastlane.api.routes import ROUTES, make_app
-from fastlane.api.schemas.common import Answer, Count
+from fastlane.api.schemas.responses import Answer, Count
 from fastlane.api.security import Authenticator, Principal, Role, Security
 from tests.api.http_site import PAYLOAD, Site
 from tests.api.test_around import ALL_METHODS, HANDSHAKE, filled
