@@ -13,7 +13,6 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -59,6 +58,15 @@ class State:
     reason: str | None = None
     error: str | None = None
     """fastlane's own explanation of its end, in a sentence."""
+
+    @property
+    def sentence(self) -> str:
+        """How it ended, for people."""
+        head = "Timed out" if self.status == "timedout" else self.status.capitalize()
+        if self.error:
+            return f"{head}: {self.error}"
+        code = self.reason == "exit-code"
+        return f"{head} with exit code {self.exit_code}." if code else f"{head} ({self.reason})."
 
 
 class Client:
@@ -136,10 +144,9 @@ class Client:
 
     async def _error(self, url: str) -> str | None:
         details = await self._json("GET", f"{url}/")
-        if "job" in details and not _names_execution(url):
-            details = {"execution": next(iter(details["job"].get("executions", ())), {})}
-        message = details.get("execution", {}).get("metadata", {}).get("message")
-        return message if isinstance(message, str) else None
+        execution = details.get("execution") or details["job"]["executions"][0]
+        message: str | None = execution["metadata"]["message"]
+        return message
 
     async def follow(self, url: str, write: Write) -> State:
         """Hand the log of a job or execution to *write* as it is written, until it has ended.
@@ -154,7 +161,9 @@ class Client:
             retry = state.get("retry") if is_job else None
             if retry is None:
                 return end
-            write("fastlane", _retry_note(end, state, retry))
+            # In the form of the server's own notes.
+            note = f"{end.sentence} Attempt {retry['attempt']} of {state['attempts']} follows."
+            write("fastlane", f"\n[fastlane: {note}]\n")
             watched = f"{url}/executions/{retry['executionId']}"
 
     async def _watch(self, url: str, write: Write, *, pin: bool) -> tuple[State, Mapping[str, Any]]:
@@ -174,10 +183,8 @@ class Client:
                     if "state" in message:
                         state = message["state"]
                         if state["status"] == "idle":
-                            raise FastlaneError(
-                                f"{shown_url(url)} has not run and is not scheduled: "
-                                "there is nothing to follow."
-                            )
+                            what = "has not run and is not scheduled: there is nothing to follow"
+                            raise FastlaneError(f"{shown_url(url)} {what}.")
                         if pin and state["executionId"]:
                             where = f"{url}/executions/{state['executionId']}"
                     elif message.get("end"):
@@ -188,7 +195,8 @@ class Client:
                         write(message["stream"], message["text"])
             except (aiohttp.ClientError, TimeoutError) as error:
                 failures += 1
-                if failures >= _ATTEMPTS or _is_refusal(error):
+                refused = isinstance(error, aiohttp.WSServerHandshakeError) and error.status < 500
+                if refused or failures >= _ATTEMPTS:
                     raise _unreachable(url, error) from error
             await pause.wait()
 
@@ -284,20 +292,6 @@ def _names_execution(url: str) -> bool:
     return url.rstrip("/").split("/")[-2:-1] == ["executions"]
 
 
-def _retry_note(end: State, state: Mapping[str, Any], retry: Mapping[str, Any]) -> str:
-    """A line between two attempts, in the form of the server's own notes."""
-    how = "failed" if end.exit_code is None else f"failed with exit code {end.exit_code}"
-    if end.error:
-        how += f" ({end.error.rstrip('.')})"
-    now, due = state.get("now"), retry.get("dueAt")
-    seconds = 0.0
-    if now and due:
-        seconds = (datetime.fromisoformat(due) - datetime.fromisoformat(now)).total_seconds()
-    number = state["attempt"]
-    when = f" in {seconds:.1f} s" if seconds > 0 else ""
-    return f"\n[fastlane: Attempt {number} {how}. Attempt {number + 1} follows{when}.]\n"
-
-
 def _http_url(text: str) -> URL:
     """*text* as it is written, without decoding what is percent-encoded.
 
@@ -327,10 +321,6 @@ def _not_fastlane(url: str) -> FastlaneError:
     return FastlaneError(f"{shown_url(url)} does not answer like fastlane: is it a server?")
 
 
-def _is_refusal(error: Exception) -> bool:
-    return isinstance(error, aiohttp.WSServerHandshakeError) and 400 <= error.status < 500
-
-
 def _unreachable(url: str, error: Exception) -> FastlaneError:
     if isinstance(error, aiohttp.WSServerHandshakeError):
         remedy = "give the URL of a job or an execution"
@@ -339,11 +329,11 @@ def _unreachable(url: str, error: Exception) -> FastlaneError:
         elif error.status >= 500:
             remedy = "try again later"
         return FastlaneError(f"{shown_url(url)} answers {error.status}: {remedy}.")
-    cause = getattr(error, "os_error", None) or error
-    why = str(cause) or type(cause).__name__
-    if isinstance(cause, OSError) and cause.errno:
-        # asyncio puts addresses and brackets around it.
-        why = os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+    # asyncio's own text has addresses and brackets around it; a name has no positive number.
+    cause = getattr(error, "os_error", error)
+    why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+        why = os.strerror(cause.errno)
     return FastlaneError(
         f"{shown_url(url)} cannot be reached ({why}): start a server with `fastlane server`, "
         "or name one with --server or FASTLANE_URL."

@@ -435,8 +435,7 @@
     showTime();
   }
 
-  // Attempts beyond those that were asked for make up for lost hosts.
-  const attemptText = (attempt) => (attempt <= state.attempts ? `Attempt ${attempt} of ${state.attempts}` : `Attempt ${attempt}`);
+  const attemptText = (attempt) => `Attempt ${attempt} of ${state.attempts}`;
 
   function whyWaiting() {
     if (!state.dueAt) return state.waiting || "In the queue.";
@@ -531,7 +530,7 @@
     connection.textContent = "Ended. ";
     const link = document.createElement("a");
     link.href = `${page.jobPath}/executions/${state.retry.executionId}/stream/`;
-    link.textContent = `${attemptText(state.attempt + 1)} follows`;
+    link.textContent = `${attemptText(state.retry.attempt)} follows`;
     connection.append(link);
   }
 
@@ -540,8 +539,8 @@
     addHeld();
     const exit = Number.isInteger(state.exitCode) ? ` with exit code ${state.exitCode}.` : state.error ? `: ${state.error}` : ".";
     push(newRow("fastlane", state.finishedAt || state.now, `${attemptText(state.attempt)} failed${exit}`, PLAIN_STYLE, false));
-    const { retry, attempt } = state;
-    state = { ...state, status: "enqueued", reason: null, error: null, exitCode: null, startedAt: null, finishedAt: null, retry: null, attempt: attempt + 1, dueAt: retry.dueAt };
+    const { retry } = state;
+    state = { ...state, status: "enqueued", reason: null, error: null, exitCode: null, startedAt: null, finishedAt: null, retry: null, attempt: retry.attempt, dueAt: retry.dueAt };
     after = written = attempts = 0;
     movedOn = true;
     ended = open = null;

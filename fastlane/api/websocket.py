@@ -264,5 +264,10 @@ def _state_of(
         "attempt": execution.attempt + 1,
         "attempts": execution.definition.retries + 1,
         "dueAt": _text(execution.due_at),
-        "retry": retry and {"executionId": retry.id, "dueAt": _text(retry.due_at)},
+        "retry": retry
+        and {
+            "executionId": retry.id,
+            "attempt": retry.attempt + 1,
+            "dueAt": _text(retry.due_at),
+        },
     }

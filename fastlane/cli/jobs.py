@@ -21,6 +21,14 @@ _INTERRUPTED = 130
 _NOT_STARTED = {"scheduled", "enqueued", "pulling"}
 
 
+Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow", "-f", help="Show the log until the job ends, retries included; exit as it does."
+    ),
+]
+
+
 @app.command()
 def submit(
     task: Annotated[str, typer.Argument(help="A name that groups jobs.")],
@@ -40,22 +48,19 @@ def submit(
     cron: Annotated[
         str | None, typer.Option(metavar="CRON", help="Run on a schedule, as in '*/5 * * * *'.")
     ] = None,
-    follow: Annotated[
-        bool,
-        typer.Option("--follow", "-f", help="Show the log of all attempts; exit as the job does."),
-    ] = False,
+    follow: Follow = False,
     server: ServerUrl = LOCAL,
 ) -> None:
     """Submit a job to a running server and print its URL."""
-    payload: dict[str, Any] = {"image": image, "command": command}
-    if env:
-        payload["envs"] = dict(_pair(text) for text in env)
-    if retries:
-        payload["retries"] = retries
-    if start_in is not None:
-        payload["startIn"] = start_in
-    if cron is not None:
-        payload["cron"] = cron
+    given: dict[str, Any] = {
+        "image": image,
+        "command": command,
+        "envs": dict(_pair(text) for text in env or ()),
+        "retries": retries,
+        "startIn": start_in,
+        "cron": cron,
+    }
+    payload = {key: value for key, value in given.items() if value not in (None, 0, {})}
 
     async def post(client: Client) -> tuple[str, str]:
         return await client.submit(task, payload)
@@ -69,12 +74,7 @@ def submit(
 @app.command("logs")
 def show_logs(
     url: Annotated[str, typer.Argument(help="The URL of a job or an execution.")],
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow", "-f", help="Follow it to its end, through a job's retries; exit as it does."
-        ),
-    ] = False,
+    follow: Follow = False,
     server: ServerUrl = LOCAL,
 ) -> None:
     """Show the log of an execution, or of a job's last execution."""
@@ -90,13 +90,13 @@ def show_logs(
     if state.status in _NOT_STARTED:
         say(f"No output yet: the status is {state.status}.")
     elif state.error:
-        say(_sentence(state))
+        say(state.sentence)
 
 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise ConfigError(f'--env is "{text}": give NAME=VALUE.')
+        raise ConfigError(f'--env is "{name}": give NAME=VALUE.')
     return name, value
 
 
@@ -114,7 +114,7 @@ def _follow(server: str, url: str) -> None:
         say(f"Interrupted. The job continues; to stop it: {stop}")
         raise typer.Exit(_INTERRUPTED) from None
     if end.exit_code != 0:
-        say(_sentence(end))
+        say(end.sentence)
         raise typer.Exit(1 if end.exit_code is None else end.exit_code)
 
 
@@ -148,12 +148,3 @@ def _die_of_sigpipe() -> None:
     # Python ignores the signal, so that each write raises an error instead.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.raise_signal(signal.SIGPIPE)
-
-
-def _sentence(end: State) -> str:
-    head = "Timed out" if end.status == "timedout" else end.status.capitalize()
-    if end.error:
-        return f"{head}: {end.error}"
-    if end.reason == "exit-code":
-        return f"{head} with exit code {end.exit_code}."
-    return f"{head} ({end.reason})."

@@ -246,6 +246,7 @@ async def test_retry_while_a_retry_is_due(site: Site, owner: Owner) -> None:
         assert viewer.messages[-1]["end"] is True
         state = viewer.messages[-2]["state"]
         assert (state["attempt"], state["attempts"]) == (1, 2)
+    assert state["retry"]["attempt"] == 2
     retry_id = state["retry"]["executionId"]
     (due,) = (await watch(site, f"{owner.job_path}/ws/?format=json&state=true")).messages
     assert (due["state"]["executionId"], due["state"]["attempt"]) == (retry_id, 2)

@@ -30,8 +30,8 @@ END: Record = {"end": True, "status": "failed", "exitCode": 3, "reason": "exit-c
 
 
 def state(execution: str, **more: Any) -> Record:
-    times = {"now": "2026-01-01T00:00:00", "attempt": int(execution)}
-    return {"state": {"status": "running", "executionId": execution, **times, **more}}
+    attempts = {"attempt": int(execution), "attempts": 2}
+    return {"state": {"status": "running", "executionId": execution, **attempts, **more}}
 
 
 class StandInFastlane:
@@ -164,7 +164,7 @@ async def test_following_splits_the_streams_and_exits_as_the_job_does(
 
 def with_a_retry(fastlane: StandInFastlane, **of_the_first: Any) -> None:
     """The job's first execution fails, and the second is done."""
-    retry = {"executionId": "2", "dueAt": "2026-01-01T00:00:04"}
+    retry = {"executionId": "2", "attempt": 2, "dueAt": None}
     fastlane.records = [
         record(1, "one\n"),
         state("1", status="failed", retry=retry, **of_the_first),
@@ -187,7 +187,7 @@ async def test_following_a_job_goes_through_its_retries(
     assert await run(monkeypatch, *arguments, "-f", "--server", fastlane.url) == 0
     captured = capsys.readouterr()
     assert captured.out == "one\nagain\n"
-    assert "Attempt 1 failed with exit code 3. Attempt 2 follows in 4.0 s." in captured.err
+    assert "[fastlane: Failed with exit code 3. Attempt 2 of 2 follows.]" in captured.err
 
 
 async def test_following_an_execution_ends_with_it(
