@@ -180,21 +180,23 @@ def _zone(name: str) -> ZoneInfo:
     raise ValueError(f"{_quoted(name[:_ZONE_MAX_CHARS])} is not an IANA time zone. {remedy}")
 
 
-def check_cron(cron: str) -> None:
-    """Return if *cron* is a valid expression.
+def check_cron(cron: str) -> str:
+    """*cron*, if it is a valid expression.
 
     :raises ValueError: a sentence that says what is wrong with which value and what to write; also
         for dates that never occur (``0 0 30 2 *``).
     """
     _plain(cron)
+    return cron
 
 
-def check_timezone(timezone: str) -> None:
-    """Return if *timezone* is the name of an IANA time zone.
+def check_timezone(timezone: str) -> str:
+    """*timezone*, if it is the name of an IANA time zone.
 
     :raises ValueError: a sentence with the value and what to write.
     """
     _zone(timezone)
+    return timezone
 
 
 def next_tick(cron: str, timezone: str, after: float) -> float | None:

@@ -43,7 +43,7 @@ def _texts(tails: Sequence[tuple[bytes, bool]]) -> list[tuple[str, bool]]:
     return [(data.decode("utf-8", "replace"), cut) for data, cut in tails]
 
 
-async def read_dispatches(
+async def read_deliveries(
     storage: Storage, executions: Sequence[ExecutionRecord]
 ) -> dict[str, list[Delivery]]:
     """The deliveries of each of *executions*, by its id."""
@@ -62,7 +62,7 @@ class Execution(BaseHandler):
         storage = self.services.storage
         _, execution = await find_execution(storage, task_id, job_id, execution_id)
         outputs = await read_outputs(storage, [execution])
-        dispatches = await read_dispatches(storage, [execution])
+        deliveries = await read_deliveries(storage, [execution])
         waiting = await reasons(self.services, [execution])
         words = self.services.config.env_blacklisted_words
         found: responses.ExecutionDetails = {
@@ -71,7 +71,7 @@ class Execution(BaseHandler):
                 outputs[execution.id],
                 words,
                 self.urls,
-                dispatches[execution.id],
+                deliveries[execution.id],
                 waiting[execution.id],
             ),
             "job": build.job_reference(task_id, job_id, self.urls),

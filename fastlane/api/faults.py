@@ -31,9 +31,9 @@ def faults_of(
     count = 0
     for fault in error.errors(include_url=False):
         path = list(fault["loc"])
-        if path[:1] == ["command"] or path[:2] == ["resources", "memory"]:
+        if path[:2] == ["resources", "memory"]:
             # What follows is pydantic's name of a member of the union.
-            del path[1 if path[0] == "command" else 2 :]
+            del path[2:]
         pointer = _pointer(path)
         if pointer in seen:
             continue

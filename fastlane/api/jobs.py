@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastlane.api.base import BaseHandler
-from fastlane.api.executions import read_dispatches, read_outputs
+from fastlane.api.executions import read_deliveries, read_outputs
 from fastlane.api.json_body import read_json_object
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import requested_page
@@ -26,7 +26,7 @@ class Job(BaseHandler):
         page = await storage.executions.of_job(job.id, request)
         last = await storage.executions.last_of_job(job.id)
         outputs = await read_outputs(storage, page.items)
-        dispatches = await read_dispatches(storage, page.items)
+        deliveries = await read_deliveries(storage, page.items)
         waiting = await reasons(self.services, page.items)
         keys = build.page_keys(
             page, request, self.urls.job(task_id, job_id), per_page=EXECUTIONS_PER_PAGE
@@ -37,7 +37,7 @@ class Job(BaseHandler):
                 outputs[execution.id],
                 words,
                 self.urls,
-                dispatches[execution.id],
+                deliveries[execution.id],
                 waiting[execution.id],
             )
             for execution in page.items

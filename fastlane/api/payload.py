@@ -10,9 +10,10 @@ import asyncio
 import ipaddress
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,12 +27,12 @@ from pydantic import (
 )
 from pytimeparse.timeparse import timeparse
 
-from fastlane import cron as cron_rules
 from fastlane.api.faults import MAX_FAULTS, faults_of
 from fastlane.api.json_body import read_json_object
 from fastlane.api.problems import Fault, Problem
 from fastlane.checks import MAX_TEXT, Hint, PayloadModel, Strings, check_entries, shown
 from fastlane.config import Config
+from fastlane.cron import check_cron, check_timezone
 from fastlane.model import (
     Backoff,
     Command,
@@ -44,6 +45,8 @@ from fastlane.model import (
 )
 from fastlane.notifications.base import Channel
 from fastlane.notifications.registry import channels, wanted_of
+
+Model = TypeVar("Model", bound=PayloadModel)
 
 # Bound single values; the body as a whole is bounded by MAX_BODY_BYTES.
 MAX_WORDS = 10_000
@@ -175,16 +178,6 @@ def _memory(value: object) -> object:
     return value
 
 
-def _cron(text: str) -> str:
-    cron_rules.check_cron(text)
-    return text
-
-
-def _timezone(text: str) -> str:
-    cron_rules.check_timezone(text)
-    return text
-
-
 UnixSeconds = Annotated[float, AfterValidator(_unix_seconds)]
 UNIX_HINT = Hint(" of unix seconds, such as 1645113692")
 Milliseconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600 * 1000, allow_inf_nan=False)]
@@ -236,11 +229,11 @@ class JobPayload(PayloadModel):
         Hint(" with units, such as 5m or 2h30m"),
     ] = Field(default=None, examples=["10s", "2m30s", "4h30m25s", "240h"])
     cron: Annotated[
-        Annotated[str, AfterValidator(_cron)] | None,
+        Annotated[str, AfterValidator(check_cron)] | None,
         Hint(' of five fields, such as "*/5 * * * *"'),
     ] = Field(default=None, description="Five fields.", examples=["*/5 * * * *"])
-    timezone: Annotated[str, AfterValidator(_timezone), Hint(", such as Europe/Berlin")] = Field(
-        default="UTC", description="IANA zone of cron."
+    timezone: Annotated[str, AfterValidator(check_timezone), Hint(", such as Europe/Berlin")] = (
+        Field(default="UTC", description="IANA zone of cron.")
     )
     overlap: Literal["allow", "skip", "queue"] = Field(
         default="allow", description="What a tick does while the last execution still runs."
@@ -265,9 +258,6 @@ class JobPayload(PayloadModel):
 
     def definition(self, backoff: Backoff, hard_timeout_seconds: float) -> Definition:
         """What the job runs; *backoff* and *hard_timeout_seconds* are for what it leaves out."""
-        min_ms = backoff.min_ms if self.backoff.min_ms is None else self.backoff.min_ms
-        max_ms = backoff.max_ms if self.backoff.max_ms is None else self.backoff.max_ms
-        factor = backoff.factor if self.backoff.factor is None else self.backoff.factor
         memory = self.resources.memory
         assert not isinstance(memory, str)
         return Definition(
@@ -276,7 +266,7 @@ class JobPayload(PayloadModel):
             envs=self.envs,
             custom=self.metadata,
             retries=self.retries,
-            backoff=Backoff(min_ms, factor, max_ms),
+            backoff=replace(backoff, **self.backoff.model_dump(exclude_none=True)),
             timeout_seconds=hard_timeout_seconds if self.timeout is None else self.timeout,
             expires_at=self.expiration,
             overlap=Overlap(self.overlap),
@@ -342,15 +332,34 @@ def read_payload(
     :param hard_timeout_seconds: the longest ``timeout`` that is accepted.
     :raises Problem: 400 with every error.
     """
-    values, model = read_json_object(body), job_payload()
+    values = read_json_object(body)
     given = [name for name in ("startAt", "startIn", "cron") if values.get(name) is not None]
     faults = []
     if len(given) > 1:
         faults.append(
             Fault("", f"{' and '.join(given)} cannot be used together; give one of them.")
         )
+    return _validated(job_payload(), values, faults, words, hard_timeout_seconds)
+
+
+def read_blacklist(body: bytes) -> str:
+    """The host that *body* names.
+
+    :raises Problem: 400, it names none.
+    """
+    return _validated(BlacklistPayload, read_json_object(body) if body else {}, []).host
+
+
+def _validated(
+    model: type[Model],
+    values: Mapping[str, Any],
+    faults: list[Fault],
+    words: Sequence[str] = (),
+    context: object = None,
+) -> Model:
+    """:raises Problem: there are *faults*, or more are found."""
     try:
-        payload = model.model_validate(values, context=hard_timeout_seconds)
+        payload = model.model_validate(values, context=context)
     except ValidationError as error:
         faults += faults_of(error, model, words)
     if not faults:
@@ -359,16 +368,3 @@ def read_payload(
     if len(faults) > MAX_FAULTS:
         faults[MAX_FAULTS:] = [Fault("", f"{len(faults) - MAX_FAULTS} more errors.")]
     raise Problem(400, f"The payload has {count}.", faults=faults)
-
-
-def read_blacklist(body: bytes) -> str:
-    """The host that *body* names.
-
-    :raises Problem: 400, it names none.
-    """
-    values = read_json_object(body) if body else {}
-    host = values.get("host")
-    if set(values) != {"host"} or not isinstance(host, str) or not 1 <= len(host) <= 255:
-        fault = Fault("/host", 'host must be the name of a host, such as "localhost:1234".')
-        raise Problem(400, 'Send {"host": "name:port"} and nothing else.', faults=[fault])
-    return host

@@ -49,13 +49,10 @@ class Notification:
 class Sender(ABC):
     """Sends notifications over one channel. Called on the event loop, many at once."""
 
+    timeout_seconds: float
+    """How long :meth:`send` takes at most."""
     retries: int = 0
-    """How often a failed delivery is tried again whose target does not say."""
-
-    @property
-    @abstractmethod
-    def timeout_seconds(self) -> float:
-        """How long :meth:`send` takes at most."""
+    """How often a failed delivery is tried again when its target does not say."""
 
     @abstractmethod
     async def send(self, notification: Notification) -> int:

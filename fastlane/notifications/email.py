@@ -125,12 +125,9 @@ class EmailSender(Sender):
         """:param tls, implicit_tls_port: in place of the system's (tests)."""
         self._implicit_tls_port = implicit_tls_port
         self._options = options
+        self.timeout_seconds = options.timeout_seconds
         self.retries = options.retries
         self._tls = tls or (ssl.create_default_context() if options.use_tls else None)
-
-    @property
-    def timeout_seconds(self) -> float:
-        return self._options.timeout_seconds
 
     async def send(self, notification: Notification) -> int:
         options = self._options

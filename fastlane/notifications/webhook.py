@@ -176,16 +176,13 @@ class WebhookSender(Sender):
     ) -> None:
         """:param resolve, tls: in place of the system's (tests)."""
         self._options = options
+        self.timeout_seconds = options.timeout_seconds
         self._keys = [
             base64.b64decode(secret.removeprefix("whsec_")) for secret in options.secret.split()
         ]
         self._resolve = resolve or Resolver()
         self._tls = tls or _default_tls()
         self._clock = clock
-
-    @property
-    def timeout_seconds(self) -> float:
-        return self._options.timeout_seconds
 
     async def send(self, notification: Notification) -> int:
         seconds = self._options.timeout_seconds
