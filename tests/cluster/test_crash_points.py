@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import AutoReconnect
 
-from fastlane.errors import CompareFailed
+from fastlane.errors import CompareFailed, StorageUnavailable
 from fastlane.model import Reason, Status
 from fastlane.storage.base import IdempotencyKey, PageRequest
 from fastlane.storage.mongo import ClusterStorage
@@ -318,3 +319,25 @@ async def test_no_query_looks_at_everything(storage: ClusterStorage, urls: tuple
                 found = database[name].find(query)
                 plan = str((found.sort(order) if order else found).explain()["queryPlanner"])
                 assert "COLLSCAN" not in plan, (name, query)
+
+
+async def test_an_end_whose_answer_was_lost_is_forgotten_with_its_ownership(
+    storage: ClusterStorage, other: ClusterStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submit(storage)
+    execution = await running(storage)
+    executions = cast(Any, storage.executions)
+
+    async def unanswered(*_: Any) -> bool:
+        raise AutoReconnect("connection closed")
+
+    monkeypatch.setattr("fastlane.storage.mongo.executions.swap", unanswered)
+    with pytest.raises(StorageUnavailable):
+        await finish(storage, execution)
+    assert executions._unsure_ends == {execution.id: execution.epoch}
+    monkeypatch.undo()
+    (adopted,) = await other.instances.adopt("me", now=NOW, limit=1)
+    with pytest.raises(CompareFailed):
+        await finish(storage, execution)
+    assert not executions._unsure_ends
+    await finish(other, adopted)

@@ -32,6 +32,8 @@ from fastlane.storage.mongo.records import execution_doc, execution_from, page_o
 DUE_BATCH = 1000
 # Bounds the writes of one batch that are under way together.
 TOGETHER = 32
+# Bounds the ends that are remembered because their answer was lost.
+UNSURE_ENDS_KEPT = 10_000
 
 
 class MongoExecutions(Facet, Executions):
@@ -202,7 +204,12 @@ class MongoExecutions(Facet, Executions):
                 and doc["epoch"] == epoch
             ):
                 return await self._ended_unawares(doc)
-            doc = await self._owned(execution_id, epoch, doc)
+            try:
+                doc = await self._owned(execution_id, epoch, doc)
+            except CompareFailed:
+                # Another instance owns it, so that nobody here asks about that end again.
+                self._unsure_ends.pop(execution_id, None)
+                raise
             execution = execution_from(doc)
             if execution.stop_reason != expected_stop:
                 raise CompareFailed(f"execution {execution_id} has another stop intent", execution)
@@ -215,6 +222,8 @@ class MongoExecutions(Facet, Executions):
                 stored = await self._follow_ups.complete_execution(final)
             except PyMongoError:
                 self._unsure_ends[execution_id] = epoch
+                if len(self._unsure_ends) > UNSURE_ENDS_KEPT:
+                    del self._unsure_ends[next(iter(self._unsure_ends))]
                 raise
             self._unsure_ends.pop(execution_id, None)
             return execution_from(final), None if stored is None else execution_from(stored)
