@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from fastlane import __version__, policy
-from fastlane.api.feed import Feed
 from fastlane.api.reports import Reports
 from fastlane.api.services import Services
-from fastlane.api.sockets import Sockets
+from fastlane.api.streaming.feed import Feed
+from fastlane.api.streaming.sockets import Sockets
 from fastlane.background.context import Context, Options
 from fastlane.background.dispatcher import Dispatcher
 from fastlane.background.hostwatch import HostWatch

@@ -19,8 +19,8 @@ from typing_extensions import TypedDict
 from fastlane.api.lookup import TASK_ID_MAX_CHARS
 from fastlane.api.operations import JSON, PROBLEM, TEXT, Operation, Route
 from fastlane.api.parameters import Parameter
-from fastlane.api.payload import JobPayload, job_payload
 from fastlane.api.schemas.build import added_keys
+from fastlane.api.schemas.payload import JobPayload, job_payload
 from fastlane.api.schemas.responses import PayloadProblem, ProblemDetails
 from fastlane.api.security import Role
 

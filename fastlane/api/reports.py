@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fastlane.api.executions import read_outputs
+from fastlane.api.handlers.executions import read_outputs
 from fastlane.api.schemas.build import report
 from fastlane.api.urls import Urls
 from fastlane.model import Event, Execution

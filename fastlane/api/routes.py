@@ -15,23 +15,23 @@ from tornado.routing import URLSpec
 
 from fastlane.api.base import BaseHandler
 from fastlane.api.bounds import BoundedApplication
-from fastlane.api.docs import Docs, Document
-from fastlane.api.executions import Execution, StopExecution
-from fastlane.api.hosts import Blacklist
-from fastlane.api.jobs import Job, RetryJob, StopJob
-from fastlane.api.notifications import DELIVERY_STATE, Notifications, RequeueNotification
+from fastlane.api.handlers.executions import Execution, StopExecution
+from fastlane.api.handlers.hosts import Blacklist
+from fastlane.api.handlers.jobs import Job, RetryJob, StopJob
+from fastlane.api.handlers.notifications import DELIVERY_STATE, Notifications, RequeueNotification
+from fastlane.api.handlers.output import TAIL, Logs, Stderr, Stdout
+from fastlane.api.handlers.status import Healthcheck, Status
+from fastlane.api.handlers.tasks import IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
 from fastlane.api.operations import HTML, JSON, TEXT, Route, delete, get, post, put, route
-from fastlane.api.output import TAIL, Logs, Stderr, Stdout
-from fastlane.api.pages import Asset, StreamPage
+from fastlane.api.pages.docs import Docs, Document
+from fastlane.api.pages.stream import Asset, StreamPage
 from fastlane.api.paging import PAGED
 from fastlane.api.parameters import Parameter
-from fastlane.api.payload import BlacklistPayload, JobPayload
 from fastlane.api.schemas import responses
+from fastlane.api.schemas.payload import BlacklistPayload, JobPayload
 from fastlane.api.security import Role, Security
 from fastlane.api.services import Services
-from fastlane.api.status import Healthcheck, Status
-from fastlane.api.tasks import IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
-from fastlane.api.websocket import AFTER, FORMAT, STATE, LogSocket
+from fastlane.api.streaming.websocket import AFTER, FORMAT, STATE, LogSocket
 
 JOB = "/tasks/<task>/jobs/<job>"
 EXECUTION = f"{JOB}/executions/<execution>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fastlane.api.requests import Requests
-from fastlane.api.sockets import Sockets
+from fastlane.api.streaming.sockets import Sockets
 from fastlane.bus.local import Bus
 from fastlane.config import Config
 from fastlane.executors.registry import Executors

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import tornado.netutil
 from tornado.httpserver import HTTPServer
 
-from fastlane.api.feed import Feed
 from fastlane.api.routes import make_app
 from fastlane.api.services import Services
-from fastlane.api.sockets import Sockets
+from fastlane.api.streaming.feed import Feed
+from fastlane.api.streaming.sockets import Sockets
 from fastlane.bus.local import Bus
 from fastlane.config import Config
 from fastlane.executors.registry import Executors

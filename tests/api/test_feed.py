@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastlane.api.feed import Feed, Format, Page, Watch, encode_page, frame_header
+from fastlane.api.streaming.feed import Feed, Format, Page, Watch, encode_page, frame_header
 from fastlane.bus.local import Bus
 from fastlane.errors import NotFound, StorageUnavailable
 from fastlane.events import LogGrown
@@ -254,7 +254,7 @@ async def test_a_lost_hint_costs_one_poll(storage: CountingStorage, bus: Bus, ow
 async def test_the_end_is_not_kept_waiting(
     feed: Feed, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastlane.api.feed.WAKE_SECONDS", 10 * TIMEOUT)
+    monkeypatch.setattr("fastlane.api.streaming.feed.WAKE_SECONDS", 10 * TIMEOUT)
     execution = await owner.start()
     async with feed.watch(execution.id) as watch, asyncio.timeout(TIMEOUT):
         await owner.finish()

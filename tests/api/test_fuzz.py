@@ -11,9 +11,9 @@ import random
 from typing import Any
 from urllib.parse import quote
 
-from fastlane.api.payload import JobPayload, read_payload
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import build
+from fastlane.api.schemas.payload import JobPayload, read_payload
 from fastlane.api.urls import Urls
 from fastlane.bus.local import Bus
 from fastlane.config import Config

@@ -18,7 +18,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from fastlane.api import websocket
+from fastlane.api.streaming import websocket
 from fastlane.model import LogCap, Schedule, Stream
 from tests.api.log_owner import FARM, Owner
 from tests.api.log_site import Site, serve

@@ -103,7 +103,7 @@ def test_an_endpoint(tmp_path: Path) -> None:
     example.add("api/echo.py", ECHO)
     example.edit(
         "api/routes.py",
-        "from fastlane.api.executions import",
+        "from fastlane.api.handlers.executions import",
         "from fastlane.api.echo import Echo, EchoHandler\n",
     )
     example.edit("api/routes.py", 'route("/tasks", Tasks', ECHO_ROUTE)

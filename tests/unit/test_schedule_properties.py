@@ -14,8 +14,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from fastlane import policy
-from fastlane.api.payload import MAX_DURATION_SECONDS, JobPayload, read_payload
 from fastlane.api.problems import Problem
+from fastlane.api.schemas.payload import MAX_DURATION_SECONDS, JobPayload, read_payload
 from fastlane.cron import next_tick
 from fastlane.model import (
     Backoff,

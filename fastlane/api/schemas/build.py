@@ -8,9 +8,9 @@ from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from fastlane.api.feed import time_text
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import responses
+from fastlane.api.streaming.feed import time_text
 from fastlane.api.urls import Urls, with_query
 from fastlane.config import Config
 from fastlane.hosts import Hosts

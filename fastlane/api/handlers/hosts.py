@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastlane.api.base import BaseHandler
-from fastlane.api.payload import read_blacklist
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import responses
 from fastlane.api.schemas.build import host_and_port
+from fastlane.api.schemas.payload import read_blacklist
 from fastlane.checks import shown
 from fastlane.errors import NotFound
 

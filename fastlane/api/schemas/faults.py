@@ -11,8 +11,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from fastlane.api.json_body import kind_of
 from fastlane.api.problems import Fault
+from fastlane.api.schemas.json_body import kind_of
 from fastlane.checks import SHOWN_CHARS, Hint, SeveralFaults, shown, suggestion
 from fastlane.redact import is_secret
 

@@ -13,7 +13,7 @@ from fastlane.api import openapi
 from fastlane.api.base import BaseHandler
 from fastlane.api.openapi import TAGS, document_path, spellings
 from fastlane.api.operations import PROBLEM, Operation, Route
-from fastlane.api.pages import Page
+from fastlane.api.pages.stream import Page
 from fastlane.encoding import to_json
 
 

@@ -17,9 +17,9 @@ from tornado.websocket import WebSocketHandler
 
 from fastlane.api import parameters
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
-from fastlane.api.feed import Format, Watch, frame_header, time_text
 from fastlane.api.lookup import find_log
 from fastlane.api.problems import Problem
+from fastlane.api.streaming.feed import Format, Watch, frame_header, time_text
 from fastlane.api.waiting import reasons
 from fastlane.errors import NotFound, StorageError
 from fastlane.model import Execution, Job, Status
@@ -131,12 +131,12 @@ class LogSocket(BaseHandler, WebSocketHandler):
         self._task.add_done_callback(lambda _: self.services.sockets.discard(self))
 
     def shut_down(self) -> None:
-        """See :class:`fastlane.api.sockets.Socket`."""
+        """See :class:`fastlane.api.streaming.sockets.Socket`."""
         self._task.cancel()
         self.close(GOING_AWAY, RETRY)
 
     def cut_off(self) -> None:
-        """See :class:`fastlane.api.sockets.Socket`."""
+        """See :class:`fastlane.api.streaming.sockets.Socket`."""
         self._wire.close()
 
     async def _serve(self) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from fastlane.api.base import BaseHandler
-from fastlane.api.executions import read_deliveries, read_outputs
-from fastlane.api.json_body import read_json_object
+from fastlane.api.handlers.executions import read_deliveries, read_outputs
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import requested_page
-from fastlane.api.payload import take_submission
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import build, responses
+from fastlane.api.schemas.json_body import read_json_object
+from fastlane.api.schemas.payload import take_submission
 from fastlane.api.waiting import reasons
 
 EXECUTIONS_PER_PAGE = 20

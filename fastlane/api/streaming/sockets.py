@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from fastlane.api.feed import Feed
+from fastlane.api.streaming.feed import Feed
 
 # Bounds the open sockets of one server; each may hold a page of log and a task.
 MAX_SOCKETS = 1000

@@ -8,9 +8,9 @@ from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import check_task_id
 from fastlane.api.paging import requested_page
 from fastlane.api.parameters import Parameter
-from fastlane.api.payload import take_submission
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import build
+from fastlane.api.schemas.payload import take_submission
 from fastlane.storage.base import IdempotencyKey
 
 TASKS_PER_PAGE = 10

@@ -27,9 +27,9 @@ from pydantic import (
 )
 from pytimeparse.timeparse import timeparse
 
-from fastlane.api.faults import MAX_FAULTS, faults_of
-from fastlane.api.json_body import read_json_object
 from fastlane.api.problems import Fault, Problem
+from fastlane.api.schemas.faults import MAX_FAULTS, faults_of
+from fastlane.api.schemas.json_body import read_json_object
 from fastlane.checks import MAX_TEXT, Hint, PayloadModel, Strings, check_entries, shown
 from fastlane.config import Config
 from fastlane.cron import check_cron, check_timezone
