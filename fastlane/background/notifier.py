@@ -38,7 +38,7 @@ IDLE_SECONDS = 30.0
 WATCH_SECONDS = 5.0
 # The pause while something is due that has no room; the end of any delivery ends the pause.
 FULL_SECONDS = 1.0
-# How much longer than its channel's time-out a delivery is claimed: for the storage around it.
+# How much longer than its channel's timeout a delivery is claimed: for the storage around it.
 CLAIM_MARGIN_SECONDS = 30.0
 # Bounds how long the shutdown waits for deliveries under way before it hands them back.
 SHUTDOWN_SECONDS = 3.0
@@ -189,7 +189,7 @@ class Notifier:
         try:
             await self._lifecycle.unclaim_delivery(delivery)
         except (CompareFailed, StorageUnavailable) as error:
-            # It is due again when the claim has run out.
+            # It is due again when the claim expires.
             log.warning("The delivery could not be handed back", error=str(error))
 
     def _log(self, delivery: Delivery, attempt: Attempt) -> None:

@@ -41,7 +41,7 @@ _NOT_PUBLIC_V4 = _networks(
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and broadcast
 )
-# All that was ever given out lies in 2000::/3; the rest of IPv6 is refused as a whole.
+# Every address that has been assigned is in 2000::/3; the rest of IPv6 is refused.
 _PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_V6 = _networks(
     "2001::/23",  # protocol assignments, Teredo (2001::/32) among them

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from fastlane.config import Config
 
 
-# Bounds the end of each stream that a mail shows.
+# Bounds the end of each stream that an email shows.
 TAIL_LINES = 50
 TAIL_CHARS = 8 * 1024
-# Bound what a mail repeats of a task's name in its subject, and of the mail server's answer.
+# Bound what an email repeats of a task's name in its subject, and of the mail server's answer.
 SUBJECT_CHARS = 150
 ANSWER_CHARS = 200
 # Bound what a payload may hold (RFC 5321, section 4.5.3.1.3: a path has at most 256 octets).
@@ -68,7 +68,7 @@ Addresses = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Addressee:
-    """Somebody who gets a mail."""
+    """A receiver of emails."""
 
     address: str
     every_attempt: bool = False
@@ -97,7 +97,7 @@ class Notify(ChannelPayload):
 
 @dataclass(frozen=True, slots=True)
 class EmailOptions:
-    """The mail server, and the sender of mails. Without a host every mail fails for good."""
+    """The mail server, and the sender of emails. Without a host every email fails for good."""
 
     host: str = ""
     port: int = 0
@@ -113,7 +113,7 @@ class EmailOptions:
 
 
 class EmailSender(Sender):
-    """Sends each mail on a connection of its own."""
+    """Sends each email on a connection of its own."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class EmailSender(Sender):
         try:
             mail = compose(notification, options.sender)
         except ValueError as error:
-            raise DeliveryFailed("The mail could not be composed.", final=True) from error
+            raise DeliveryFailed("The email could not be composed.", final=True) from error
         try:
             async with asyncio.timeout(options.timeout_seconds):
                 await aiosmtplib.send(
@@ -156,7 +156,7 @@ class EmailSender(Sender):
                 )
         except (TimeoutError, aiosmtplib.SMTPTimeoutError):
             raise DeliveryFailed(
-                f"The mail server did not accept the mail within {options.timeout_seconds:g} s."
+                f"The mail server did not accept the email within {options.timeout_seconds:g} s."
             ) from None
         except aiosmtplib.SMTPRecipientsRefused as error:
             refusal = error.recipients[0]
@@ -173,7 +173,7 @@ class EmailSender(Sender):
 
 
 def compose(notification: Notification, sender: str) -> EmailMessage:
-    """The mail of *notification*.
+    """The email of *notification*.
 
     :raises ValueError: a value is not allowed in a header.
     """
@@ -197,7 +197,7 @@ def compose(notification: Notification, sender: str) -> EmailMessage:
 
 
 def subject(execution: Execution) -> str:
-    """The task, then the outcome: sorted by subject, mails are grouped by both."""
+    """The task, then the outcome: sorted by subject, emails are grouped by both."""
     task = "".join(c if c.isprintable() else " " for c in _clean(execution.task_id))
     if len(task) > SUBJECT_CHARS:
         task = f"{task[:SUBJECT_CHARS]}…"
@@ -316,7 +316,7 @@ def _reason(error: Exception) -> str:
             return f"No connection to the mail server: {cause.strerror or 'it failed'}."
         case aiosmtplib.SMTPServerDisconnected():
             return "The mail server closed the connection."
-    return f"The mail could not be handed to the mail server: {str(error)[:ANSWER_CHARS]}"
+    return f"The email could not be handed to the mail server: {str(error)[:ANSWER_CHARS]}"
 
 
 def _sender(config: Config, _: Clock) -> EmailSender:

@@ -1,4 +1,4 @@
-"""Names to addresses, off the event loop, and none of them waits for another."""
+"""Resolves names off the event loop; no look-up waits for another."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Resolver:
             try:
                 loop.call_soon_threadsafe(settle, found)
             except RuntimeError:
-                # The loop has been closed: nobody is left who asked.
+                # The loop has been closed: nobody waits for the answer any more.
                 return
 
         self._under_way += 1

@@ -200,10 +200,10 @@ class WebhookSender(Sender):
         url = URL(notification.target.address)
         host, port = url.raw_host, url.port
         if host is None or port is None or url.scheme not in {"http", "https"}:
-            raise DeliveryFailed("The URL is not the URL of a webhook.", final=True)
+            raise DeliveryFailed("The URL of the webhook is malformed.", final=True)
         addresses = await self._addresses(host, port)
         if _is_number(host):
-            # Such a host is not resolved any more, so it must read exactly as it was understood.
+            # The client does not resolve such a host, so it must read exactly as it was checked.
             url = url.with_host(str(addresses[0]))
         body = notification.report.body
         connector = aiohttp.TCPConnector(
@@ -249,7 +249,7 @@ class WebhookSender(Sender):
         addresses = [one for one in found if permitted(one, self._options.allowed_networks)]
         if not addresses:
             # The addresses are only logged: submitters must not learn about the inner network.
-            log.warning("webhook refused", host=host, addresses=[str(one) for one in found])
+            log.warning("Webhook refused", host=host, addresses=[str(one) for one in found])
             raise DeliveryFailed(
                 f'Host "{host}" has no address that webhooks may be sent to; only public addresses '
                 "and those in WEBHOOKS_ALLOWED_NETWORKS are allowed.",
