@@ -143,7 +143,7 @@ class Lifecycle:
         )
         execution = None
         if next_run_at is None:
-            execution = replace(_execution_of(job, farm, now), request_ip=request_ip)
+            execution = policy.execution_of(job, farm, id=new_id(), now=now)
         submitted = await self._storage.jobs.submit(
             job, execution, replace=job_id is not None, idempotency=idempotency
         )
@@ -223,7 +223,7 @@ class Lifecycle:
             now = self._clock()
             last = await self._storage.executions.last_of_job(job_id)
             execution = replace(
-                _execution_of(job, self._farm_for(task_id), now),
+                policy.execution_of(job, self._farm_for(task_id), id=new_id(), now=now),
                 queue_job_id=new_id(),
                 request_ip=request_ip,
             )
@@ -264,10 +264,11 @@ class Lifecycle:
         now = self._clock()
         tick = policy.tick_to_run(job.schedule, job.next_run_at, now)
         execution: Execution | None = replace(
-            _execution_of(job, policy.farm_for(job.task_id, self._farms), now),
+            policy.execution_of(
+                job, policy.farm_for(job.task_id, self._farms), id=new_id(), now=now
+            ),
             tick=tick,
             late_seconds=policy.late_seconds(tick, now),
-            request_ip=job.request_ip,
         )
         if job.definition.overlap is not Overlap.ALLOW:
             last = await self._storage.executions.last_of_job(job.id)
@@ -359,7 +360,13 @@ class Lifecycle:
                     epoch,
                     decided,
                     expected_stop=execution.stop_reason,
-                    retry=self._follow_up(execution, decided, now),
+                    retry=policy.follow_up(
+                        execution,
+                        decided,
+                        id=new_id(),
+                        now=now,
+                        lost_reruns_max=self._lost_reruns_max,
+                    ),
                     finished_at=now,
                 )
             except CompareFailed as moved:
@@ -464,26 +471,6 @@ class Lifecycle:
             execution, outcome, lost_reruns_max=self._lost_reruns_max
         )
 
-    def _follow_up(self, execution: Execution, outcome: Outcome, now: float) -> Execution | None:
-        delay_seconds = self._follow_up_delay_seconds(execution, outcome)
-        if delay_seconds is None:
-            return None
-        attempt, lost_reruns = policy.follow_up_counts(execution, outcome)
-        return Execution(
-            id=new_id(),
-            task_id=execution.task_id,
-            job_id=execution.job_id,
-            definition=execution.definition,
-            farm=execution.farm,
-            created_at=now,
-            queue_job_id=execution.queue_job_id,
-            generation=execution.generation,
-            attempt=attempt,
-            lost_reruns=lost_reruns,
-            request_ip=execution.request_ip,
-            due_at=now + delay_seconds,
-        )
-
     def _farm_for(self, task_id: str) -> Farm:
         farm = policy.farm_for(task_id, self._farms)
         if farm is None:
@@ -491,17 +478,3 @@ class Lifecycle:
                 f"No farm takes task {task_id!r}; give one of DOCKER_HOSTS a match for it."
             )
         return farm
-
-
-def _execution_of(job: Job, farm: Farm | None, now: float) -> Execution:
-    return Execution(
-        id=new_id(),
-        task_id=job.task_id,
-        job_id=job.id,
-        definition=job.definition,
-        # No farm has an empty name: it waits for one that takes its task.
-        farm="" if farm is None else farm.name,
-        created_at=now,
-        queue_job_id=job.queue_job_id,
-        generation=job.generation,
-    )

@@ -17,6 +17,7 @@ from fastlane.model import (
     Execution,
     Farm,
     ImageReference,
+    Job,
     LogCap,
     Outcome,
     Reason,
@@ -85,6 +86,51 @@ def follow_up_counts(execution: Execution, outcome: Outcome) -> tuple[int, int]:
     if outcome.reason is Reason.LOST:
         return execution.attempt, execution.lost_reruns + 1
     return execution.attempt + 1, 0
+
+
+def follow_up(
+    execution: Execution,
+    outcome: Outcome,
+    *,
+    id: str,
+    now: float,
+    lost_reruns_max: int = LOST_RERUNS_MAX,
+) -> Execution | None:
+    """The execution that follows *execution* after *outcome*, or None."""
+    delay_seconds = follow_up_delay_seconds(execution, outcome, lost_reruns_max=lost_reruns_max)
+    if delay_seconds is None:
+        return None
+    attempt, lost_reruns = follow_up_counts(execution, outcome)
+    return Execution(
+        id=id,
+        task_id=execution.task_id,
+        job_id=execution.job_id,
+        definition=execution.definition,
+        farm=execution.farm,
+        created_at=now,
+        queue_job_id=execution.queue_job_id,
+        generation=execution.generation,
+        attempt=attempt,
+        lost_reruns=lost_reruns,
+        request_ip=execution.request_ip,
+        due_at=now + delay_seconds,
+    )
+
+
+def execution_of(job: Job, farm: Farm | None, *, id: str, now: float) -> Execution:
+    """A first attempt of *job* on *farm*, or on none until there is one that accepts its task."""
+    return Execution(
+        id=id,
+        task_id=job.task_id,
+        job_id=job.id,
+        definition=job.definition,
+        # No farm has an empty name.
+        farm="" if farm is None else farm.name,
+        created_at=now,
+        queue_job_id=job.queue_job_id,
+        generation=job.generation,
+        request_ip=job.request_ip,
+    )
 
 
 def outcome_of_exit(exit_code: int | None, *, oom: bool, error: str | None) -> Outcome:
