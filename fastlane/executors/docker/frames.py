@@ -58,8 +58,8 @@ class FrameDecoder:
 
     A line over 16 KiB arrives in several frames of one time. The ``local`` driver of engines up to
     20.10 drops the newline after such a line, because it treats the last part as one that
-    continues. The newline is restored when the stream's next line begins. Whether one is missing at the very
-    end is not known from the frames: see :meth:`owes_newline`.
+    continues. The newline is restored when the stream's next line begins. Whether one is missing
+    at the very end is not known from the frames: see :meth:`owes_newline`.
     """
 
     def __init__(self) -> None:
