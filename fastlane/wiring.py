@@ -89,7 +89,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
             config.docker_circuit_breaker_max_fails,
             config.docker_circuit_breaker_reset_timeout_seconds,
         ),
-        # Only to this instance: the others are told once it is stored.
+        # Only on this instance: the others are notified once it is stored.
         changed=lambda: bus.wake(HostChanged),
     )
     context = Context(

@@ -1,21 +1,21 @@
 """The storage interface: facets, with one method for each operation of the domain.
 
-A stranger should be able to write another storage from this page; ``tests/contracts`` holds every
-one of them to it. What holds for all methods:
+A stranger should be able to write another storage from this page. ``tests/contracts`` checks each
+storage. These rules hold for all methods:
 
-* A method that returns has made its change durable: it survives the power cord.
-* Each is all or nothing, also when the process is killed inside it.
+* A method that returns has made its change durable: it survives a power failure.
+* Each is all or nothing, even if the process is killed inside it.
 * Times are unix seconds and always come from the caller; a storage reads no clock.
 * *Stores do atomic claims and compare-and-set; policy decides.* No method chooses a host, a
-  back-off or an outcome.
-* :class:`~fastlane.errors.StorageUnavailable` may be raised by any of them; then nothing was
-  answered for and the caller may try again (all of them are safe to repeat, or refuse the repeat
+  backoff or an outcome.
+* :class:`~fastlane.errors.StorageUnavailable` may be raised by any of them; then nothing is
+  promised and the caller may try again (all of them are safe to repeat, or refuse the repeat
   with :class:`~fastlane.errors.CompareFailed`).
 * *The outbox.* Every method that makes an execution running or final stores, in the same step, what
-  :func:`fastlane.policy.deliveries_of` says of the execution as it is then (``now`` is the time
-  that stands in ``started_at`` or ``finished_at``). ``retry_follows`` is true only in
-  :meth:`Executions.finish`, and only when the retry is really stored. A delivery of an id that is
-  there already is left as it is.
+  :func:`fastlane.policy.deliveries_of` returns for the execution as it is then (``now`` is its
+  ``started_at`` or ``finished_at``). ``retry_follows`` is true only in
+  :meth:`Executions.finish`, and only if the retry is really stored. A delivery whose id
+  exists already is not changed.
 * Writes of an owner carry the ``epoch`` they were claimed with. When another instance has adopted
   the execution since, its epoch is higher and the late write is refused with ``CompareFailed``.
 """
@@ -80,13 +80,13 @@ class Storage(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of everything; operations under way end first. Safe to repeat."""
+        """Release everything, after the operations in progress have ended. Safe to repeat."""
 
     @abstractmethod
     async def check(self) -> Mapping[str, str | None]:
         """The health of its parts: ``{"mongo": None, "redis": "connection refused"}``.
 
-        None means well; a text says what is wrong. Embedded, its two halves bear these names too.
+        None means healthy; a string says what is wrong. The embedded store uses the same names.
         """
 
     @abstractmethod

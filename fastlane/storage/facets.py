@@ -150,10 +150,10 @@ class Jobs(ABC):
         next_run_at: float | None,
         now: float,
     ) -> Execution | None:
-        """Act on the tick that *job* stands at: store *execution* and move to *next_run_at*.
+        """Act on the next tick of *job*: store *execution* and move on to *next_run_at*.
 
         *execution* is None when the tick is skipped. Compare-and-set on the job's ``generation``
-        and ``next_run_at``; there is never a second execution for one (job, tick).
+        and ``next_run_at``; there is at most one execution for a (job, tick).
 
         :return: the stored execution with number and position, None when there was none.
         :raises CompareFailed: another instance took the tick, or the job was changed or stopped.
@@ -213,9 +213,9 @@ class Executions(ABC):
     ) -> Execution | None:
         """Take the first queued execution of *farm* and make it ``pulling``.
 
-        First in, first out by ``position``; one that expired by *now* is passed over (it is
-        :meth:`expire`'s). Sets ``owner``, ``host`` and the next ``epoch``. Never makes more than
-        *max_running* executions of the farm active, whoever owns them.
+        First in, first out by ``position``; one that expired by *now* is skipped (see
+        :meth:`expire`). Sets ``owner``, ``host`` and the next ``epoch``. Never makes more than
+        *max_running* executions of the farm active, over all owners.
 
         :return: the execution, or None when the queue is empty or the farm is full.
         """
@@ -338,8 +338,8 @@ class Logs(ABC):
     ) -> None:
         """Add *records* to the end of the log together with the executor's *bookmark*.
 
-        Sequence numbers go on behind ``LogState.last_seq`` without a gap. With *cap*, what exceeds
-        head and tail is dropped from the middle, whole chunks at a time, and counted in
+        Sequence numbers continue after ``LogState.last_seq`` without a gap. With *cap*, what
+        exceeds head and tail is dropped from the middle, whole chunks at a time, and counted in
         ``dropped_bytes``; at least ``tail_bytes`` of the end stay.
 
         :raises CompareFailed: it is final, under another epoch, or the first sequence number is
@@ -348,17 +348,17 @@ class Logs(ABC):
 
     @abstractmethod
     async def state(self, execution_id: str) -> LogState:
-        """Where the log stands; the empty state when nothing was logged."""
+        """The state of the log; the empty state if nothing was logged."""
 
     @abstractmethod
     async def read(
         self, execution_id: str, *, after: int = 0, max_bytes: int = 256 * 1024
     ) -> Sequence[LogRecord]:
-        """The next records behind sequence number *after*, in order; empty at the end.
+        """The next records after sequence number *after*, in order; empty at the end.
 
         At least one record when there is one; then no more than *max_bytes* of data. Where the cap
-        has dropped something, a record of stream ``FASTLANE`` stands in its place: it has the
-        sequence number of the last dropped record and its data says in one line how much is gone.
+        has dropped something, a record of stream ``FASTLANE`` replaces it: it has the
+        sequence number of the last dropped record, and its data says how much was dropped.
         """
 
     async def tail(
@@ -411,10 +411,10 @@ class Outbox(ABC):
     async def attempted(
         self, delivery_id: str, claim: int, attempt: Attempt, *, retry_at: float | None
     ) -> Delivery:
-        """Write down what came of a claimed delivery, and end the claim.
+        """Store the result of a claimed delivery, and end the claim.
 
         Without an ``error`` it is delivered; with one it is pending until *retry_at*, or failed
-        when that is None. ``attempts`` counts up and the attempt joins ``history``.
+        when that is None. ``attempts`` is incremented and the attempt joins ``history``.
 
         :return: the delivery afterwards.
         :raises CompareFailed: it is not pending any more, or not under this claim.
@@ -429,9 +429,9 @@ class Outbox(ABC):
 
     @abstractmethod
     async def requeue(self, delivery_id: str, *, now: float) -> Delivery:
-        """Make a failed delivery pending again: due *now*, with no ``attempts`` behind it.
+        """Make a failed delivery pending again: due *now*, with ``attempts`` at 0.
 
-        Its id and ``history`` stay. One that is pending is left as it is.
+        Its id and ``history`` stay. A pending one is not changed.
 
         :return: the delivery afterwards.
         :raises NotFound: no such delivery.

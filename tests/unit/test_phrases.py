@@ -166,6 +166,12 @@ def offences() -> list[Offence]:
     return found
 
 
+def test_no_text_reads_like_a_translation() -> None:
+    assert [
+        f'{o.path}:{o.line}: "{o.phrase}" in "…{o.excerpt}…": {o.better}' for o in offences()
+    ] == []
+
+
 def test_phrases_are_found_in_strings_comments_and_documents() -> None:
     source = 'X = f"{a} is no URL"  # It goes on\n# behind it.\n"""Its host\n    is away."""\n'
     found = [text for _, text in [*_strings(source), *_comments(source)]]

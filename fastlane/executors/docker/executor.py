@@ -193,7 +193,7 @@ class DockerExecutor(Executor):
                 if not isinstance(unavailable.__cause__, TimeoutError):
                     raise
                 answered = False
-                # This tells of a frozen host within seconds; an inspect would take its whole bound.
+                # This detects a frozen host within seconds; an inspect would take its full limit.
                 await self.check(host)
             state = await self.inspect(host, run_id)
             if state.phase is Phase.ENDED:

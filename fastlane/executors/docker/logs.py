@@ -65,7 +65,7 @@ async def follow_logs(
         reader.restart(trusted=over)
         progress = complete = False
         batches = _read(engine, kind, run_id, reader, None if over else ended, details)
-        # Whoever stops listening must not leave the connection to the garbage collector.
+        # A caller that stops listening must not leave the connection to the garbage collector.
         async with aclosing(batches):
             async for batch in batches:
                 if batch is None:
@@ -229,7 +229,7 @@ async def _next(
             task.cancel()
         await asyncio.wait(waiting)
         if not read.cancelled():
-            # Looked at here, because whoever cancels us does not get to the line below.
+            # Read here, because a caller that cancels does not reach the line below.
             read.exception()
     return None if read.cancelled() else read.result()
 

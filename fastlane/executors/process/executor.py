@@ -1,25 +1,25 @@
-"""Commands as plain processes of this machine, for where there is no Docker.
+"""Commands as plain processes of this machine, for machines without Docker.
 
-There is no isolation whatsoever: a command runs as the server's user and sees its files. A *host*
+There is no isolation at all: a command runs as the server's user and sees its files. A *host*
 is a label (``localhost``); all of them are this machine, each with runs of its own.
 
 A run is a directory, ``DATA_DIR/runs/HOST/EXECUTION_ID``; its files, and why its command runs at
-most once whatever is killed when, are told in :mod:`fastlane.executors.process.shim`. The crash
-points as seen from here:
+most once, are described in :mod:`fastlane.executors.process.shim`. The crash points as seen from
+here:
 
 * Killed inside ``create``: the directory appears by one rename, whole, or not at all.
 * Killed inside ``start``, before the supervisor has linked ``state.json``: nothing has run; the
   run is ``created`` and ``start`` starts it. Supervisors of two ``start`` calls at once (an old
-  server's and the new one's) are told apart by the lock: one runs the command, one steps aside.
-* Killed any later: the supervisor goes on alone, and the restarted server finds the run.
-* The supervisor itself killed: what it had started is killed by whoever finds out, and the run
-  has vanished (:class:`~fastlane.errors.RunVanished`), for nobody knows its exit code.
-* The directory deleted behind our back: the supervisor kills the command within a second.
+  server's and the new one's) compete for the lock: one runs the command, one steps aside.
+* Killed any later: the supervisor continues alone, and the restarted server finds the run.
+* The supervisor itself killed: the next caller kills what it had started, and the run has vanished
+  (:class:`~fastlane.errors.RunVanished`), because its exit code is unknown.
+* The directory deleted by someone else: the supervisor kills the command within a second.
 * ``stop`` of a run that was never started writes its end under the same lock.
 * ``remove`` renames the directory away under the lock, then deletes it.
-* A file of the run damaged (a disk that lied): nobody can tell any more what became of it, so it
-  has vanished, like one without its supervisor; what it may have started is ended, and it is
-  never run again. The other runs do not notice.
+* A file of the run damaged: its outcome is unknown, so it has vanished, like one without its
+  supervisor. What it may have started is killed, and it is never run again. Other runs are not
+  affected.
 
 The command gets the given environment over a minimal ``PATH`` and ``HOME``, a session and a
 directory of its own, and ``/dev/null`` for input. When it ends, the rest of its process group is
@@ -28,7 +28,7 @@ single process's data segment (RLIMIT_DATA), not their sum; ``cpus`` and ``pids`
 (RLIMIT_NPROC counts all processes of the user). The image, the pull policy and ``dns_entries``
 are ignored. The log on disk is not bounded.
 
-Linux only: processes are recognised by what /proc says of them.
+Linux only: processes are identified by /proc.
 """
 
 from __future__ import annotations
@@ -410,8 +410,8 @@ class ProcessExecutor(Executor):
             spec = spec_in(directory)
         except Damaged as damage:
             self._report(directory, damage)
-            # Whose it is and whether it runs nobody can say, so it is left to whoever knows its
-            # execution; by this name it can be removed.
+            # Its owner and its state are unknown. The caller knows the execution, and can remove it
+            # by this name.
             execution_id = unquote(directory.name)
             return ListedRun(execution_id, f"{execution_id}.damaged", Phase.RUNNING)
         if spec is None or spec["installation"] != self._installation:
@@ -438,7 +438,7 @@ class ProcessExecutor(Executor):
 
     @contextlib.contextmanager
     def _lock(self, host: str, run_id: str) -> Iterator[bool]:
-        """Yield whether the run's lock was to be had; it is held inside the context."""
+        """Yield whether the run's lock was free; it is held inside the context."""
         try:
             descriptor = shim.take_lock(str(self._directory_of(host, run_id)))
         except FileNotFoundError:
@@ -469,7 +469,7 @@ def _refuse_malformed(spec: RunSpec) -> None:
     words = [*spec.argv, *spec.envs, *spec.envs.values()]
     try:
         if any(b"\0" in os.fsencode(word) for word in words):
-            raise StartFailed("the command or its environment holds a NUL character")
+            raise StartFailed("the command or its environment contains a NUL character")
     except UnicodeEncodeError as error:
         raise StartFailed(f"the command or its environment is not text: {error}") from error
     if any(not name or "=" in name for name in spec.envs):

@@ -2,9 +2,9 @@
 
 No operation needs a multi-document transaction (a standalone mongod has none). Each has one
 document write that decides it, by compare-and-set on the document's ``rev``. What else is to be
-written is stored in the same write as the document's *follow-up* (field ``todo``). Whoever finds a
-follow-up completes it: normally the operation itself, else the next operation on that document, or
-the sweep after a crash. Completing may be repeated, also by several at once.
+written is stored in the same write as the document's *follow-up* (field ``todo``). The one who
+finds a follow-up completes it: normally the operation itself, else the next operation on that
+document, or the sweep after a crash. Completing may be repeated, also by several at once.
 
 ===============  ==================================================================
 storage.py       :class:`ClusterStorage`: the connection, the facets, and the sweep's loop

@@ -1,7 +1,7 @@
 """The life of an execution: claim, start, finish, stop; the slots of ``maxRunning``.
 
-A farm's document holds one token for each slot that is taken, so ``maxRunning`` holds whatever the
-number of instances. A token names the execution and the ``rev`` at which it is to be claimed: two
+A farm's document holds one token for each slot in use, so ``maxRunning`` holds for any number of
+instances. A token names the execution and the ``rev`` at which it is to be claimed: two
 who claim the same one want the same token, and one of them gets it.
 """
 
@@ -361,7 +361,7 @@ class MongoExecutions(Facet, Executions):
 
 
 def slot_token(doc: Doc) -> str:
-    """What stands in a farm's document for the claim of *doc* as it is now."""
+    """The token in a farm's document for the claim of *doc* as it is now."""
     return f"{doc['_id']}|{doc['rev']}"
 
 

@@ -1,6 +1,6 @@
 """Completing what the ``todo`` of a job or an execution says is left to do.
 
-Every step may be repeated and may be taken by several at once: what each of them writes is decided
+Every step may be repeated, and by several at once: what each of them writes is decided
 by the ``todo``, or by compare-and-set on the document that it writes to.
 """
 
@@ -169,7 +169,7 @@ class FollowUps:
         except DuplicateKeyError:
             there = await self._db.executions.find_one({"_id": execution.id})
             if there is None:
-                # Its number or its tick is taken, which its job's rev is there to keep from.
+                # Its number or its tick exists, which its job's rev should prevent.
                 log.error("execution could not be stored", execution=execution.id)
             return there
         if execution.waits_for is not None and not await self.is_unfinished(execution.waits_for):
@@ -276,7 +276,7 @@ class FollowUps:
         )
 
     async def _notify(self, execution: Execution, now: float, *, retry_follows: bool) -> None:
-        """Put into the outbox whom the status of *execution* is told to."""
+        """Store the deliveries that report the status of *execution*."""
         deliveries = deliveries_of(execution, now=now, retry_follows=retry_follows)
         if not deliveries:
             return

@@ -1,7 +1,7 @@
 """Submitting, ticking, stopping and retrying: what changes a job's document.
 
 All of them settle the job first, decide, and write once with compare-and-set on its ``rev``: that
-write is the operation. A crash before it leaves nothing, one behind it a ``todo``.
+write is the operation. A crash before it leaves nothing, a crash after it leaves a ``todo``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MongoJobs(Facet, Jobs):
         follow_ups: FollowUps,
         relay_failure: Callable[[], str | None],
     ) -> None:
-        """:param relay_failure: why other instances would not hear of a submission, or None."""
+        """:param relay_failure: why other instances would not learn of a submission, or None."""
         super().__init__(connection)
         self._follow_ups = follow_ups
         self._relay_failure = relay_failure
@@ -238,9 +238,9 @@ class MongoJobs(Facet, Jobs):
                 or doc.get("next_run_at") is None
                 or doc["next_run_at"] != job.next_run_at
             ):
-                raise CompareFailed(f"job {job.id} does not stand at this tick any more")
+                raise CompareFailed(f"job {job.id} is no longer at this tick")
             if execution is not None and await self._tick_is_taken(execution):
-                # A clock that was put back, say: the job moves on, or it would be due for ever.
+                # After a clock was set back, say: otherwise the job would be due forever.
                 execution = None
             there = job_from(doc)
             count = there.execution_count + (execution is not None)

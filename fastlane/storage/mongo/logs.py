@@ -1,14 +1,13 @@
 """The log: small appends in the log's own document, larger ones in chunks.
 
-A log's document says where the log stands and holds its last records while they are few, so that a
-small append is one write. An append that does not fit there writes its chunks first, each under the
-append's own id, and then the document, which names that id: this is the deciding write, and by its
-``rev`` it is refused to who is not the owner any more (an adoption fences by counting ``rev`` up).
-Behind it the chunks are marked as valid. Chunks that are neither marked nor of the append that the
-document names were never decided on, and are passed over.
+A log's document has the state of the log, and its last records while they are few, so a small
+append is one write. A larger append first writes its chunks, each under the append's own id, and
+then the document, which names that id. That is the deciding write. Its ``rev`` refuses it to a
+former owner, because an adoption increments ``rev``. After it the chunks are marked as valid.
+Chunks that are neither marked nor of the append that the document names are ignored.
 
-What the cap drops is decided by the document, too: the chunks behind the head and up to
-``dropped_to`` are gone, whether they have been deleted yet or not.
+The document also decides what the cap drops: the chunks after the head and up to ``dropped_to`` are
+dropped, whether they have been deleted yet or not.
 """
 
 from __future__ import annotations
@@ -127,7 +126,7 @@ class MongoLogs(Facet, Logs):
             self._known.move_to_end(execution_id)
             return known[1]
         log = await self._db.logs.find_one({"_id": execution_id})
-        # Behind the log's, so that an adoption in between is seen here or changes the log's rev.
+        # After the log's, so that an adoption in between is seen here or changes the log's rev.
         execution = await self._db.executions.find_one(
             {"_id": execution_id}, {"status": 1, "epoch": 1}
         )
@@ -263,7 +262,7 @@ class MongoLogs(Facet, Logs):
             raise CompareFailed(f"the log of execution {execution_id} has another owner now")
 
     async def _drop(self, execution_id: str, log: Doc, cap: LogCap) -> Doc:
-        """Drop the oldest chunks behind the head while the tail stays long enough without them.
+        """Drop the oldest chunks after the head while the tail stays long enough without them.
 
         A decision of its own: killed before it, the log is longer than its cap until the next.
         The newest records always stay, so what is missing lies between two of them.
@@ -325,7 +324,7 @@ class MongoLogs(Facet, Logs):
         return []
 
     async def _read(self, log: Doc, after: int, max_bytes: int) -> list[LogRecord] | None:
-        """The records behind *after*; None when chunks went away while they were read."""
+        """The records after *after*; None if chunks were deleted while they were read."""
         taken: list[LogRecord] = []
         room = max_bytes
         seq = after
@@ -354,7 +353,7 @@ class MongoLogs(Facet, Logs):
         return taken
 
     async def _chunks_behind(self, log: Doc, seq: int, max_bytes: int) -> Sequence[Doc]:
-        """The chunks that hold the next *max_bytes* behind *seq*, found by their sizes first."""
+        """The chunks that hold the next *max_bytes* after *seq*, found by their sizes first."""
         if seq + 1 >= log["open_first"]:
             return []
         head, dropped_to = log.get("head_seq", 0), log["dropped_to"]

@@ -46,9 +46,9 @@ class Relay(Protocol):
 class ClusterStorage(Facet, Storage):
     """Everything in one MongoDB database.
 
-    MongoDB alone decides: nothing is lost and nothing is done twice whatever becomes of Redis.
+    MongoDB alone decides: nothing is lost and nothing is done twice, whatever happens to Redis.
     A submission is refused while Redis is known to be unreachable, because no other instance would
-    hear of it for some seconds; everything else continues.
+    learn of it for some seconds; everything else continues.
     """
 
     name = "mongodb+redis"
@@ -61,8 +61,8 @@ class ClusterStorage(Facet, Storage):
         repaired: Callable[[], None] = lambda: None,
         clock: Clock = time.time,
     ) -> None:
-        """:param relay: None where nobody else is to hear of anything (tools and tests).
-        :param repaired: called when the sweep has completed what a crash had left half done.
+        """:param relay: None if no other instance needs news (tools and tests).
+        :param repaired: called when the sweep has completed what a crash left.
         :param clock: where the ``now`` of the calls comes from; it is compared with MongoDB's.
         """
         super().__init__(Connection(Database(clock=clock)))

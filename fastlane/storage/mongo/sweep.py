@@ -146,7 +146,7 @@ class Sweep:
     async def _take_back(self, farm: str, token: str) -> bool:
         """Free a slot whose claim was not carried out, and see to it that it never is."""
         execution_id, rev = named_by(token)
-        # Whoever is still about to claim it needs this rev.
+        # A claim in progress needs this rev.
         await self._db.executions.update_one(
             {"_id": execution_id, "rev": rev}, {"$inc": {"rev": 1}}
         )

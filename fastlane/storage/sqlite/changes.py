@@ -120,7 +120,7 @@ def update(
 def notify(
     connection: sqlite3.Connection, execution: Execution, now: float, *, retry_follows: bool
 ) -> None:
-    """Put into the outbox whom the status of *execution* is told to."""
+    """Store the deliveries that report the status of *execution*."""
     for delivery in deliveries_of(execution, now=now, retry_follows=retry_follows):
         connection.execute(STORE_DELIVERY, delivery_row(delivery))
 
@@ -133,7 +133,7 @@ def end(
     *,
     retry_follows: bool = False,
 ) -> Execution:
-    """Make *execution* final, tell of it, and free what waited for it.
+    """Make *execution* final, store its deliveries, and free what waited for it.
 
     Where it waited itself, what waited for it waits for that one now: the chain stays a chain.
     """

@@ -125,9 +125,9 @@ class SqliteJobs(Facet, Jobs):
             or there.next_run_at is None
             or there.next_run_at != job.next_run_at
         ):
-            raise CompareFailed(f"job {job.id} does not stand at this tick any more")
+            raise CompareFailed(f"job {job.id} is no longer at this tick")
         if execution is not None and _tick_is_taken(connection, execution):
-            # A clock that was put back, say: the job moves on, or it would be due for ever.
+            # After a clock was set back, say: otherwise the job would be due forever.
             execution = None
         count = there.execution_count + (execution is not None)
         change_job(

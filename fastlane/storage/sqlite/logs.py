@@ -216,7 +216,7 @@ def _end_head_when_full(log: _Log, cap: LogCap | None) -> bool:
 def _small_last_chunk(
     connection: sqlite3.Connection, execution: int, log: _Log, more_bytes: int
 ) -> _Chunk | None:
-    """The last chunk, to go on with, where that stays small and is not the end of the head."""
+    """The last chunk to append to, if it stays small and is not the end of the head."""
     if more_bytes > MERGED_CHUNK_BYTES or log.last_seq == log.head_seq:
         return None
     row = connection.execute(LAST_CHUNK, (execution,)).fetchone()

@@ -241,7 +241,7 @@ CREATE TABLE hosts (
     blacklisted INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
--- The executions of a job that are no longer there: execution_count goes on counting them.
+-- The executions of a job that are no longer there: execution_count still counts them.
 ALTER TABLE jobs ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX jobs_idle ON jobs (modified_at)
     WHERE next_run_at IS NULL AND execution_count = removed;

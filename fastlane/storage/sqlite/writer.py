@@ -31,8 +31,8 @@ READERS = 3
 def translated(error: BaseException) -> BaseException:
     """What a caller of the storage gets for *error*.
 
-    A full disk, an I/O error, a lock that stays: the store is away. A violated constraint or a
-    wrong statement is a bug, and stays what it is.
+    A full disk, an I/O error, a lock that stays: the store is unavailable. A violated constraint
+    or a wrong statement is a bug, and is not translated.
     """
     if isinstance(error, sqlite3.Error) and not isinstance(
         error, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError
