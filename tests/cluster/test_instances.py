@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from pymongo import MongoClient
 
 from tests.cluster.instances import Cluster, DockerCluster, Instance, Load, database_url
 from tests.eventually import wait_for
-from tests.fastlane_server import FastlaneServer
+from tests.fastlane_server import ROOT, FastlaneServer
 from tests.services import MongoServer, RedisServer
 
 
@@ -218,6 +220,20 @@ def test_web_and_workers(
             (ended,) = web.await_end(job)
             assert ended["exitCode"] == 7
             assert "server started" in worker.log_text()
+            for instance in (web, worker):
+                wait_for(partial(is_healthy, instance), "a healthy instance")
+        no_worker = Instance(tmp_path / "none", **{**worker.options, "DATA_DIR": str(tmp_path)})
+        assert not is_healthy(no_worker)
+
+
+def is_healthy(instance: Instance) -> bool:
+    """By ``fastlane healthcheck`` with the instance's own environment, as in its container."""
+    checked = subprocess.run(
+        [sys.executable, "-m", "fastlane", "healthcheck"],
+        cwd=ROOT,
+        env=os.environ | instance.options,
+    )
+    return checked.returncode == 0
 
 
 async def test_a_log_is_shown_live_by_another_instance(cluster: Cluster) -> None:
