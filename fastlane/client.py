@@ -340,18 +340,15 @@ def _unreachable(url: str, error: Exception) -> FastlaneError:
     )
 
 
-def _fault(fault: Mapping[str, str]) -> str:
-    where, message = fault.get("pointer") or fault["source"], fault["message"]
-    # Most messages name the key themselves.
-    named = message.startswith(f"{where.removeprefix('/')}: ")
-    return message if named else f"{where}: {message}"
-
-
 def _said(url: str, status: int, body: bytes) -> str:
     """What is wrong, by a problem document (RFC 9457) or a healthcheck: one fault on each line."""
     try:
         problem = json.loads(body)
-        faults = [_fault(fault) for fault in problem.get("errors", ())]
+        # The messages about a payload name its keys themselves.
+        faults = [
+            f"{fault['source']}: {fault['message']}" if "source" in fault else fault["message"]
+            for fault in problem.get("errors", ())
+        ]
         detail = problem.get("detail") or problem.get("title")
     except (ValueError, AttributeError, KeyError, TypeError):
         faults, detail = [], None

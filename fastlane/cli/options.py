@@ -8,8 +8,6 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from fastlane.cli.app import ConfigFile, app, load_config
 from fastlane.config import Option, options
@@ -37,28 +35,21 @@ def show_config(
     if format is Format.ENV:
         typer.echo("\n".join(_sample(listed)))
         return
-    console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
     for option in listed:
-        for line in _block(option):
-            console.print(line)
+        typer.echo(_block(option))
 
 
-def _block(option: Option) -> Iterator[Text]:
-    """An option in a few lines: its value, marked when it is set, then its help, form, default."""
-    head = Text()
-    head.append(option.name, style="bold")
-    head.append(f"={option.value}", style="green" if option.changed else "")
-    if option.changed:
-        head.append("  (set)", style="dim")
-    yield head
-    default = option.default or "none"
-    for paragraph, style in (
-        (option.help, ""),
-        (f"Accepts {option.type}. Default: {default}", "dim"),
-    ):
-        for line in _wrapped(paragraph, "    "):
-            yield Text(line, style=style)
-    yield Text("")
+def _block(option: Option) -> str:
+    """An option: its name and value, marked when it is set, then its help, form and default."""
+    value = typer.style(f"={option.value}", fg="green" if option.changed else None)
+    mark = typer.style("  (set)", dim=True) if option.changed else ""
+    form = f"Accepts {option.type}. Default: {option.default or 'empty'}"
+    lines = [
+        typer.style(option.name, bold=True) + value + mark,
+        *_wrapped(option.help, "    "),
+        *(typer.style(line, dim=True) for line in _wrapped(form, "    ")),
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _sample(listed: list[Option]) -> Iterator[str]:

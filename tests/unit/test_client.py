@@ -324,7 +324,7 @@ async def test_a_refusal_is_told_fault_by_fault(
         {
             "title": "Bad Request",
             "detail": "The payload cannot be used.",
-            "errors": [{"pointer": "/image", "message": "it is no image reference"}],
+            "errors": [{"pointer": "/image", "message": "image: it is not an image reference."}],
         },
         status=400,
     )
@@ -332,7 +332,7 @@ async def test_a_refusal_is_told_fault_by_fault(
     assert await run(monkeypatch, *submit) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"fastlane: {fastlane.url}/tasks/t/ answers 400: The payload cannot be used.",
-        "fastlane: /image: it is no image reference",
+        "fastlane: image: it is not an image reference.",
     ]
 
 

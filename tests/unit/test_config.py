@@ -172,7 +172,7 @@ def test_proxies_are_networks() -> None:
         ("ALLOWED_HOSTS", "a/b", "host names"),
         ("INSTALLATION", "a b", "letters, digits"),
         ("DATA_DIR", "~nobody-of-that-name/x", "the path of a directory"),
-        ("BASIC_AUTH_USER", "a:b", "a name without a colon"),
+        ("BASIC_AUTH_USER", "a:b", "a user name without a colon"),
         ("PUBLIC_URL", "fastlane.example.org", "a URL like https://"),
         ("PUBLIC_URL", "https://me:x@example.org", "a URL like https://"),
         ("WEBHOOKS_ALLOWED_NETWORKS", "10.0.0.0/8,inside", "networks like 10.1.0.0/16"),

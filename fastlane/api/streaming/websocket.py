@@ -19,6 +19,7 @@ from fastlane.api import parameters
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.api.lookup import find_log
 from fastlane.api.problems import Problem
+from fastlane.api.schemas.build import time_or_none
 from fastlane.api.streaming.feed import Format, Watch, frame_header, time_text
 from fastlane.api.waiting import reasons
 from fastlane.errors import NotFound, StorageError
@@ -230,17 +231,13 @@ class LogSocket(BaseHandler, WebSocketHandler):
         written.result()
 
 
-def _text(at: float | None) -> str | None:
-    return None if at is None else time_text(at)
-
-
 def _state_of_job(job: Job) -> dict[str, Any]:
     """What the page shows of a job that has not run yet."""
     return {
         "status": "scheduled" if job.scheduled else "idle",
         "executionId": None,
         "scheduled": job.scheduled,
-        "nextScheduledAt": _text(job.next_run_at),
+        "nextScheduledAt": time_or_none(job.next_run_at),
     }
 
 
@@ -258,16 +255,16 @@ def _state_of(
         "exitCode": execution.exit_code,
         "reason": execution.reason,
         "error": execution.error,
-        "startedAt": _text(execution.started_at),
-        "finishedAt": _text(execution.finished_at),
+        "startedAt": time_or_none(execution.started_at),
+        "finishedAt": time_or_none(execution.finished_at),
         "waiting": waiting,
         "attempt": execution.attempt + 1,
         "attempts": execution.definition.retries + 1,
-        "dueAt": _text(execution.due_at),
+        "dueAt": time_or_none(execution.due_at),
         "retry": retry
         and {
             "executionId": retry.id,
             "attempt": retry.attempt + 1,
-            "dueAt": _text(retry.due_at),
+            "dueAt": time_or_none(retry.due_at),
         },
     }
