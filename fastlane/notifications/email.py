@@ -11,11 +11,13 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
-from html import escape
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import aiosmtplib
 from pydantic import AfterValidator, Field
+from tornado.template import Template
 
 from fastlane.checks import Hint, shown
 from fastlane.errors import DeliveryFailed
@@ -271,27 +273,19 @@ def _text(report: Report) -> str:
 
 def _html(report: Report) -> str:
     execution = report.execution
-    color = "#1a7f37" if execution.status is Status.DONE else "#b42318"
-    cell = 'style="padding:2px 12px 2px 0;vertical-align:top;text-align:left"'
-    rows = "".join(
-        f"<tr><th {cell}>{escape(name)}</th><td {cell}>{escape(value)}</td></tr>"
-        for name, value in _facts(report.execution)
+    page = _template().generate(
+        color="#1a7f37" if execution.status is Status.DONE else "#b42318",
+        heading=f"{_clean(execution.task_id)}: {outcome(execution)}",
+        facts=_facts(execution),
+        links=_links(report),
+        tails=_tails(report),
     )
-    links = " · ".join(
-        f'<a href="{escape(url, quote=True)}">{escape(name)}</a>' for name, url in _links(report)
-    )
-    tails = "".join(
-        f'<h3 style="margin:16px 0 4px">{escape(title)}</h3>'
-        '<pre style="background:#f6f8fa;padding:8px;white-space:pre-wrap">'
-        f"{escape(tail)}</pre>"
-        for title, tail in _tails(report)
-    )
-    return (
-        '<!doctype html><html><body style="font-family:sans-serif;font-size:14px;color:#1f2328">'
-        f'<h2 style="margin:0 0 8px;color:{color}">'
-        f"{escape(_clean(execution.task_id))}: {escape(outcome(execution))}</h2>"
-        f"<table>{rows}</table><p>{links}</p>{tails}</body></html>"
-    )
+    return page.decode()
+
+
+@cache
+def _template() -> Template:
+    return Template((files("fastlane.templates") / "email.html").read_text("utf-8"), "email.html")
 
 
 def _clean(value: object) -> str:
