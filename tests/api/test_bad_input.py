@@ -203,6 +203,15 @@ async def test_faulty_key(
     (await still.get("/tasks/bad/")).problem(404)
 
 
+async def test_only_similar_keys_are_suggested_and_each_error_is_printed_once(still: Site) -> None:
+    answer = await still.post("/tasks/bad", {**PAYLOAD, "volumes": {}, "retry": 1})
+    assert [fault["message"] for fault in answer.problem(400)["errors"]] == [
+        '"volumes" is not a key of the payload.',
+        '"retry" is not a key of the payload. Did you mean "retries"?',
+    ]
+    assert answer.body.count(b"volumes") == 2, "in its pointer and its message"
+
+
 async def test_all_faults_at_once(still: Site) -> None:
     payload = {
         "comand": "true",
