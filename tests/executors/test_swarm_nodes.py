@@ -252,7 +252,7 @@ async def test_a_node_whose_engine_is_killed_loses_its_runs(swarm: Swarm) -> Non
     await asyncio.to_thread(nodes.worker.kill)
     await until_out_of_reach(swarm, run_id)
     await asyncio.to_thread(nodes.worker.start)
-    with pytest.raises(RunVanished, match="its node was away"):
+    with pytest.raises(RunVanished, match="its node was unreachable"):
         await swarm.follow(run_id)
     assert len(swarm.tasks(run_id)) == 1
 

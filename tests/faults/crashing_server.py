@@ -11,10 +11,12 @@ import asyncio
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastlane import config, logs, server, wiring
+from fastlane import config, logs, server
+from fastlane.executors import registry
 from fastlane.executors.base import Executor
 from fastlane.storage.sqlite import SqliteStorage
 from tests.storage_calls import OPERATIONS, Call, wrap
@@ -77,9 +79,11 @@ def main() -> None:
     logs.configure(loaded)
     crash = Crashing(os.environ.get("CRASH_AT", ""), int(os.environ.get("CRASH_ON", "1")))
     storage = crash.storage(SqliteStorage(loaded.data_dir))
-    chosen = wiring.make_executors(loaded).of(loaded.docker_hosts[0].hosts[0])
-    executor = crash.executor(chosen)
-    asyncio.run(server.serve(server.Server(loaded, storage=storage, executor=executor)))
+    for name in registry.names():
+        factory = registry.factory(name)
+        crashing_make = partial(lambda make, *args: crash.executor(make(*args)), factory.make)
+        setattr(factory, "make", crashing_make)  # noqa: B010
+    asyncio.run(server.serve(server.Server(loaded, storage=storage)))
 
 
 if __name__ == "__main__":

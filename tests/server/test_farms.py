@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -50,6 +51,10 @@ def sh(script: str) -> list[str]:
 def execution(server: FastlaneServer, url: str) -> dict[str, Any]:
     found: dict[str, Any] = server.get(url)["execution"]
     return found
+
+
+def shows(server: FastlaneServer, url: str, log: str) -> bool:
+    return bool(execution(server, url)["log"] == log)
 
 
 def await_end(server: FastlaneServer, url: str) -> dict[str, Any]:
@@ -667,6 +672,45 @@ def test_executions_run_as_services_of_a_swarm(tmp_path: Path) -> None:
             stopped = await_end(server, url)
             assert (stopped["reason"], stopped["log"]) == ("stopped", "here\n")
             wait_for(lambda: not Engine(engine.url).get("/services"), "the services to go")
+
+
+def test_farms_of_three_executors_side_by_side(tmp_path: Path) -> None:
+    host, image = find_engine()
+    with SwarmEngine(tmp_path / "swarm") as engine:
+        options = farms(
+            {"match": "^docker", "hosts": [host]},
+            {"match": "^swarm", "hosts": [engine.url], "executor": "swarm"},
+            {"match": "^process", "hosts": ["process://here"]},
+        )
+        images = {"docker": image, "swarm": engine.image(), "process": "any"}
+        with FastlaneServer(tmp_path / "server", **options) as server:
+            script = sh('test "${HOME##*/}" = work || echo in a container; echo out; exit 3')
+            urls = {
+                name: server.submit(name, image=images[name], command=script)["executionUrl"]
+                for name in images
+            }
+            ended = {name: await_end(server, url) for name, url in urls.items()}
+            assert [one["exitCode"] for one in ended.values()] == [3, 3, 3]
+            inside = "in a container\nout\n"
+            assert {name: one["log"] for name, one in ended.items()} == {
+                "docker": inside,
+                "swarm": inside,
+                "process": "out\n",
+            }
+            # Each finds its own again, and stops it.
+            long = sh("echo here; exec sleep 60")
+            running = {
+                name: server.submit(name, image=images[name], command=long)["executionUrl"]
+                for name in images
+            }
+            for url in running.values():
+                wait_for(partial(shows, server, url, "here\n"), "a first line")
+            server.restart()
+            for url in running.values():
+                assert execution(server, url)["status"] == "running"
+                server.request("POST", f"{url}stop/")
+            for url in running.values():
+                assert await_end(server, url)["reason"] == "stopped"
 
 
 def test_a_node_of_a_swarm_that_is_away(tmp_path: Path) -> None:
