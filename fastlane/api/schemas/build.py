@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -69,6 +70,7 @@ def number(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
+@lru_cache(maxsize=1024)
 def host_and_port(host: str) -> tuple[str, int | None]:
     """The two parts of a host as the reference shows them; a socket has no port."""
     if host.startswith("unix://"):
@@ -122,6 +124,8 @@ def added_keys() -> Mapping[str, Mapping[str, Any]]:
 
 def last_attempts(deliveries: Sequence[Delivery]) -> list[responses.Dispatch]:
     """The last few attempts of all *deliveries* together, oldest first."""
+    if not deliveries:
+        return []
     tried = [(attempt, one) for one in deliveries for attempt in one.history]
     tried.sort(key=lambda pair: pair[0].at)
     return [

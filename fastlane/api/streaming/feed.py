@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import struct
 from array import array
 from bisect import bisect_right, insort
@@ -29,6 +28,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from fastlane.bus.local import Bus
+from fastlane.encoding import to_json
 from fastlane.events import Event, ExecutionChanged, LogGrown
 from fastlane.model import Execution, LogRecord
 from fastlane.storage.base import Storage
@@ -70,7 +70,7 @@ def frame_header(length: int) -> bytes:
 
 def time_text(at: float) -> str:
     """A point in time (unix seconds) as the API writes it: UTC, microseconds, no suffix."""
-    return datetime.fromtimestamp(at, UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +138,13 @@ def _encode_json(records: Sequence[LogRecord]) -> tuple[bytes, array[int]]:
     starts = array("Q")
     for record in records:
         starts.append(len(frames))
-        text = json.dumps(
+        text = to_json(
             {
                 "seq": record.seq,
                 "ts": time_text(record.at),
                 "stream": record.stream,
                 "text": record.data.decode(errors="replace"),
-            },
-            ensure_ascii=False,
-            separators=(",", ":"),
+            }
         ).encode()
         frames += frame_header(len(text))
         frames += text

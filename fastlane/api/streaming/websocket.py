@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-import ujson
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
 
@@ -22,6 +21,7 @@ from fastlane.api.problems import Problem
 from fastlane.api.schemas.build import time_or_none
 from fastlane.api.streaming.feed import Format, Watch, frame_header, time_text
 from fastlane.api.waiting import reasons
+from fastlane.encoding import to_json
 from fastlane.errors import NotFound, StorageError
 from fastlane.model import Execution, Job, Status
 
@@ -205,7 +205,7 @@ class LogSocket(BaseHandler, WebSocketHandler):
             )
 
     async def _send_json(self, message: Mapping[str, Any]) -> None:
-        text = ujson.dumps(message, ensure_ascii=False, escape_forward_slashes=False).encode()
+        text = to_json(message).encode()
         await self._send(frame_header(len(text)) + text)
 
     async def _send(self, frames: bytes | memoryview) -> None:
