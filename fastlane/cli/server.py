@@ -92,14 +92,9 @@ def _local_url(config: Config) -> str:
 def _check_worker(data_dir: Path) -> None:
     from fastlane.background.pulse import FILE_NAME, FRESH_SECONDS
 
-    path = data_dir / FILE_NAME
-    try:
-        age_seconds = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
+    file = data_dir / FILE_NAME
+    if not file.exists() or time.time() - file.stat().st_mtime > FRESH_SECONDS:
         raise FastlaneError(
-            f"No worker uses {data_dir}: start one, or set DATA_DIR to its directory."
-        ) from None
-    if age_seconds > FRESH_SECONDS:
-        raise FastlaneError(
-            f"The worker in {data_dir} has not been healthy for {age_seconds:.0f} s: see its log."
+            f"No worker that uses {data_dir} was healthy in the last {FRESH_SECONDS:g} s: "
+            "see its log, or set DATA_DIR to its directory."
         )
