@@ -49,15 +49,7 @@ def server(
 
     logs.configure(loaded)
     sentry.configure(loaded)
-    try:
-        run(loaded)
-    except OSError as error:
-        if error.filename and Path(str(error.filename)).is_relative_to(loaded.data_dir):
-            raise ConfigError(
-                f'DATA_DIR is "{loaded.data_dir}", which cannot be used ({error.strerror}): '
-                "give a directory that the server may write to."
-            ) from error
-        raise
+    run(loaded)
 
 
 @app.command()

@@ -102,8 +102,8 @@ class SqliteStorage(Facet, Storage):
             self._lock = _take_lock(self._data_dir / LOCK_NAME)
         except OSError as error:
             raise StorageUnavailable(
-                f"the data directory {self._data_dir} cannot be used: {error.strerror}; "
-                "set DATA_DIR to one that can be written"
+                f'DATA_DIR is "{self._data_dir}", which cannot be used ({error.strerror}): '
+                "give a directory that the server may write to."
             ) from error
         try:
             return connect_writer(self._data_dir / DATABASE_NAME)
