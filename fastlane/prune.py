@@ -17,7 +17,7 @@ from fastlane.errors import ExecutorError, NotFound, StorageInUse
 from fastlane.executors.base import Executor, ListedRun, Phase
 from fastlane.model import FINAL
 from fastlane.storage.base import Storage
-from fastlane.wiring import installation_of, make_executors, make_storage
+from fastlane.wiring import make_executors, make_storage
 
 IsOver = Callable[[ListedRun], Awaitable[bool]]
 """Whether the execution of a run has certainly ended."""
@@ -45,7 +45,7 @@ async def prune(config: Config, server: str, *, dry_run: bool) -> AsyncIterator[
     storage = make_storage(config, time.time)
     try:
         async with _knowing(storage, server) as is_over:
-            await executors.open(await installation_of(config, storage))
+            await executors.open(config.installation or await storage.installation())
             hosts = dict.fromkeys(host for farm in config.docker_hosts for host in farm.hosts)
             for host in hosts:
                 async for pruned in _prune_host(executors.of(host), host, is_over, dry_run):

@@ -25,7 +25,7 @@ from fastlane.errors import ConfigError, StorageUnavailable
 from fastlane.executors.base import Executor
 from fastlane.model import Clock
 from fastlane.storage.base import Storage
-from fastlane.wiring import RUNNING_ROLES, installation_of, wire
+from fastlane.wiring import RUNNING_ROLES, wire
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +82,9 @@ class Server:
             if parts.relay is not None:
                 opened.push_async_callback(parts.relay.close)
                 await parts.relay.open()
-            await parts.executors.open(await installation_of(self.config, parts.storage))
+            await parts.executors.open(
+                self.config.installation or await parts.storage.installation()
+            )
             opened.push_async_callback(parts.executors.close)
             if roles & RUNNING_ROLES:
                 # Before the first claim: what it claims must have an owner that is alive.

@@ -7,7 +7,6 @@ import socket
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -74,24 +73,11 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     instance = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     farms = config.docker_hosts
     executors = Executors.single(executor, farms) if executor else make_executors(config)
+    reruns = config.rerun_when_lost_max
     lifecycle = Lifecycle(
-        storage,
-        bus,
-        clock=clock,
-        farms=farms,
-        instance=instance,
-        lost_reruns_max=config.rerun_when_lost_max,
+        storage, bus, clock=clock, farms=farms, instance=instance, lost_reruns_max=reruns
     )
-    hosts = Hosts(
-        [host for farm in farms for host in farm.hosts],
-        clock,
-        BreakerOptions(
-            config.docker_circuit_breaker_max_fails,
-            config.docker_circuit_breaker_reset_timeout_seconds,
-        ),
-        # Only on this instance: the others are notified once it is stored.
-        changed=lambda: bus.wake(HostChanged),
-    )
+    hosts = make_hosts(config, clock, bus)
     context = Context(
         lifecycle=lifecycle,
         storage=storage,
@@ -126,30 +112,6 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         hosts=hosts,
         sockets=Sockets(Feed(storage, bus)),
     )
-    keeper = Keeper(context, runner)
-    scheduler = Scheduler(lifecycle, storage, clock)
-    dispatcher = Dispatcher(context, runner)
-    work = (
-        # An instance that claims must prove that it is alive; one that is alive adopts.
-        (Loop("heartbeat", keeper.beat), RUNNING_ROLES),
-        (
-            Loop("scheduler", scheduler.step, scheduler.wakes_on, scheduler.wants),
-            frozenset({"scheduler"}),
-        ),
-        (
-            Loop("dispatcher", dispatcher.step, dispatcher.wakes_on, dispatcher.wants),
-            frozenset({"dispatcher"}),
-        ),
-        (Loop("hosts", host_watch.step, host_watch.wakes_on), frozenset(ROLES)),
-        (Loop("sweep", keeper.sweep), frozenset({"monitor"})),
-        (Loop("retention", keeper.forget), frozenset({"monitor"})),
-        (Loop("notifier", notifier.step, notifier.wakes_on), frozenset({"notifier"})),
-        # An instance that listens is asked by HTTP.
-        (
-            Loop("pulse", Pulse(storage, config.data_dir).step),
-            frozenset() if "api" in config.roles else frozenset(ROLES),
-        ),
-    )
     return Parts(
         storage=storage,
         executors=executors,
@@ -162,7 +124,50 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         reports=reports,
         notifier=notifier,
         services=services,
-        work=work,
+        work=make_work(config, context, runner, host_watch, notifier),
+    )
+
+
+def make_hosts(config: Config, clock: Clock, bus: Bus) -> Hosts:
+    """What is known of the configured hosts."""
+    return Hosts(
+        [host for farm in config.docker_hosts for host in farm.hosts],
+        clock,
+        BreakerOptions(
+            config.docker_circuit_breaker_max_fails,
+            config.docker_circuit_breaker_reset_timeout_seconds,
+        ),
+        # Only on this instance: the others are notified once it is stored.
+        changed=lambda: bus.wake(HostChanged),
+    )
+
+
+def make_work(
+    config: Config, context: Context, runner: Runner, host_watch: HostWatch, notifier: Notifier
+) -> Sequence[tuple[Loop, frozenset[str]]]:
+    """All periodic work, and the roles that do it."""
+    keeper = Keeper(context, runner)
+    scheduler = Scheduler(context.lifecycle, context.storage, context.clock)
+    dispatcher = Dispatcher(context, runner)
+    pulse = Pulse(context.storage, config.data_dir)
+    every = frozenset(ROLES)
+    return (
+        # An instance that claims must prove that it is alive; one that is alive adopts.
+        (Loop("heartbeat", keeper.beat), RUNNING_ROLES),
+        (
+            Loop("scheduler", scheduler.step, scheduler.wakes_on, scheduler.wants),
+            frozenset({"scheduler"}),
+        ),
+        (
+            Loop("dispatcher", dispatcher.step, dispatcher.wakes_on, dispatcher.wants),
+            frozenset({"dispatcher"}),
+        ),
+        (Loop("hosts", host_watch.step, host_watch.wakes_on), every),
+        (Loop("sweep", keeper.sweep), frozenset({"monitor"})),
+        (Loop("retention", keeper.forget), frozenset({"monitor"})),
+        (Loop("notifier", notifier.step, notifier.wakes_on), frozenset({"notifier"})),
+        # An instance that listens is asked by HTTP.
+        (Loop("pulse", pulse.step), frozenset() if "api" in config.roles else every),
     )
 
 
@@ -218,30 +223,3 @@ def make_executors(config: Config) -> Executors:
     :raises ConfigError: the files of an option cannot be used.
     """
     return Executors.configured(config, config.docker_hosts, default=config.executor)
-
-
-async def installation_of(config: Config, storage: Storage) -> str:
-    """The name that marks this installation's runs; all instances on one store share it.
-
-    :param storage: open, unless it is the embedded one and another process has it.
-    """
-    if config.installation:
-        return config.installation
-    if config.cluster_urls is None:
-        return installation_id(config.data_dir)
-    from fastlane.storage.mongo import ClusterStorage
-
-    assert isinstance(storage, ClusterStorage)
-    return await storage.installation()
-
-
-def installation_id(data_dir: Path) -> str:
-    """The name of the installation whose records are in *data_dir*, made at the first start."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = data_dir / "installation"
-    try:
-        with path.open("x") as file:
-            file.write(uuid.uuid4().hex)
-    except FileExistsError:
-        pass
-    return path.read_text().strip()

@@ -79,6 +79,13 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    async def installation(self) -> str:
+        """The name that all instances on this store share, made when it is first asked for.
+
+        The embedded store need not be open for it.
+        """
+
+    @abstractmethod
     async def close(self) -> None:
         """Release everything, after the operations in progress have ended. Safe to repeat."""
 

@@ -23,7 +23,7 @@ NAMES = re.compile(
 EXCEPTIONS = {
     "config/options.py": "default and help texts of the options DOCKER_* and EXECUTOR",
     "model.py": "docker.io, the registry of images that name none",
-    "api/schemas/server.py": "the example of an executor's name",
+    "api/schemas/responses.py": "the example of an executor's name",
 }
 
 

@@ -10,7 +10,7 @@ here:
 * Killed inside ``create``: the directory appears by one rename, whole, or not at all.
 * Killed inside ``start``, before the supervisor has linked ``state.json``: nothing has run; the
   run is ``created`` and ``start`` starts it. Supervisors of two ``start`` calls at once (an old
-  server's and the new one's) compete for the lock: one runs the command, one steps aside.
+  server's and the new one's) compete for the lock: one runs the command, the other ends.
 * Killed any later: the supervisor continues alone, and the restarted server finds the run.
 * The supervisor itself killed: the next caller kills what it had started, and the run has vanished
   (:class:`~fastlane.errors.RunVanished`), because its exit code is unknown.
@@ -68,20 +68,20 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# Bound how late a change is seen where it can only be looked for: first quickly, then calmly.
+# Bound the interval between polls, which grows while nothing changes.
 POLL_MIN_SECONDS = 0.005
 POLL_MAX_SECONDS = 0.05
-# Bounds how late it is seen that a supervisor died or a run was removed behind our back.
+# Bounds how late it is noticed that a supervisor died or that somebody removed a run.
 BACKSTOP_SECONDS = 1.0
-# Bounds how long a start waits for the supervisor's word.
+# Bounds how long a start waits for the supervisor to report.
 START_SECONDS = 30.0
 # Bounds how long a killed run may take to be seen as ended.
 KILL_SECONDS = 10.0
-# Bounds the age of a directory that a killed `create` left half made.
+# Bounds the age of a directory that a killed `create` left incomplete.
 LEFTOVER_SECONDS = 3600.0
-# Bounds how often a run that appears or goes while it is created is looked at again.
+# Bounds the attempts to create a run that somebody else creates or removes at the same time.
 CREATE_TRIES = 10
-# What was stopped before it started ends like a command that obeyed SIGTERM.
+# A run that was stopped before it started ends like a command that obeyed SIGTERM.
 STOPPED_EXIT_CODE = 128 + signal.SIGTERM
 
 
@@ -99,11 +99,11 @@ class ProcessExecutor(Executor):
         self._root = Path(data_dir).absolute() / "runs"
         self._in_use = in_use
         self._installation = ""
-        # Own threads, so that neither slow disks nor slow starts hold up the loop's other work.
+        # Own threads, so that neither slow disks nor slow starts delay other work.
         self._files: ThreadPoolExecutor | None = None
         self._starts: ThreadPoolExecutor | None = None
         self._reported: set[Path] = set()
-        """Damaged runs that the log knows of."""
+        """Damaged runs that were logged."""
 
     async def open(self, installation: str) -> None:
         self._installation = installation
@@ -165,7 +165,7 @@ class ProcessExecutor(Executor):
                     "memory_bytes": spec.resources.memory_bytes,
                 }
                 shim.write_once(str(temporary / shim.SPEC), record)
-                # Refused when another one was quicker: a directory that is not empty stays.
+                # Refused when another one was faster: a directory that is not empty stays.
                 os.rename(temporary, final)
                 shim.sync_directory(str(final.parent))
             except OSError:
@@ -173,9 +173,9 @@ class ProcessExecutor(Executor):
                 if not final.exists():
                     raise
         else:
-            raise OSError(f"{final} is there and is not a run")
+            raise OSError(f"{final} exists and is not a run")
         if found["installation"] != self._installation:
-            raise StartFailed(f"execution {spec.execution_id} belongs to another installation")
+            raise StartFailed(f"Execution {spec.execution_id} belongs to another installation.")
         return str(found["run_id"])
 
     async def find(self, host: str, execution_id: str) -> RunState | None:
@@ -210,7 +210,7 @@ class ProcessExecutor(Executor):
                 continue
             word, complaint = launch(directory, deadline - time.monotonic())
             if not word and self._inspect(host, run_id).state.phase is Phase.CREATED:
-                raise OSError(f"the supervisor did not start: {complaint or 'no word from it'}")
+                raise OSError(f"the supervisor did not start: {complaint or 'it reported nothing'}")
             if word == "busy":
                 time.sleep(POLL_MIN_SECONDS)
         raise OSError(f"run {run_id} was not started within {START_SECONDS:g} s")
@@ -239,12 +239,12 @@ class ProcessExecutor(Executor):
             raise self._abandoned(directory, damage) from damage
 
     def _abandoned(self, directory: Path, damage: Damaged) -> RunVanished:
-        """What to raise for a damaged run, of which nothing is left running then."""
+        """The error for a damaged run, of which nothing is left running."""
         self._report(directory, damage)
         try:
             state = record_in(directory / shim.STATE, STATE_FIELDS)
         except Damaged:
-            # Only its supervisor knows the processes, and ends them when it misses the log.
+            # Only its supervisor knows the processes, and ends them when the log is gone.
             with contextlib.suppress(FileNotFoundError):
                 lock = shim.take_lock(str(directory))
                 if lock is None:
@@ -262,7 +262,7 @@ class ProcessExecutor(Executor):
             log.error("run cannot be read", path=str(directory), why=str(why))
 
     async def wait(self, host: str, run_id: str) -> RunState:
-        """As in the interface. A run whose start failed can never end: its state comes at once."""
+        """See ``Executor.wait``; the state of a run whose start failed is returned at once."""
         while True:
             view = await self._in_thread(host, self._inspect, host, run_id)
             if view.over:
@@ -275,7 +275,7 @@ class ProcessExecutor(Executor):
     async def logs(
         self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
     ) -> AsyncGenerator[LogBatch, None]:
-        """As in the interface; it sees by itself when the run has ended.
+        """See ``Executor.logs``; it notices itself when the run has ended.
 
         :raises ValueError: *bookmark* is not one of this executor's.
         """
@@ -329,10 +329,10 @@ class ProcessExecutor(Executor):
                     BACKSTOP_SECONDS if left <= 0 else min(left, BACKSTOP_SECONDS),
                 )
             else:
-                # Somebody is starting it, or holds its lock for a moment.
+                # It is being started, or somebody holds its lock for a moment.
                 await asyncio.sleep(POLL_MIN_SECONDS)
             if now() > gives_up:
-                raise HostUnavailable(host, f"run {run_id} does not end, though it was killed")
+                raise HostUnavailable(host, f"run {run_id} did not end although it was killed")
             view = await self._ask_to_end(host, run_id)
 
     async def _ask_to_end(self, host: str, run_id: str) -> View | None:
@@ -342,7 +342,7 @@ class ProcessExecutor(Executor):
             return None
 
     def _end_unstarted(self, host: str, run_id: str) -> View:
-        """The run as it is, after its end was written down if it was never started."""
+        """The run as it is; if it was never started, its end is recorded first."""
         view = self._inspect(host, run_id)
         if view.state.phase is not Phase.CREATED or view.over or view.starting:
             return view
@@ -360,13 +360,13 @@ class ProcessExecutor(Executor):
         return view
 
     async def remove(self, host: str, run_id: str) -> None:
-        """As in the interface. A run that is still going is killed first, not left unrecorded."""
+        """See ``Executor.remove``. A run that still runs is killed first."""
         await self.stop(host, run_id, grace_seconds=0)
         await self._in_thread(host, self._remove, host, run_id)
 
     def _remove(self, host: str, run_id: str) -> None:
         directory = self._directory_of(host, run_id)
-        # Whichever run a damaged record was of: there is one directory for an execution.
+        # A damaged record does not matter: there is one directory for an execution.
         with contextlib.suppress(Damaged):
             spec = spec_in(directory)
             if spec is None or spec["run_id"] != run_id:
@@ -398,7 +398,7 @@ class ProcessExecutor(Executor):
             try:
                 run = self._listed(host, directory)
             except OSError as error:
-                # What ails one of them must not hide the others.
+                # One faulty run must not hide the others.
                 self._report(directory, error)
                 continue
             if run is not None:
@@ -419,7 +419,7 @@ class ProcessExecutor(Executor):
         try:
             phase = self._inspect(host, spec["run_id"]).state.phase
         except RunVanished:
-            # Its supervisor is gone, its directory is not: listed, so that it is cleared away.
+            # Its supervisor is gone, its directory is not: listed, so that it is removed.
             phase = Phase.ENDED
         return ListedRun(
             spec["execution_id"], spec["run_id"], phase, spec["task_id"], spec["job_id"]
@@ -463,17 +463,17 @@ class ProcessExecutor(Executor):
 
 def _refuse_malformed(spec: RunSpec) -> None:
     if not spec.argv:
-        raise StartFailed("the command is empty")
+        raise StartFailed("The command is empty.")
     if not spec.execution_id:
-        raise StartFailed("the execution has no id")
+        raise StartFailed("The execution has no id.")
     words = [*spec.argv, *spec.envs, *spec.envs.values()]
     try:
         if any(b"\0" in os.fsencode(word) for word in words):
             raise StartFailed("the command or its environment contains a NUL character")
     except UnicodeEncodeError as error:
-        raise StartFailed(f"the command or its environment is not text: {error}") from error
+        raise StartFailed(f"The command or its environment is not text ({error}).") from error
     if any(not name or "=" in name for name in spec.envs):
-        raise StartFailed("a name in the environment is empty or holds '='")
+        raise StartFailed('A name in the environment is empty or contains "=".')
     memory = spec.resources.memory_bytes
     if memory is not None and not 0 < memory < 2**63:
-        raise StartFailed(f"a memory limit of {memory} bytes cannot be set")
+        raise StartFailed(f"A memory limit of {memory} bytes cannot be set.")

@@ -12,7 +12,7 @@ The files of a run, all below ``RUN_DIR``:
 ``spec.json``  what to run; there from the first moment, never changed
 ``lock``       held (flock) by the supervisor as long as it lives, or by a caller that stops
                or removes a run that was never started
-``state.json`` the processes' identities; **from its first version on the command may have run**
+``state.json`` the processes' identities; **once it exists the command may have run**
 ``starting``   there until the command is known to execute; gone (or not) it costs no disk space
 ``log``        framed output, see :data:`FRAME`
 ``exit.json``  how it ended; once it is there nothing else changes
@@ -219,13 +219,7 @@ def run(directory: str) -> None:
         if os.path.exists(os.path.join(directory, name)):
             return say("busy")
 
-    # The server's own end by a signal to all (a service manager's, say) must not cost the result.
-    for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(ignored, signal.SIG_IGN)
-    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-
+    woken = ignore_signals()
     log = Log(os.path.join(directory, LOG))
     out, out_writer = os.pipe2(os.O_CLOEXEC)
     err, err_writer = os.pipe2(os.O_CLOEXEC)
@@ -237,19 +231,10 @@ def run(directory: str) -> None:
         become(directory, spec, go_reader, failure_writer, out_writer, err_writer)
     for descriptor in (out_writer, err_writer, go_reader, failure_writer):
         os.close(descriptor)
-
-    state: dict[str, Any] = {
-        "pid": child,
-        "pid_ticks": start_ticks(child),
-        "shim_pid": os.getpid(),
-        "shim_ticks": start_ticks(os.getpid()),
-        "boot": boot_id(),
-        "started_at": time.time(),
-    }
     starting = os.path.join(directory, STARTING)
     with open(starting, "w", opener=_private):
         pass
-    write_once(os.path.join(directory, STATE), state)
+    write_once(os.path.join(directory, STATE), identities(child))
     os.write(go, b"g")
     os.close(go)
 
@@ -268,28 +253,57 @@ def run(directory: str) -> None:
         say("started")
         status = follow(child, {out: STDOUT, err: STDERR}, log, woken)
     except BaseException:
-        # Nothing may run that nobody watches.
+        # Nothing may run unwatched.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         raise
     log.close()
-    code = os.waitstatus_to_exitcode(status)
-    lost = log.lost_bytes
-    finish(
-        directory,
-        {
-            "exit_code": code if code >= 0 else 128 - code,
-            "finished_at": time.time(),
-            "error": f"{lost} bytes of output could not be written to disk" if lost else None,
-        },
-    )
+    finish(directory, result(status, log.lost_bytes))
     return None
+
+
+def ignore_signals() -> int:
+    """A pipe that becomes readable when a child ends; other signals are ignored.
+
+    A signal that ends the server and all around it (a service manager's, say) must not cost the
+    result.
+    """
+    for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(ignored, signal.SIG_IGN)
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    return woken
+
+
+def identities(child: int) -> dict[str, Any]:
+    """What ``state.json`` says of the command and of this process."""
+    return {
+        "pid": child,
+        "pid_ticks": start_ticks(child),
+        "shim_pid": os.getpid(),
+        "shim_ticks": start_ticks(os.getpid()),
+        "boot": boot_id(),
+        "started_at": time.time(),
+    }
+
+
+def result(status: int, lost_bytes: int) -> dict[str, Any]:
+    """What ``exit.json`` says of a command that was executed."""
+    code = os.waitstatus_to_exitcode(status)
+    return {
+        "exit_code": code if code >= 0 else 128 - code,
+        "finished_at": time.time(),
+        "error": f"{lost_bytes} bytes of output could not be written to disk"
+        if lost_bytes
+        else None,
+    }
 
 
 def become(
     directory: str, spec: dict[str, Any], go: int, failure: int, out: int, err: int
 ) -> NoReturn:
-    """In the forked process: wait for leave, then become the command; never return."""
+    """In the forked process: wait for permission, then become the command; never return."""
     try:
         if not os.read(go, 1):
             os._exit(1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -113,6 +115,9 @@ class SqliteStorage(Facet, Storage):
                 raise StorageUnavailable(f"the database file cannot be used: {error}") from error
             raise translated(error) from error
 
+    async def installation(self) -> str:
+        return await asyncio.to_thread(_installation_in, self._data_dir)
+
     async def close(self) -> None:
         await self._file.close()
         self._unlock()
@@ -178,6 +183,20 @@ class SqliteStorage(Facet, Storage):
     def overview(self, connection: sqlite3.Connection) -> Overview:
         pending = dict(connection.execute(PENDING).fetchall())
         return Overview(*(*connection.execute(OVERVIEW).fetchone(), pending))
+
+
+def _installation_in(data_dir: Path) -> str:
+    path = data_dir / "installation"
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), path.open("x") as file:
+            file.write(uuid.uuid4().hex)
+        return path.read_text().strip()
+    except OSError as error:
+        raise StorageUnavailable(
+            f'DATA_DIR "{data_dir}" cannot be used: {error.strerror}; set it to a directory that '
+            "can be written"
+        ) from error
 
 
 def _take_lock(path: Path) -> int:
