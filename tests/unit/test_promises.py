@@ -77,7 +77,7 @@ def walking(row: str, example: Example) -> Iterator[Example]:
 
 ECHO = '''
 from fastlane.api.base import BaseHandler
-from fastlane.api.schemas.common import Answer
+from fastlane.api.schemas.responses import Answer
 
 
 class Echo(Answer):
@@ -100,11 +100,11 @@ ECHO_ROUTE = """
 
 def test_an_endpoint(tmp_path: Path) -> None:
     example = Example(tmp_path)
-    example.add("api/echo.py", ECHO)
+    example.add("api/handlers/echo.py", ECHO)
     example.edit(
         "api/routes.py",
         "from fastlane.api.handlers.executions import",
-        "from fastlane.api.echo import Echo, EchoHandler\n",
+        "from fastlane.api.handlers.echo import Echo, EchoHandler\n",
     )
     example.edit("api/routes.py", 'route("/tasks", Tasks', ECHO_ROUTE)
     with walking("an endpoint", example) as server:
