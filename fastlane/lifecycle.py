@@ -122,7 +122,7 @@ class Lifecycle:
         """Store a job and, unless it is scheduled, its first execution, ready to run.
 
         :param job_id: None makes a new job; otherwise the job of this id is made or replaced.
-        :raises Rejected: no farm takes the task, its farm does not run such an image, or the
+        :raises Rejected: no farm matches the task, its farm does not run such an image, or the
             storage refuses (see ``Storage.submit``).
         """
         now = self._clock()
@@ -248,7 +248,7 @@ class Lifecycle:
         return len(expired)
 
     async def queue_due(self, limit: int) -> int:
-        """Queue up to *limit* retries whose time has come; how many there were."""
+        """Queue up to *limit* retries that are due; how many there were."""
         queued = await self._storage.executions.queue_due(self._clock(), limit)
         if queued:
             self._publish(QueueChanged())
@@ -474,7 +474,5 @@ class Lifecycle:
     def _farm_for(self, task_id: str) -> Farm:
         farm = policy.farm_for(task_id, self._farms)
         if farm is None:
-            raise Rejected(
-                f"No farm takes task {task_id!r}; give one of DOCKER_HOSTS a match for it."
-            )
+            raise Rejected(f'No farm matches task "{task_id}"; add a farm with a match for it.')
         return farm

@@ -39,7 +39,7 @@ LATE_AFTER_SECONDS = 10.0
 
 
 def farm_for(task_id: str, farms: Sequence[Farm]) -> Farm | None:
-    """The first farm whose pattern is found in *task_id*; None when no farm takes it."""
+    """The first farm whose pattern is found in *task_id*; None if no farm matches."""
     return next((farm for farm in farms if pattern(farm.match).is_in(task_id)), None)
 
 

@@ -34,10 +34,10 @@ def _waits_for(services: Services, execution: Execution, running: Counter[str]) 
     if execution.waits_for is not None:
         return f"It waits for execution {execution.waits_for} to end."
     if execution.due_at is not None:
-        return "It is a retry whose time has not come."
+        return "It is a retry whose delay has not passed."
     farm = next((farm for farm in services.farms if farm.name == execution.farm), None)
     if farm is None:
-        return f"No farm of the configuration takes task {execution.task_id!r}."
+        return f'No farm matches task "{execution.task_id}"; add one to DOCKER_HOSTS.'
     blocked = services.hosts.blocked(farm.hosts)
     if blocked is not None:
         return blocked

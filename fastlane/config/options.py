@@ -102,7 +102,8 @@ class Config(BaseSettings):
     allowed_hosts: types.HostNames = option(
         (),
         "host names separated by commas",
-        "Host names that requests which change something may use; empty: any.",
+        "Host names that requests may use besides localhost, IP addresses and that of PUBLIC_URL; "
+        "checked if it is set, on loopback, and with AUTH=none.",
     )
     max_body_bytes: Size = count(
         1024 * 1024,

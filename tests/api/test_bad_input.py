@@ -556,7 +556,7 @@ async def test_task_that_no_farm_takes(tmp_path: Path) -> None:
         before = await site.counts()
         for task_id in ("other", "a" * 254 + "b"):
             problem = (await site.post(f"/tasks/{task_id}", PAYLOAD)).problem(400)
-            assert "No farm takes task" in problem["detail"]
+            assert "No farm matches task" in problem["detail"]
             (await site.put(f"/tasks/{task_id}/jobs/{JOB_ID}", PAYLOAD)).problem(400)
         assert await site.counts() == before
         for task_id in ("only-this", "aaa"):

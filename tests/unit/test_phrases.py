@@ -81,6 +81,10 @@ PHRASES = {
     r"what (it|they) (is|are) asked\b": "the request",
     r"nearest one is": "did you mean",
     r"such as it is\b": "as is",
+    r"farms? (of the configuration )?takes? (a|the|its|task|no|all)\b": "matches",
+    r"whose time has (not )?come": "due",
+    r"in whatever way": "however",
+    r"that nobody speaks": "unknown",
 }
 PATTERNS = {re.compile(rf"\b{phrase}", re.IGNORECASE): better for phrase, better in PHRASES.items()}
 

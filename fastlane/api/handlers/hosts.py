@@ -49,7 +49,7 @@ class Blacklist(BaseHandler):
         await self.send_json(found)
 
     def _configured(self, name: str) -> Sequence[str]:
-        """The hosts of the configuration that *name* names, in whatever way each is written.
+        """The configured hosts that *name* means, however each is written.
 
         :raises Problem: 400, it is not the name of a host.
         :raises NotFound: there is no such host.

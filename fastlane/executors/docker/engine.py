@@ -220,7 +220,7 @@ class Engine:
     def _client(self, *, limit: int) -> Docker:
         match = _HOST.fullmatch(self.host)
         if match is None or "://" in match["rest"]:
-            raise ValueError("an empty address, or a scheme that nobody speaks")
+            raise ValueError("an empty address, or an unknown scheme")
         connector: aiohttp.BaseConnector
         if match["scheme"] == "unix" or match["rest"].startswith("/"):
             connector = aiohttp.UnixConnector(match["rest"], limit=limit)
