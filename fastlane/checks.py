@@ -71,9 +71,14 @@ def check_entries(check: Callable[[str, str], None]) -> Callable[[dict[str, str]
 
 
 def shown(value: object) -> str:
-    """*value* as a sentence repeats it: as JSON, and not too much of it."""
+    """*value* as a sentence repeats it: as JSON on one line, and not too much of it."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
+    if len(text) > SHOWN_CHARS:
+        text = f"{text[:SHOWN_CHARS]}…"
+    # JSON leaves some line separators and control characters as they are.
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:

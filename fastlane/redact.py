@@ -49,7 +49,8 @@ _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+|\d+")
 _USER_IN_URL = re2.compile(r"""(://[^/\s@'":]*):[^/\s@'"]*@""")
 _ONLY_USER_IN_URL = re2.compile(r"""://[^/\s@'"]+@""")
 _NAME_BEFORE_VALUE = re2.compile(r"""(?P<name>[\pL\pN_.-]+)["']?(?:\s*[:=]\s*|\s+)""")
-_VALUE = re2.compile(r"""(?:(?i:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;)}\]&"']+)""")
+# Not re2, which encodes the whole text for each match that starts inside it.
+_VALUE = re.compile(r"""(?:(?i:bearer|basic)\s++)?("[^"]*"|'[^']*'|[^\s,;)}\]&"']+)""", re.ASCII)
 
 
 class Redactor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -381,6 +381,7 @@ def test_a_malformed_farm_is_named(text: str, says: str) -> None:
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([n.upper() for n in Config.model_fields]), st.text()))
+@example({"DOCKER_HOST": "a\x85b"})
 def test_any_text_is_taken_or_refused_in_sentences(environ: dict[str, str]) -> None:
     told = ""
     try:
