@@ -75,7 +75,7 @@ class BaseHandler(RequestHandler):
         if encoding not in {"", "identity"}:
             raise Problem(
                 415,
-                f"Content-Encoding {shown(encoding)} is not supported; send the body uncompressed.",
+                f"Content-Encoding {encoding[:50]} is not supported; send the body uncompressed.",
                 headers={"Accept-Encoding": "identity"},
             )
         operation = self.route.operation(self.request.method)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -128,13 +129,9 @@ def spellings(route: Route) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def document(version: str, routes: Sequence[Route]) -> Mapping[str, Any]:
-    """The document, without ``servers``. It is shared: copy it before you change anything."""
-    return _document(version, tuple(routes))
-
-
 @cache
-def _document(version: str, routes: tuple[Route, ...]) -> Mapping[str, Any]:
+def document(version: str, routes: tuple[Route, ...]) -> Mapping[str, Any]:
+    """The document, without ``servers``. It is shared: copy it before you change anything."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -252,24 +249,17 @@ def _path_item(route: Route) -> dict[str, Any]:
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    found = {
-        "name": parameter.name,
-        "in": parameter.where,
-        "required": parameter.required,
-        "description": parameter.description,
-        "schema": dict(parameter.schema),
-    }
-    return found if parameter.example is None else {**found, "example": parameter.example}
+    found = {"in": parameter.where, **asdict(parameter)}
+    del found["where"]
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _head(get: Mapping[str, Any]) -> dict[str, Any]:
     """GET without bodies."""
-    responses = {
-        status: {**(_problem(int(status)) if "$ref" in response else response), "content": {}}
-        for status, response in get["responses"].items()
-    }
-    for response in responses.values():
-        del response["content"]
+    responses = {}
+    for status, response in get["responses"].items():
+        whole = _problem(int(status)) if "$ref" in response else response
+        responses[status] = {key: whole[key] for key in whole if key != "content"}
     name = get["operationId"]
     return {
         **get,

@@ -211,7 +211,7 @@ ROUTES = tuple(replace(one, tag=tag) for tag, routes in _SECTIONS.items() for on
 
 
 def make_app(
-    services: Services, routes: Sequence[Route] = ROUTES, security: Security | None = None
+    services: Services, routes: tuple[Route, ...] = ROUTES, security: Security | None = None
 ) -> BoundedApplication:
     """The application that serves *services*."""
     return BoundedApplication(

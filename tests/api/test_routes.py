@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,7 +34,7 @@ class Named(Authenticator):
 
 
 @asynccontextmanager
-async def served(site: Site, routes: Sequence[Route] = ROUTES) -> AsyncIterator[str]:
+async def served(site: Site, routes: tuple[Route, ...] = ROUTES) -> AsyncIterator[str]:
     """*routes* over the parts of *site*, for :class:`Named` principals; their base URL."""
     services = site.server.services
     server = HTTPServer(make_app(services, routes, Security(services.config, Named())))
