@@ -642,23 +642,32 @@ async def test_stop_job_of_what_is_not_there(storage: Storage) -> None:
     assert (await storage.executions.get(execution.id)).status is Status.ENQUEUED
 
 
-async def test_stop_racing_with_finish_leaves_it_stopped(storage: Storage) -> None:
+@pytest.mark.parametrize("first", ["stop", "finish"])
+async def test_stop_racing_with_finish_leaves_it_stopped(storage: Storage, first: str) -> None:
+    """REGRESSIONS 16. Either may win; whichever does, no retry is left to run."""
     for _ in range(10):
         job = make_job()
         await submit(storage, job=job)
         active = await running(storage)
         retry = make_execution(job, attempt=1)
-        await asyncio.gather(
-            finish(storage, active, FAILED, retry=retry),
-            storage.jobs.stop("task", job.id, now=NOW),
-            return_exceptions=True,
-        )
+        stopping = storage.jobs.stop("task", job.id, now=NOW)
+        finishing = finish(storage, active, FAILED, retry=retry)
+        calls = (stopping, finishing) if first == "stop" else (finishing, stopping)
+        _, errors = await outcomes(calls)
         current = await storage.executions.get(active.id)
+        # The stop is never refused, the end only because of it.
+        assert [type(error) for error in errors] == [CompareFailed] * (not current.final)
         if not current.final:
-            await finish(storage, active, FAILED, expected_stop=Reason.STOPPED, retry=retry)
+            assert current.stop_reason is Reason.STOPPED
+            _, followed = await finish(
+                storage, active, FAILED, expected_stop=Reason.STOPPED, retry=retry
+            )
+            assert followed is None
+        assert (await storage.jobs.get("task", job.id)).stopped_at == NOW
         assert await claim(storage) is None
-        for execution in (await storage.executions.of_job(job.id, PageRequest())).items:
-            assert execution.final
+        found = (await storage.executions.of_job(job.id, PageRequest())).items
+        assert active.id in [execution.id for execution in found]
+        assert all(execution.final for execution in found)
 
 
 # -- retrying a job ---------------------------------------------------------------------------
@@ -961,16 +970,19 @@ async def test_stopping_and_expiring_free_what_waited(storage: Storage) -> None:
     assert [(await claimed(storage)).id for _ in freed] == [one.id for one in freed]
 
 
-async def test_claim_racing_with_stop(storage: Storage) -> None:
+@pytest.mark.parametrize("first", ["claim", "stop"])
+async def test_claim_racing_with_stop(storage: Storage, first: str) -> None:
     for _ in range(10):
         execution = await submit(storage)
-        taken, _ = await asyncio.gather(
-            claim(storage),
-            storage.executions.stop(execution.id, reason=Reason.STOPPED, now=NOW),
-        )
+        claiming = claim(storage)
+        stopping = storage.executions.stop(execution.id, reason=Reason.STOPPED, now=NOW)
+        if first == "claim":
+            taken, _ = await asyncio.gather(claiming, stopping)
+        else:
+            _, taken = await asyncio.gather(stopping, claiming)
         current = await storage.executions.get(execution.id)
         if taken is None:
-            assert current.final
+            assert (current.status, current.reason) == (Status.FAILED, Reason.STOPPED)
         else:
             assert current.stop_reason is Reason.STOPPED
             await finish(storage, taken, FAILED, expected_stop=Reason.STOPPED)

@@ -19,7 +19,7 @@ from tests.fastlane_server import ROOT, FastlaneServer
 
 # Rows that are walked elsewhere: an invented executor, and an invented channel.
 ELSEWHERE = {
-    "an executor": "tests/contracts/test_executor.py",
+    "an executor": "tests/api/test_executors.py",
     "a notification channel": "tests/api/test_channels.py",
 }
 
