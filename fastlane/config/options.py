@@ -29,7 +29,7 @@ from pydantic_settings import (
 from fastlane.checks import is_loopback, shown
 from fastlane.config import types
 from fastlane.config.farms import executor_of, parse_farms
-from fastlane.config.types import Lower, Size, Words, count, option, seconds
+from fastlane.config.types import Lower, Size, Words, count, flag, option, seconds
 from fastlane.executors import registry
 from fastlane.executors.base import Settings
 from fastlane.model import Backoff, Farm, Resources
@@ -86,9 +86,7 @@ class Config(BaseSettings):
     basic_auth_password: SecretStr = option(
         "", "any text", "Password for HTTP Basic auth; requires BASIC_AUTH_USER."
     )
-    healthcheck_open: bool = option(
-        False, "true or false", "No longer needed: /healthcheck/ never asks for credentials."
-    )
+    healthcheck_open: bool = flag("No longer needed: /healthcheck/ never asks for credentials.")
     trusted_proxies: types.Networks = option(
         (),
         "networks like 10.0.0.0/8,::1 separated by commas",
@@ -142,10 +140,8 @@ class Config(BaseSettings):
     )
 
     # Where jobs run.
-    force_process_executor: bool = option(
-        False,
-        "true or false",
-        "Allow the process executor on a server that other machines can reach.",
+    force_process_executor: bool = flag(
+        "Allow the process executor on a server that other machines can reach."
     )
     executor: Lower[str] = option(
         "docker",
@@ -158,11 +154,9 @@ class Config(BaseSettings):
         "unix:///path, tcp://name:port or https://name:port",
         "Docker engine to use when DOCKER_HOSTS is not set.",
     )
-    docker_tls_verify: bool = option(
-        False,
-        "true or false",
+    docker_tls_verify: bool = flag(
         "Use TLS with engines written as tcp://name:port or name:port, and verify their "
-        "certificate.",
+        "certificate."
     )
     docker_cert_path: str = option(
         "",
@@ -307,10 +301,8 @@ class Config(BaseSettings):
         "an email address, also like fastlane <fastlane@example.org>",
         "Sender of emails.",
     )
-    smtp_use_ssl: bool = option(
-        False,
-        "true or false",
-        "Use TLS with the mail server: from the start on port 465, with STARTTLS on others.",
+    smtp_use_ssl: bool = flag(
+        "Use TLS with the mail server: from the start on port 465, with STARTTLS on others."
     )
     smtp_timeout_seconds: float = seconds(30, "Seconds that one attempt to send an email may take.")
     smtp_retries: int = count(10, 0, 100, "How often a failed email is sent again.")

@@ -31,6 +31,11 @@ def option(default: Any, form: str, help: str, **constraints: Any) -> Any:
     return Field(default=default, description=help, json_schema_extra={"form": form}, **constraints)
 
 
+def flag(help: str, *, default: bool = False) -> Any:
+    """An option that is on or off."""
+    return option(default, "true or false", help)
+
+
 def seconds(default: float, help: str, *, least: float = 0.001) -> Any:
     """An option that is a duration in seconds."""
     form = f"a number of seconds from {least:g} to {_MAX_SECONDS}"

@@ -50,14 +50,10 @@ class Capabilities:
     """Which resources of a run it can limit."""
     no_new_privileges: bool = True
     """A run cannot gain privileges by setuid programs."""
-    dns_entries: bool = True
-    """The job can add names to a run's hosts file."""
     separate_streams: bool = True
     """The log tells stdout from stderr."""
     exit_code_after_stop: bool = True
     """A run that was stopped has an exit code, on whichever machine it ran."""
-    archive: bool = True
-    """An ended run is kept under another name when CONTAINER_RETENTION asks for it."""
 
 
 @dataclass(frozen=True, slots=True)

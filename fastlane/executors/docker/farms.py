@@ -126,7 +126,7 @@ class SwarmFactory(DockerFactory):
 
     name = "swarm"
     capabilities = Capabilities(
-        pull_policy=False, no_new_privileges=False, exit_code_after_stop=False, archive=False
+        pull_policy=False, no_new_privileges=False, exit_code_after_stop=False
     )
 
     def make(self, settings: Settings, farms: Sequence[Farm]) -> Executor:

@@ -164,13 +164,9 @@ async def _read(
             "GET", f"{kind}/{run_id}/logs", params=params, silence_seconds=silence
         ) as response:
             while True:
+                within = STUCK_SECONDS if doubted else check_seconds
                 try:
-                    chunk = await _next(
-                        response.content,
-                        ended,
-                        STUCK_SECONDS if doubted else check_seconds,
-                        doubted,
-                    )
+                    chunk = await _next(response.content, ended, within, doubted)
                 except (aiohttp.ClientError, OSError):
                     if ended is None:
                         raise

@@ -171,7 +171,7 @@ class LogReader:
             if first > max(self._last):
                 pieces.append(LogPiece(stamp_seconds(first), Stream.FASTLANE, ROTATED_NOTE))
             self._first, self._counts, self._rotated = first, [0, 0], True
-            # Frame by frame from here, until the last known time is behind us.
+            # Frame by frame from here, until the last known time has passed.
             self._decoder = FrameDecoder()
             self._decoder.merge = False
             return self._decoder.feed(head)
@@ -181,7 +181,7 @@ class LogReader:
         index = run.kind - 1
         data = run.data
         if self._rotated:
-            data = self._behind_last(run, index)
+            data = self._after_last(run, index)
         elif self._skip[index]:
             skipped = min(self._skip[index], len(data))
             self._skip[index] -= skipped
@@ -204,7 +204,7 @@ class LogReader:
             at = time.time() if self._tty else stamp_seconds(run.first_stamp)
             pieces.append(LogPiece(at, _STREAMS[index], data))
 
-    def _behind_last(self, run: Run, index: int) -> bytes:
+    def _after_last(self, run: Run, index: int) -> bytes:
         """The part of a single frame that was not yielded before, by its time."""
         if run.first_stamp > max(self._last):
             self._rotated, self._skip, self._decoder.merge = False, [0, 0], True

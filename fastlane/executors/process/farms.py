@@ -21,8 +21,6 @@ class ProcessFactory(ExecutorFactory):
         pull_policy=False,
         limits=frozenset({"memory"}),
         no_new_privileges=False,
-        dns_entries=False,
-        archive=False,
     )
 
     def default_host(self, settings: Settings) -> tuple[str, str | None]:
