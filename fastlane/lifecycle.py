@@ -41,8 +41,9 @@ from fastlane.model import (
     Reason,
     Schedule,
     Status,
+    Trigger,
 )
-from fastlane.storage.base import IdempotencyKey, PageRequest, Storage, Submitted
+from fastlane.storage.base import IdempotencyKey, Storage, Submitted
 
 log = structlog.get_logger(__name__)
 
@@ -52,9 +53,6 @@ REASSIGN_BATCH = 200
 CLEAN_UP_BATCH = 100
 # Bounds how often a decision is made again because the record moved under it.
 COMPARE_ATTEMPTS = 20
-# Bound the search for the retry of an execution, among the newest of its job.
-RETRY_PAGE = 50
-RETRY_PAGES = 20
 
 
 def new_id() -> str:
@@ -123,7 +121,7 @@ class Lifecycle:
 
         :param job_id: None makes a new job; otherwise the job of this id is made or replaced.
         :raises Rejected: no farm matches the task, its farm does not run such an image, or the
-            storage refuses (see ``Storage.submit``).
+            storage refuses (see ``Jobs.submit``).
         """
         now = self._clock()
         farm = self._farm_for(task_id)
@@ -187,28 +185,7 @@ class Lifecycle:
 
     async def retry_after(self, execution: Execution) -> Execution | None:
         """The retry that was stored with the outcome of *execution*, or None."""
-        if not execution.final or execution.reason is None:
-            return None
-        outcome = Outcome(execution.status, execution.reason)
-        if self._follow_up_delay_seconds(execution, outcome) is None:
-            return None
-        counts = policy.follow_up_counts(execution, outcome)
-        request = PageRequest(size=RETRY_PAGE)
-        for _ in range(RETRY_PAGES):
-            page = await self._storage.executions.of_job(execution.job_id, request)
-            for later in page.items:
-                if later.number <= execution.number:
-                    return None
-                if (
-                    (later.attempt, later.lost_reruns) == counts
-                    and later.generation == execution.generation
-                    and later.created_at == execution.finished_at
-                ):
-                    return later
-            if page.next_cursor is None:
-                break
-            request = replace(request, after=page.next_cursor)
-        return None
+        return await self._storage.executions.retry_of(execution.id) if execution.final else None
 
     async def retry_job(
         self, task_id: str, job_id: str, *, request_ip: str | None = None
@@ -226,6 +203,7 @@ class Lifecycle:
                 policy.execution_of(job, self._farm_for(task_id), id=new_id(), now=now),
                 queue_job_id=new_id(),
                 request_ip=request_ip,
+                trigger=Trigger.MANUAL,
             )
             try:
                 stored = await self._storage.jobs.retry(job, execution, now=now)
@@ -257,7 +235,8 @@ class Lifecycle:
     async def run_tick(self, job: Job) -> Execution | None:
         """Run *job*'s next tick, and with it all ticks that were missed before.
 
-        :return: the execution, or None when the job's overlap rule skipped the tick.
+        :return: the execution, new or one that waited and has taken the tick; None when the job's
+            overlap rule skipped the tick.
         :raises CompareFailed: another instance ran the tick, or the job was changed.
         """
         assert job.next_run_at is not None
@@ -269,21 +248,36 @@ class Lifecycle:
             ),
             tick=tick,
             late_seconds=policy.late_seconds(tick, now),
+            trigger=Trigger.SCHEDULE if job.schedule.cron is None else Trigger.CRON,
         )
-        if job.definition.overlap is not Overlap.ALLOW:
+        overlap = job.definition.overlap
+        if overlap is not Overlap.ALLOW:
             last = await self._storage.executions.last_of_job(job.id)
             if last is not None and not last.final:
-                if job.definition.overlap is Overlap.SKIP:
+                if overlap is Overlap.SKIP:
                     execution = None
                     log.info("Tick skipped", task=job.task_id, job=job.id, running=last.id)
-                else:
-                    assert execution is not None
+                elif execution is not None:
                     execution = replace(execution, waits_for=last.id)
         stored = await self._storage.jobs.tick(
-            job, execution, next_run_at=policy.run_after(job.schedule, now), now=now
+            job,
+            execution,
+            next_run_at=policy.run_after(job.schedule, now),
+            now=now,
+            skipped_tick=tick if execution is None else None,
+            max_waiting=job.definition.max_waiting if overlap is Overlap.QUEUE else None,
         )
+        merged = stored is not None and execution is not None and stored.id != execution.id
+        if merged:
+            log.info(
+                "Tick merged: as many executions wait as maxWaiting allows",
+                task=job.task_id,
+                job=job.id,
+                execution=stored and stored.id,
+                max_waiting=job.definition.max_waiting,
+            )
         skipped = JobChanged.of(job, job_id=job.id, change=JobChange.TICK_SKIPPED)
-        self._publish(skipped if stored is None else stored)
+        self._publish(skipped if stored is None or merged else stored)
         return stored
 
     # -- done by the owner of an execution ----------------------------------------------------
@@ -465,11 +459,6 @@ class Lifecycle:
         )
         self._publish(execution)
         return execution
-
-    def _follow_up_delay_seconds(self, execution: Execution, outcome: Outcome) -> float | None:
-        return policy.follow_up_delay_seconds(
-            execution, outcome, lost_reruns_max=self._lost_reruns_max
-        )
 
     def _farm_for(self, task_id: str) -> Farm:
         farm = policy.farm_for(task_id, self._farms)

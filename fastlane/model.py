@@ -60,6 +60,22 @@ class Overlap(StrEnum):
     QUEUE = "queue"
 
 
+class Trigger(StrEnum):
+    """Why an execution was created."""
+
+    SUBMIT = "submit"
+    """By POST or PUT."""
+    SCHEDULE = "schedule"
+    """By the tick of a job that runs once at a given time."""
+    CRON = "cron"
+    RETRY = "retry"
+    """Because the attempt before it failed."""
+    MANUAL = "manual"
+    """Because somebody asked to run the job again."""
+    LOST = "lost"
+    """Because the execution before it was lost."""
+
+
 class PullPolicy(StrEnum):
     """When an image is pulled before a run."""
 
@@ -252,6 +268,8 @@ class Definition:
     timeout_seconds: float = 1800
     expires_at: float | None = None
     overlap: Overlap = Overlap.ALLOW
+    max_waiting: int = 1
+    """How many ticks wait at most with ``Overlap.QUEUE``."""
     subscriptions: tuple[Subscription, ...] = ()
     """Who is notified of what, by channel."""
     resources: Resources = Resources()
@@ -317,6 +335,9 @@ class Job:
     stopped_at: float | None = None
     execution_count: int = 0
     request_ip: str | None = None
+    skipped_ticks: int = 0
+    """Ticks that got no execution of their own because of the overlap rule."""
+    last_skipped_tick: float | None = None
 
     @property
     def scheduled(self) -> bool:
@@ -375,6 +396,9 @@ class Execution:
 
     lost_reruns: int = 0
     """How many executions in a row were lost before this one, each of which was run again."""
+    trigger: Trigger = Trigger.SUBMIT
+    retry_of: str | None = None
+    """The execution that this one was created to follow, because that failed or was lost."""
 
     @property
     def final(self) -> bool:

@@ -24,6 +24,7 @@ from fastlane.model import (
     Resources,
     Schedule,
     Status,
+    Trigger,
 )
 from fastlane.patterns import pattern
 
@@ -81,13 +82,6 @@ def follow_up_delay_seconds(
     return retry_delay_seconds(definition.backoff, before + 1) if wanted else None
 
 
-def follow_up_counts(execution: Execution, outcome: Outcome) -> tuple[int, int]:
-    """``attempt`` and ``lost_reruns`` of the execution that follows *execution*."""
-    if outcome.reason is Reason.LOST:
-        return execution.attempt, execution.lost_reruns + 1
-    return execution.attempt + 1, 0
-
-
 def follow_up(
     execution: Execution,
     outcome: Outcome,
@@ -100,7 +94,7 @@ def follow_up(
     delay_seconds = follow_up_delay_seconds(execution, outcome, lost_reruns_max=lost_reruns_max)
     if delay_seconds is None:
         return None
-    attempt, lost_reruns = follow_up_counts(execution, outcome)
+    lost = outcome.reason is Reason.LOST
     return Execution(
         id=id,
         task_id=execution.task_id,
@@ -110,8 +104,10 @@ def follow_up(
         created_at=now,
         queue_job_id=execution.queue_job_id,
         generation=execution.generation,
-        attempt=attempt,
-        lost_reruns=lost_reruns,
+        attempt=execution.attempt if lost else execution.attempt + 1,
+        lost_reruns=execution.lost_reruns + 1 if lost else 0,
+        trigger=Trigger.LOST if lost else Trigger.RETRY,
+        retry_of=execution.id,
         request_ip=execution.request_ip,
         due_at=now + delay_seconds,
     )

@@ -24,8 +24,10 @@ async def reasons(services: Services, executions: Sequence[Execution]) -> dict[s
             found[one.id] = await _progress(services, one)
         elif one.status is Status.ENQUEUED:
             if running is None:
-                active = await services.storage.executions.active()
-                running = Counter(each.farm for each in active)
+                running = Counter()
+                counts = await services.storage.executions.active_counts()
+                for (farm, _), count in counts.items():
+                    running[farm] += count
             found[one.id] = _waits_for(services, one, running)
     return found
 

@@ -39,11 +39,9 @@ class Dispatcher:
 
     async def step(self) -> float:
         """Claim until every farm is full or its queue is empty."""
-        load = Counter(
-            execution.host
-            for execution in await self._storage.executions.active()
-            if execution.host is not None
-        )
+        load: Counter[str] = Counter()
+        for (_, host), count in (await self._storage.executions.active_counts()).items():
+            load[host] += count
         next_seconds = PERIOD_SECONDS
         for farm in self._farms.values():
             await self._fill(farm, load)

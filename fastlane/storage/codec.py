@@ -1,23 +1,33 @@
-"""What every storage does the same way: texts of definitions, words of a search, cursors."""
+"""What every storage does the same way: fields of records, definitions, search words, cursors."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from fastlane.errors import Rejected
 from fastlane.model import (
+    Attempt,
     Backoff,
     Command,
     Definition,
+    Delivery,
+    DeliveryState,
+    Event,
+    Execution,
     ImageReference,
+    Job,
     Outcome,
     Overlap,
     PullPolicy,
     Reason,
     Resources,
+    Schedule,
     Status,
+    Trigger,
 )
 from fastlane.notifications.registry import stored_subscriptions, subscriptions_of
 from fastlane.storage.base import PageRequest
@@ -69,6 +79,7 @@ def definition_text(definition: Definition) -> str:
         "backoff": [d.backoff.min_ms, d.backoff.factor, d.backoff.max_ms],
         "timeout_seconds": d.timeout_seconds,
         "overlap": d.overlap,
+        "max_waiting": d.max_waiting,
         "rerun_when_lost": d.rerun_when_lost,
     }
     for name in ("envs", "custom", "dns_entries"):
@@ -105,6 +116,7 @@ def definition_from(text: str) -> Definition:
             timeout_seconds=value["timeout_seconds"],
             expires_at=get("expires_at"),
             overlap=Overlap(value["overlap"]),
+            max_waiting=get("max_waiting", 1),
             subscriptions=subscriptions_of(value),
             resources=Resources(*get("resources", ())),
             pull_policy=None if policy is None else PullPolicy(policy),
@@ -113,3 +125,114 @@ def definition_from(text: str) -> Definition:
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return UNREADABLE
+
+
+# -- records as lists of plain values, in the order of their fields -------------------------------
+
+_OF_JOB = tuple(field.name for field in fields(Job) if field.name not in {"definition", "schedule"})
+JOB_FIELDS = (*_OF_JOB[:2], "definition", "start_at", "cron", "timezone", *_OF_JOB[2:])
+EXECUTION_FIELDS = tuple(field.name for field in fields(Execution))
+DELIVERY_FIELDS = tuple(field.name for field in fields(Delivery))
+
+_job_values = attrgetter(*_OF_JOB)
+_execution_values = attrgetter(*EXECUTION_FIELDS)
+_delivery_values = attrgetter(*DELIVERY_FIELDS)
+
+
+def _at(names: tuple[str, ...], *wanted: str) -> tuple[int, ...]:
+    return tuple(names.index(name) for name in wanted)
+
+
+_JOB_TEXTS = _at(JOB_FIELDS, "request_ip")
+(_SKIPPED_TICKS,) = _at(JOB_FIELDS, "skipped_ticks")
+_EXECUTION_TEXTS = _at(EXECUTION_FIELDS, "error", "request_ip")
+_STATUS, _REASON, _STOP_REASON, _TRIGGER = _at(
+    EXECUTION_FIELDS, "status", "reason", "stop_reason", "trigger"
+)
+_DEFINITION, _ATTEMPT, _TICK, _LOST_RERUNS = _at(
+    EXECUTION_FIELDS, "definition", "attempt", "tick", "lost_reruns"
+)
+_DELIVERY_TEXTS = _at(DELIVERY_FIELDS, "target", "receiver")
+_EVENT, _STATE, _HISTORY = _at(DELIVERY_FIELDS, "event", "state", "history")
+
+
+def job_of(values: list[Any]) -> Job:
+    """The job whose :data:`JOB_FIELDS` are *values*; None where a release before had no such."""
+    values[_SKIPPED_TICKS] = values[_SKIPPED_TICKS] or 0
+    task_id, job_id, definition, start_at, cron, timezone, *rest = values
+    return Job(
+        task_id, job_id, definition_from(definition), Schedule(start_at, cron, timezone), *rest
+    )
+
+
+def job_values(job: Job) -> list[Any]:
+    task_id, job_id, *rest = _job_values(job)
+    schedule = job.schedule
+    return _plain(
+        [
+            task_id,
+            job_id,
+            definition_text(job.definition),
+            schedule.start_at,
+            schedule.cron,
+            schedule.timezone,
+            *rest,
+        ],
+        _JOB_TEXTS,
+    )
+
+
+def execution_of(values: list[Any]) -> Execution:
+    """The execution whose :data:`EXECUTION_FIELDS` are *values*.
+
+    None where a release before had no such field: then *trigger* is worked out.
+    """
+    values[_DEFINITION] = definition_from(values[_DEFINITION])
+    values[_STATUS] = Status(values[_STATUS])
+    for index in (_REASON, _STOP_REASON):
+        if values[index] is not None:
+            values[index] = Reason(values[index])
+    values[_LOST_RERUNS] = values[_LOST_RERUNS] or 0
+    if values[_TRIGGER] is None:
+        retried, ticked = values[_ATTEMPT] > 0, values[_TICK] is not None
+        values[_TRIGGER] = Trigger.RETRY if retried else Trigger.CRON if ticked else Trigger.SUBMIT
+    else:
+        values[_TRIGGER] = Trigger(values[_TRIGGER])
+    return Execution(*values)
+
+
+def execution_values(execution: Execution, definition: str | None = None) -> list[Any]:
+    """:param definition: its text, when it is known."""
+    values = list(_execution_values(execution))
+    values[_DEFINITION] = definition or definition_text(execution.definition)
+    for index in (_STATUS, _REASON, _STOP_REASON, _TRIGGER):
+        if values[index] is not None:
+            values[index] = str(values[index])
+    return _plain(values, _EXECUTION_TEXTS)
+
+
+def delivery_of(values: list[Any]) -> Delivery:
+    """The delivery whose :data:`DELIVERY_FIELDS` are *values*."""
+    values[_EVENT] = Event(values[_EVENT])
+    values[_STATE] = DeliveryState(values[_STATE])
+    values[_HISTORY] = tuple(Attempt(*attempt) for attempt in json.loads(values[_HISTORY]))
+    return Delivery(*values)
+
+
+def delivery_values(delivery: Delivery) -> list[Any]:
+    values = list(_delivery_values(delivery))
+    values[_EVENT] = str(values[_EVENT])
+    values[_STATE] = str(values[_STATE])
+    values[_HISTORY] = history_text(delivery.history)
+    return _plain(values, _DELIVERY_TEXTS)
+
+
+def history_text(history: tuple[Attempt, ...]) -> str:
+    return json.dumps([[a.at, a.duration_seconds, a.status, clean(a.error)] for a in history])
+
+
+def _plain(values: list[Any], texts: tuple[int, ...]) -> list[Any]:
+    """*values*, with the *texts* among them cleaned."""
+    for index in texts:
+        values[index] = clean(values[index])
+    return values

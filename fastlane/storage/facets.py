@@ -149,13 +149,19 @@ class Jobs(ABC):
         *,
         next_run_at: float | None,
         now: float,
+        skipped_tick: float | None = None,
+        max_waiting: int | None = None,
     ) -> Execution | None:
-        """Act on the next tick of *job*: store *execution* and move on to *next_run_at*.
+        """Act on *job*'s next tick: store *execution* and move on to *next_run_at*.
 
-        *execution* is None when the tick is skipped. Compare-and-set on the job's ``generation``
-        and ``next_run_at``; there is at most one execution for a (job, tick).
+        Compare-and-set on the job's ``generation`` and ``next_run_at``; there is never a second
+        execution for one (job, tick). When *execution* is None, *skipped_tick* is skipped. When
+        *max_waiting* ticks of the job (or more) are enqueued already, *execution* is not stored:
+        the newest of them takes its tick, and the tick that it had is skipped. A skipped tick is
+        counted in the job's ``skipped_ticks`` and is its ``last_skipped_tick``, in the same step.
 
-        :return: the stored execution with number and position, None when there was none.
+        :return: the stored execution with number and position, or the one that took the tick; None
+            when there is none.
         :raises CompareFailed: another instance took the tick, or the job was changed or stopped.
         """
 
@@ -316,6 +322,14 @@ class Executions(ABC):
     @abstractmethod
     async def of_job(self, job_id: str, page: PageRequest) -> Page[Execution]:
         """A job's executions, newest first; empty for an unknown job."""
+
+    @abstractmethod
+    async def retry_of(self, execution_id: str) -> Execution | None:
+        """The execution that was stored to follow this one (see ``Execution.retry_of``)."""
+
+    @abstractmethod
+    async def active_counts(self) -> Mapping[tuple[str, str], int]:
+        """How many executions are pulling or running, by farm and host; reads no record."""
 
     @abstractmethod
     async def active(self, *, owner: str | None = None) -> Sequence[Execution]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from fastlane.model import Reason
+from fastlane.api.streaming.feed import time_text
+from fastlane.model import Execution, Reason
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Answer, Site
 from tests.eventually import eventually
@@ -168,6 +169,45 @@ async def test_stop_of_an_execution_leaves_the_schedule(still: Site) -> None:
     assert after["executions"][0]["reason"] == "stopped"
     assert after["scheduled"]
     assert after["nextScheduledAt"] == before["nextScheduledAt"]
+
+
+async def test_ticks_that_were_skipped_are_in_the_details(still: Site) -> None:
+    created = await still.submit(cron="* * * * *", overlap="queue", maxWaiting=2)
+    details = await job_of(still, created)
+    assert (details["skippedTicks"], details["lastSkippedTick"]) == (0, None)
+    assert details["metadata"]["maxWaiting"] == 2
+    ticks = []
+    for _ in range(5):
+        job = await still.storage.jobs.get("tests", created["jobId"])
+        tick = job.next_run_at
+        assert tick is not None
+        ticks.append(tick)
+        await still.storage.jobs.tick(
+            job,
+            Execution(
+                id=str(uuid.uuid4()),
+                task_id=job.task_id,
+                job_id=job.id,
+                definition=job.definition,
+                farm="default",
+                created_at=tick,
+                queue_job_id=job.queue_job_id,
+                tick=tick,
+            ),
+            next_run_at=tick + 60,
+            now=tick,
+            max_waiting=job.definition.max_waiting,
+        )
+    details = await job_of(still, created)
+    assert (details["executionCount"], details["skippedTicks"]) == (2, 3)
+    assert details["lastSkippedTick"] == time_text(ticks[-2])
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "1", True, None, 1001])
+async def test_max_waiting_is_a_small_number(still: Site, value: object) -> None:
+    payload = {"image": "busy", "command": "true", "cron": "* * * * *", "maxWaiting": value}
+    (error,) = (await still.post("/tasks/tests/", payload)).problem(400)["errors"]
+    assert error["pointer"] == "/maxWaiting"
 
 
 # -- retry ----------------------------------------------------------------------------------------

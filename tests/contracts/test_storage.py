@@ -36,6 +36,7 @@ from fastlane.model import (
     Schedule,
     Status,
     Stream,
+    Trigger,
 )
 from fastlane.notifications.registry import subscriptions_of
 from fastlane.storage.base import (
@@ -1780,3 +1781,135 @@ async def test_any_order_of_events(storage: Storage, events: list[tuple[str, int
     finally:
         await storm.look()
         await storm.calm_down()
+
+
+# -- overlap, retries and counts --------------------------------------------------------------
+
+
+async def run_tick(
+    storage: Storage, job: Job, tick: float, *, skip: bool = False, max_waiting: int | None = None
+) -> Execution | None:
+    """Tick *job*, whatever its next tick is, and move it on by a minute."""
+    job = await storage.jobs.get(job.task_id, job.id)
+    assert job.next_run_at == tick
+    return await storage.jobs.tick(
+        job,
+        None if skip else make_execution(job, tick=tick, trigger=Trigger.CRON),
+        next_run_at=tick + 60,
+        now=tick,
+        skipped_tick=tick if skip else None,
+        max_waiting=max_waiting,
+    )
+
+
+@pytest.mark.parametrize("max_waiting", [1, 3])
+async def test_ticks_that_wait_beyond_the_bound_are_merged(
+    storage: Storage, max_waiting: int
+) -> None:
+    job = make_job(next_run_at=NOW)
+    await storage.jobs.submit(job, None)
+    first = await run_tick(storage, job, NOW, max_waiting=max_waiting)
+    assert first is not None
+    active = await running(storage)
+    waiting = [
+        await run_tick(storage, job, NOW + 60 * n, max_waiting=max_waiting)
+        for n in range(1, max_waiting + 1)
+    ]
+    assert len({one.id for one in waiting if one is not None}) == max_waiting
+    stored = await storage.jobs.get("task", job.id)
+    assert (stored.skipped_ticks, stored.last_skipped_tick) == (0, None)
+
+    newest = waiting[-1]
+    assert newest is not None
+    for n in range(max_waiting + 1, max_waiting + 6):
+        merged = await run_tick(storage, job, NOW + 60 * n, max_waiting=max_waiting)
+        assert merged is not None
+        assert (merged.id, merged.tick, merged.number) == (newest.id, NOW + 60 * n, newest.number)
+        assert await storage.executions.get(newest.id) == merged
+    stored = await storage.jobs.get("task", job.id)
+    assert stored.skipped_ticks == 5
+    assert stored.last_skipped_tick == NOW + 60 * (max_waiting + 4)
+    assert stored.execution_count == 1 + max_waiting
+    assert (await storage.executions.of_job(job.id, PageRequest())).total == 1 + max_waiting
+    # With room again, a tick has an execution of its own.
+    await finish(storage, active, DONE)
+    assert await claim(storage, now=NOW + 1000) is not None
+    later = await run_tick(storage, job, NOW + 60 * (max_waiting + 6), max_waiting=max_waiting)
+    assert later is not None
+    assert later.number == 2 + max_waiting
+
+
+async def test_instances_that_tick_at_once_keep_the_bound(place: Place) -> None:
+    storages = [place.storage()]
+    if not isinstance(place, SqlitePlace):
+        storages += [place.storage() for _ in range(2)]
+    for storage in storages:
+        await storage.open()
+    try:
+        job = make_job(next_run_at=NOW)
+        await storages[0].jobs.submit(job, None)
+        for n in range(8):
+            current = await storages[0].jobs.get("task", job.id)
+
+            async def tick(storage: Storage, current: Job, tick: float) -> None:
+                with contextlib.suppress(CompareFailed):
+                    await storage.jobs.tick(
+                        current,
+                        make_execution(current, tick=tick),
+                        next_run_at=tick + 60,
+                        now=tick,
+                        max_waiting=2,
+                    )
+
+            await asyncio.gather(
+                *(tick(one, current, NOW + 60 * n) for one in storages for _ in range(3))
+            )
+        assert (await storages[0].overview()).queued == 2
+        stored = await storages[0].jobs.get("task", job.id)
+        assert (stored.execution_count, stored.skipped_ticks) == (2, 6)
+    finally:
+        for storage in storages:
+            await storage.close()
+
+
+async def test_a_skipped_tick_is_counted(storage: Storage) -> None:
+    job = make_job(next_run_at=NOW)
+    await storage.jobs.submit(job, None)
+    assert await run_tick(storage, job, NOW, skip=True) is None
+    assert await run_tick(storage, job, NOW + 60, skip=True) is None
+    assert await run_tick(storage, job, NOW + 120) is not None
+    stored = await storage.jobs.get("task", job.id)
+    assert (stored.skipped_ticks, stored.last_skipped_tick) == (2, NOW + 60)
+    # A PUT changes the definition; what was skipped stays.
+    replaced = (await storage.jobs.submit(make_job(id=job.id), None, replace=True)).job
+    assert (replaced.skipped_ticks, replaced.last_skipped_tick) == (2, NOW + 60)
+
+
+async def test_a_retry_is_found_by_what_it_follows(storage: Storage) -> None:
+    execution = await submit(storage)
+    assert await storage.executions.retry_of(execution.id) is None
+    assert await storage.executions.retry_of(new_id()) is None
+    active = await running(storage)
+    job = await storage.jobs.get("task", execution.job_id)
+    retry = make_execution(job, attempt=1, retry_of=execution.id, trigger=Trigger.RETRY)
+    _, stored = await finish(storage, active, FAILED, retry=retry)
+    assert stored is not None
+    assert (stored.retry_of, stored.trigger) == (execution.id, Trigger.RETRY)
+    assert await storage.executions.retry_of(execution.id) == stored
+    assert await storage.executions.get(stored.id) == stored
+    again = await running(storage)
+    assert (again.id, again.retry_of, again.trigger) == (stored.id, execution.id, Trigger.RETRY)
+
+
+async def test_active_executions_are_counted_by_farm_and_host(storage: Storage) -> None:
+    assert await storage.executions.active_counts() == {}
+    for farm, host, count in (("a", "h:1", 2), ("a", "h:2", 1), ("b", "h:1", 1)):
+        for _ in range(count):
+            await submit(storage, farm=farm)
+            await storage.executions.claim(farm, host=host, owner="me", max_running=9, now=NOW)
+    await submit(storage, farm="a")
+    expected = {("a", "h:1"): 2, ("a", "h:2"): 1, ("b", "h:1"): 1}
+    assert await storage.executions.active_counts() == expected
+    (first, *_) = await storage.executions.active()
+    await finish(storage, first, DONE)
+    assert await storage.executions.active_counts() == expected | {("a", "h:1"): 1}

@@ -26,6 +26,7 @@ from fastlane.model import (
     Reason,
     Schedule,
     Status,
+    Trigger,
 )
 from fastlane.storage.base import IdempotencyKey, PageRequest
 from fastlane.storage.sqlite import SqliteStorage
@@ -213,8 +214,8 @@ async def test_overlap_skip_leaves_a_tick_out(scene: Scene) -> None:
     assert len(await scene.executions(job)) == 2
 
 
-async def test_overlap_queue_runs_a_tick_behind_the_one_before(scene: Scene) -> None:
-    job = await scene.submit(EVERY_MINUTE, overlap=Overlap.QUEUE)
+async def test_overlap_queue_runs_a_tick_after_the_one_before(scene: Scene) -> None:
+    job = await scene.submit(EVERY_MINUTE, overlap=Overlap.QUEUE, max_waiting=2)
     await scene.pass_time(MINUTE)
     running = await scene.run_one()
     await scene.pass_time(2 * MINUTE)
@@ -225,6 +226,59 @@ async def test_overlap_queue_runs_a_tick_behind_the_one_before(scene: Scene) -> 
     await scene.end(second)
     await scene.end(await scene.run_one())
     assert [e.status for e in await scene.executions(job)] == [Status.DONE] * 3
+
+
+async def test_ticks_that_wait_beyond_the_bound_are_merged_into_the_newest(scene: Scene) -> None:
+    job = await scene.submit(EVERY_MINUTE, overlap=Overlap.QUEUE)
+    await scene.pass_time(MINUTE)
+    first = await scene.run_one()
+    with structlog.testing.capture_logs() as lines:
+        await scene.pass_time(200 * MINUTE)
+    assert sum("merged" in line["event"] for line in lines) == 199
+    running, newest = await scene.executions(job)
+    assert (running.id, newest.status) == (first.id, Status.ENQUEUED)
+    assert newest.tick is not None
+    stored = await scene.storage.jobs.get(job.task_id, job.id)
+    assert stored.skipped_ticks == 199
+    assert stored.last_skipped_tick == newest.tick - MINUTE
+    await scene.end(first)
+    assert (await scene.run_one()).id == newest.id
+
+
+async def test_a_skipped_tick_is_counted(scene: Scene) -> None:
+    job = await scene.submit(EVERY_MINUTE, overlap=Overlap.SKIP)
+    await scene.pass_time(MINUTE)
+    first = await scene.run_one()
+    await scene.pass_time(2 * MINUTE)
+    stored = await scene.storage.jobs.get(job.task_id, job.id)
+    assert first.tick is not None
+    assert (stored.skipped_ticks, stored.last_skipped_tick) == (2, first.tick + 2 * MINUTE)
+
+
+async def test_an_execution_says_why_it_was_created(scene: Scene) -> None:
+    job = await scene.submit(Schedule(), retries=1, rerun_when_lost=True)
+    first = await scene.run_one()
+    await scene.end(first, 1)
+    await scene.pass_time(10)
+    retry = await scene.run_one()
+    await scene.lifecycle.finish(retry, Outcome(Status.FAILED, Reason.LOST))
+    await scene.pass_time(10)
+    rerun = await scene.run_one()
+    await scene.end(rerun)
+    await scene.lifecycle.retry_job(job.task_id, job.id)
+    found = [(one.trigger, one.retry_of) for one in await scene.executions(job)]
+    assert found == [
+        (Trigger.SUBMIT, None),
+        (Trigger.RETRY, first.id),
+        (Trigger.LOST, retry.id),
+        (Trigger.MANUAL, None),
+    ]
+    for cron, trigger in ((EVERY_MINUTE.cron, Trigger.CRON), (None, Trigger.SCHEDULE)):
+        start_at = scene.now + 5 if cron is None else None
+        ticked = await scene.submit(Schedule(cron=cron, start_at=start_at))
+        await scene.pass_time(MINUTE)
+        assert {one.trigger for one in await scene.executions(ticked)} == {trigger}
+        await scene.lifecycle.stop_job(ticked.task_id, ticked.id)
 
 
 async def test_a_stopped_cron_job_has_no_next_tick(scene: Scene) -> None:

@@ -82,9 +82,12 @@ def test_a_lost_run_is_repeated_so_often_in_a_row(lost: int, again: bool) -> Non
 
 def test_reruns_do_not_use_up_retries() -> None:
     definition = replace(execution().definition, rerun_when_lost=True)
+    definition = replace(definition, retries=5)
     rerun = execution(definition=definition, attempt=1, lost_reruns=3)
-    assert policy.follow_up_counts(rerun, Outcome(Status.FAILED, Reason.LOST)) == (1, 4)
-    assert policy.follow_up_counts(rerun, FAILED) == (2, 0)
+    for outcome, counts in ((Outcome(Status.FAILED, Reason.LOST), (1, 4)), (FAILED, (2, 0))):
+        followed = policy.follow_up(rerun, outcome, id="next", now=0.0)
+        assert followed is not None
+        assert (followed.attempt, followed.lost_reruns) == counts
     # The delay grows with the reruns, not with the retries before them.
     assert policy.follow_up_delay_seconds(
         execution(definition=definition, attempt=1), Outcome(Status.FAILED, Reason.LOST)

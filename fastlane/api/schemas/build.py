@@ -320,6 +320,8 @@ def job_details(
         "nextScheduledAt": time_or_none(job.next_run_at),
         "stoppedAt": time_or_none(job.stopped_at),
         "executionCount": job.execution_count,
+        "skippedTicks": job.skipped_ticks,
+        "lastSkippedTick": time_or_none(job.last_skipped_tick),
         "executions": executions,
         "requestIPAddress": job.request_ip,
         "metadata": extended(
@@ -343,6 +345,7 @@ def _job_metadata(job: Job, last: Execution | None, words: Sequence[str]) -> res
         "startAt": time_or_none(schedule.start_at),
         "expiration": time_or_none(definition.expires_at),
         "overlap": definition.overlap,
+        "maxWaiting": definition.max_waiting,
         "backoff": {
             "minMs": number(backoff.min_ms),
             "factor": number(backoff.factor),

@@ -51,6 +51,7 @@ Model = TypeVar("Model", bound=PayloadModel)
 # Bound single values; the body as a whole is bounded by MAX_BODY_BYTES.
 MAX_WORDS = 10_000
 MAX_RETRIES = 10_000
+MAX_WAITING = 1_000
 MAX_DURATION_SECONDS = 10 * 366 * 24 * 3600
 # Bounds what is read on the event loop: a few milliseconds' worth.
 LARGE_BODY_BYTES = 16 * 1024
@@ -238,6 +239,9 @@ class JobPayload(PayloadModel):
     overlap: Literal["allow", "skip", "queue"] = Field(
         default="allow", description="What a tick does while the last execution still runs."
     )
+    max_waiting: Annotated[int, Field(ge=1, le=MAX_WAITING), Hint(", such as 1")] = Field(
+        default=1, description="How many ticks wait at most with overlap queue; more are merged."
+    )
     retries: Annotated[int, Field(ge=0, le=MAX_RETRIES), Hint(", such as 3")] = 0
     backoff: BackoffPayload = BackoffPayload()
     timeout: Annotated[
@@ -270,6 +274,7 @@ class JobPayload(PayloadModel):
             timeout_seconds=hard_timeout_seconds if self.timeout is None else self.timeout,
             expires_at=self.expiration,
             overlap=Overlap(self.overlap),
+            max_waiting=self.max_waiting,
             subscriptions=wanted_of(getattr(self, channel.key) for channel in channels()),
             resources=Resources(self.resources.cpus, memory, self.resources.pids),
             pull_policy=None if self.pull_policy is None else PullPolicy(self.pull_policy),

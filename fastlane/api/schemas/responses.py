@@ -268,6 +268,7 @@ class JobMetadata(Answer):
     startAt: Time | None
     expiration: Time | None
     overlap: Overlap
+    maxWaiting: Annotated[int, Field(ge=1, examples=[1])]
     backoff: Backoff
     resources: Resources
     pullPolicy: PullPolicy | None
@@ -289,6 +290,9 @@ class Job(Answer):
     nextScheduledAt: Time | None
     stoppedAt: Time | None
     executionCount: Count
+    skippedTicks: Count
+    """Ticks that the overlap rule skipped or merged into a later one."""
+    lastSkippedTick: Time | None
     executions: list[Execution]
     requestIPAddress: Address
     metadata: JobMetadata

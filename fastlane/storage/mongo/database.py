@@ -77,6 +77,12 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("expires", ASCENDING)], name="expires", sparse=True),
         IndexModel([("enqueued_of", ASCENDING)], name="enqueued", sparse=True),
         IndexModel([("active_owner", ASCENDING)], name="active", sparse=True),
+        IndexModel(
+            [("active_owner", ASCENDING), ("farm", ASCENDING), ("host", ASCENDING)],
+            name="load",
+            partialFilterExpression={"active_owner": {"$exists": True}},
+        ),
+        IndexModel([("retry_of", ASCENDING)], name="retry", sparse=True),
         IndexModel([("over", ASCENDING)], name="over", sparse=True),
         IndexModel([("todo.id", ASCENDING)], name="todo", sparse=True),
     ],

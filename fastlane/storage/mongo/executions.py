@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace as copy_with
 from typing import Any
 
@@ -30,6 +30,8 @@ from fastlane.storage.mongo.records import execution_doc, execution_from, page_o
 
 # Bounds what one look takes of those that are due or expired.
 DUE_BATCH = 1000
+# Bounds how far behind an execution its retry is looked for, where that lacks ``retry_of``.
+RETRY_WITHIN = 1000
 # Bounds the writes of one batch that are under way together.
 TOGETHER = 32
 # Bounds the ends that are remembered because their answer was lost.
@@ -352,6 +354,45 @@ class MongoExecutions(Facet, Executions):
             by="number",
             order=DESCENDING,
         )
+
+    @operation
+    async def retry_of(self, execution_id: str) -> Execution | None:
+        """A retry that the release before this one has written is recognised by its time."""
+        doc = await self._db.executions.find_one({"retry_of": execution_id})
+        if doc is not None:
+            return execution_from(doc)
+        failed = await self._db.executions.find_one({"_id": execution_id})
+        if failed is None or "finished_at" not in failed:
+            return None
+        number = failed["number"]
+        doc = await self._db.executions.find_one(
+            {
+                "job_id": failed["job_id"],
+                "number": {"$gt": number, "$lte": number + RETRY_WITHIN},
+                "attempt": failed["attempt"] + 1,
+                "generation": failed["generation"],
+                "created_at": failed["finished_at"],
+                "retry_of": {"$exists": False},
+            },
+            sort=[("number", ASCENDING)],
+            hint="job",
+        )
+        return None if doc is None else execution_from(doc)
+
+    @operation
+    async def active_counts(self) -> Mapping[tuple[str, str], int]:
+        """Counts the keys of an index, which holds all that is wanted."""
+        found = await self._db.executions.aggregate(
+            [
+                {"$match": {"active_owner": {"$gt": ""}}},
+                {"$group": {"_id": {"farm": "$farm", "host": "$host"}, "count": {"$sum": 1}}},
+            ],
+            hint="load",
+        )
+        return {
+            (doc["_id"]["farm"], doc["_id"]["host"]): doc["count"]
+            for doc in await found.to_list(None)
+        }
 
     @operation
     async def active(self, *, owner: str | None = None) -> Sequence[Execution]:

@@ -60,7 +60,7 @@ class FollowUps:
         """Do what is left: end executions, store the new one, count the job in its task.
 
         :param made_here: this call is the one of who wrote the ``todo``.
-        :return: the document of the execution that was added.
+        :return: the document of the execution that was added, or that has taken the tick.
         """
         follow_up = doc["todo"]
         added: Doc | None = follow_up.get("add")
@@ -81,6 +81,10 @@ class FollowUps:
                 )
         if "forget" in follow_up:
             await self.forget(follow_up["forget"])
+        if "merge" in follow_up:
+            merged = await self._take_tick(follow_up)
+            self._db.follow_up_runner.later(self._db.jobs, doc["_id"], follow_up)
+            return merged
         steps: list[Awaitable[Doc | None]] = []
         if added is not None:
             steps.append(self.insert(added))
@@ -90,6 +94,19 @@ class FollowUps:
         stored = results[0] if added is not None else None
         self._db.follow_up_runner.later(self._db.jobs, doc["_id"], follow_up)
         return stored
+
+    async def _take_tick(self, follow_up: Doc) -> Doc | None:
+        """Give an enqueued execution a newer tick; one that is no longer enqueued keeps its own."""
+        while True:
+            doc = await self.settled_execution(follow_up["merge"])
+            if doc is None or doc["status"] != Status.ENQUEUED or doc["tick"] >= follow_up["tick"]:
+                return doc
+            taken = copy_with(
+                execution_from(doc), tick=follow_up["tick"], late_seconds=follow_up.get("late")
+            )
+            changed = execution_doc(taken, doc)
+            if await swap(self._db.executions, doc, changed):
+                return changed
 
     async def _end_enqueued(self, doc: Doc) -> None:
         follow_up = doc["todo"]

@@ -224,11 +224,19 @@ class MongoJobs(Facet, Jobs):
 
     @operation
     async def tick(
-        self, job: Job, execution: Execution | None, *, next_run_at: float | None, now: float
+        self,
+        job: Job,
+        execution: Execution | None,
+        *,
+        next_run_at: float | None,
+        now: float,
+        skipped_tick: float | None = None,
+        max_waiting: int | None = None,
     ) -> Execution | None:
         """The deciding write is the job's, which moves it to the next tick.
 
-        Its follow-up has the execution.
+        Its follow-up has the execution, or names the one that takes the tick. Should that be
+        claimed meanwhile, it keeps its tick: a run that began after the new tick stands for both.
         """
         while True:
             doc = await self._follow_ups.settled_job(job.id)
@@ -242,22 +250,43 @@ class MongoJobs(Facet, Jobs):
             if execution is not None and await self._tick_is_taken(execution):
                 # After a clock was set back, say: otherwise the job would be due forever.
                 execution = None
+            newest = None if execution is None else await self._full_line(job.id, max_waiting)
+            skipped = skipped_tick if newest is None else newest["tick"]
             there = job_from(doc)
-            count = there.execution_count + (execution is not None)
-            changed = job_doc(
-                copy_with(there, next_run_at=next_run_at, execution_count=count, modified_at=now),
-                doc,
-            )
-            if execution is not None:
+            moved = copy_with(there, next_run_at=next_run_at, modified_at=now)
+            if skipped is not None:
+                moved = copy_with(
+                    moved, skipped_ticks=there.skipped_ticks + 1, last_skipped_tick=skipped
+                )
+            follow_up: Doc | None = None
+            if execution is not None and newest is not None:
+                follow_up = new_follow_up(
+                    merge=newest["_id"], tick=execution.tick, late=execution.late_seconds
+                )
+            elif execution is not None:
+                moved = copy_with(moved, execution_count=there.execution_count + 1)
+                numbered = copy_with(execution, number=moved.execution_count)
                 seq = await self._db.sequence.take()
-                numbered = copy_with(execution, number=count)
-                changed["todo"] = new_follow_up(add=execution_doc(numbered, {"seq": seq}))
+                follow_up = new_follow_up(add=execution_doc(numbered, {"seq": seq}))
+            changed = job_doc(moved, doc)
+            if follow_up is not None:
+                changed["todo"] = follow_up
             if not await swap(self._db.jobs, doc, changed):
                 continue
-            if execution is None:
+            if follow_up is None:
                 return None
-            added = await self._follow_ups.complete_job(changed)
-            return None if added is None else execution_from(added)
+            stored = await self._follow_ups.complete_job(changed)
+            return None if stored is None else execution_from(stored)
+
+    async def _full_line(self, job_id: str, max_waiting: int | None) -> Doc | None:
+        """The newest waiting tick of the job when *max_waiting* of them wait; else None."""
+        if max_waiting is None:
+            return None
+        found = self._db.executions.find(
+            {"enqueued_of": job_id, "tick": {"$exists": True}}, {"tick": 1}
+        )
+        waiting = await found.sort("number", DESCENDING).to_list(max_waiting)
+        return waiting[0] if len(waiting) >= max_waiting else None
 
     async def _tick_is_taken(self, execution: Execution) -> bool:
         if execution.tick is None:

@@ -12,16 +12,15 @@ from typing import Any
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, Execution, Job, Outcome, Reason, Status
 from fastlane.policy import deliveries_of
-from fastlane.storage.codec import clean, definition_text
+from fastlane.storage.codec import clean, definition_text, delivery_values, execution_values
 from fastlane.storage.sqlite.records import (
     DELIVERY_COLUMNS,
     EXECUTION_COLUMNS,
     JOB_COLUMNS,
     Row,
-    delivery_row,
     execution_from,
-    execution_row,
     job_from,
+    marks,
 )
 
 FIND_JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?"
@@ -29,7 +28,7 @@ FIND_EXECUTION = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?"
 FIND_STATUS = "SELECT status FROM executions WHERE id = ?"
 STORE_EXECUTION = (
     f"INSERT INTO executions ({EXECUTION_COLUMNS}, expires_at) "
-    f"VALUES ({', '.join('?' * (EXECUTION_COLUMNS.count(',') + 2))})"
+    f"VALUES ({marks(EXECUTION_COLUMNS)}, ?)"
 )
 LAST_EXECUTION = f"""
 SELECT {EXECUTION_COLUMNS} FROM executions WHERE job_id = ? ORDER BY number DESC LIMIT 1
@@ -45,7 +44,7 @@ UPDATE executions SET waits_for = NULL, due_at = NULL,
 WHERE id = ?
 """
 STORE_DELIVERY = (
-    f"INSERT OR IGNORE INTO deliveries ({DELIVERY_COLUMNS}) VALUES ({', '.join('?' * 16)})"
+    f"INSERT OR IGNORE INTO deliveries ({DELIVERY_COLUMNS}) VALUES ({marks(DELIVERY_COLUMNS)})"
 )
 
 
@@ -75,7 +74,9 @@ def store_execution(connection: sqlite3.Connection, execution: Execution) -> Exe
         position = connection.execute(NEXT_POSITION).fetchone()[0]
     stored = copy_with(execution, position=position)
     try:
-        connection.execute(STORE_EXECUTION, (*execution_row(stored), stored.definition.expires_at))
+        connection.execute(
+            STORE_EXECUTION, (*execution_values(stored), stored.definition.expires_at)
+        )
     except sqlite3.IntegrityError as error:
         raise CompareFailed(f"there is an execution {stored.id} already") from error
     return stored
@@ -122,7 +123,7 @@ def notify(
 ) -> None:
     """Store the deliveries that report the status of *execution*."""
     for delivery in deliveries_of(execution, now=now, retry_follows=retry_follows):
-        connection.execute(STORE_DELIVERY, delivery_row(delivery))
+        connection.execute(STORE_DELIVERY, delivery_values(delivery))
 
 
 def end(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace as copy_with
 
 from fastlane.errors import CompareFailed, NotFound
@@ -19,6 +19,7 @@ from fastlane.storage.sqlite.changes import (
     change_job,
     end,
     end_all,
+    executions,
     find_execution,
     find_job,
     intend_stop,
@@ -70,6 +71,11 @@ EXECUTIONS_TOTAL = "SELECT execution_count - removed FROM jobs WHERE id = ?"
 EXECUTIONS_PAGE = f"""
 SELECT number, {EXECUTION_COLUMNS} FROM executions
 WHERE job_id = ? AND number < ? ORDER BY number DESC LIMIT ? OFFSET ?
+"""
+RETRY_OF = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE retry_of = ?"
+ACTIVE_COUNTS = """
+SELECT farm, host, count(*) FROM executions INDEXED BY executions_active
+WHERE status IN ('pulling', 'running') GROUP BY farm, host
 """
 ACTIVE_EXECUTIONS = f"""
 SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_active
@@ -239,6 +245,15 @@ class SqliteExecutions(Facet, Executions):
         return page_of(
             connection, EXECUTIONS_PAGE, (job_id, before), page, total[0], execution_from
         )
+
+    @on_reader
+    def retry_of(self, connection: sqlite3.Connection, execution_id: str) -> Execution | None:
+        return next(executions(connection, RETRY_OF, (execution_id,)), None)
+
+    @on_reader
+    def active_counts(self, connection: sqlite3.Connection) -> Mapping[tuple[str, str], int]:
+        counts = connection.execute(ACTIVE_COUNTS).fetchall()
+        return {(farm, host): count for farm, host, count in counts}
 
     @on_reader
     def active(

@@ -7,12 +7,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace as copy_with
+from typing import Any
 
 from fastlane.errors import CompareFailed, KeyReused, NotFound, Rejected
 from fastlane.model import ACTIVE, Execution, Job, Reason, Status
 from fastlane.storage.base import IdempotencyKey, Jobs, Page, PageRequest, Submitted
-from fastlane.storage.codec import STOPPED, cursor_numbers, words
+from fastlane.storage.codec import STOPPED, cursor_numbers, job_values, words
 from fastlane.storage.sqlite.changes import (
+    change_execution,
     change_job,
     end,
     end_all,
@@ -23,7 +25,7 @@ from fastlane.storage.sqlite.changes import (
     store_execution,
 )
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
-from fastlane.storage.sqlite.records import JOB_COLUMNS, MAX_OFFSET, job_from, job_row, page_of
+from fastlane.storage.sqlite.records import JOB_COLUMNS, MAX_OFFSET, job_from, marks, page_of
 
 FIND_TASK = "SELECT seq FROM tasks WHERE id = ?"
 CREATE_TASK = "INSERT INTO tasks (id, created_at, modified_at, jobs_count) VALUES (?, ?, ?, ?)"
@@ -37,9 +39,13 @@ STORE_KEY = """
 INSERT OR REPLACE INTO idempotency (task_id, key, fingerprint, job_id, queue_job_id, execution_id)
 VALUES (?, ?, ?, ?, ?, ?)
 """
-STORE_JOB = f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({', '.join('?' * 14)})"
+STORE_JOB = f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES ({marks(JOB_COLUMNS)})"
 FIND_TICK = "SELECT 1 FROM executions WHERE job_id = ? AND tick = ? AND attempt = 0"
 ENQUEUED_OF_JOB = "SELECT id FROM executions WHERE job_id = ? AND status = 'enqueued'"
+WAITING_TICKS = """
+SELECT id, tick FROM executions
+WHERE job_id = ? AND status = 'enqueued' AND tick IS NOT NULL ORDER BY number DESC LIMIT ?
+"""
 ENQUEUED_RETRIES_OF_JOB = f"{ENQUEUED_OF_JOB} AND attempt + lost_reruns > 0"
 EVER_CLAIMED = """
 SELECT 1 FROM executions WHERE job_id = ?1 AND epoch > 0
@@ -81,7 +87,7 @@ class SqliteJobs(Facet, Jobs):
         there = find_job(connection, job.id)
         if there is None:
             stored = copy_with(job, execution_count=0 if execution is None else 1)
-            connection.execute(STORE_JOB, job_row(stored))
+            connection.execute(STORE_JOB, job_values(stored))
         elif not replace:
             raise CompareFailed(f"there is a job {job.id} already")
         elif there.task_id != job.task_id:
@@ -117,6 +123,8 @@ class SqliteJobs(Facet, Jobs):
         *,
         next_run_at: float | None,
         now: float,
+        skipped_tick: float | None = None,
+        max_waiting: int | None = None,
     ) -> Execution | None:
         there = find_job(connection, job.id)
         if (
@@ -129,13 +137,26 @@ class SqliteJobs(Facet, Jobs):
         if execution is not None and _tick_is_taken(connection, execution):
             # After a clock was set back, say: otherwise the job would be due forever.
             execution = None
-        count = there.execution_count + (execution is not None)
-        change_job(
-            connection, there, next_run_at=next_run_at, execution_count=count, modified_at=now
-        )
+        waiting: list[tuple[str, float]] = []
+        if execution is not None and max_waiting is not None:
+            waiting = connection.execute(WAITING_TICKS, (job.id, max_waiting)).fetchall()
+        merges = max_waiting is not None and len(waiting) >= max_waiting
+        if merges:
+            skipped_tick = waiting[0][1]
+        count = there.execution_count + (execution is not None and not merges)
+        changes: dict[str, Any] = {"next_run_at": next_run_at, "modified_at": now}
+        if skipped_tick is not None:
+            changes["skipped_ticks"] = there.skipped_ticks + 1
+            changes["last_skipped_tick"] = skipped_tick
+        change_job(connection, there, execution_count=count, **changes)
         if execution is None:
             return None
-        return store_execution(connection, copy_with(execution, number=count))
+        if not merges:
+            return store_execution(connection, copy_with(execution, number=count))
+        newest = find_execution(connection, waiting[0][0])
+        assert newest is not None
+        late_seconds = execution.late_seconds
+        return change_execution(connection, newest, tick=execution.tick, late_seconds=late_seconds)
 
     @on_writer
     def stop(self, connection: sqlite3.Connection, task_id: str, job_id: str, *, now: float) -> Job:

@@ -13,14 +13,13 @@ from typing import Any
 from fastlane.errors import CompareFailed, NotFound, Rejected
 from fastlane.model import ATTEMPTS_KEPT, Attempt, Delivery, DeliveryState
 from fastlane.storage.base import Outbox, Page, PageRequest
-from fastlane.storage.codec import cursor_numbers
+from fastlane.storage.codec import cursor_numbers, history_text
 from fastlane.storage.sqlite.changes import update
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import (
     DELIVERY_COLUMNS,
     MAX_OFFSET,
     delivery_from,
-    history_text,
     page_of,
 )
 

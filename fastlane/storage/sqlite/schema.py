@@ -299,7 +299,34 @@ _VERSION_5 = """
 ALTER TABLE executions ADD COLUMN lost_reruns INTEGER NOT NULL DEFAULT 0;
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+_VERSION_6 = """
+ALTER TABLE jobs ADD COLUMN skipped_ticks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN last_skipped_tick REAL;
+
+ALTER TABLE executions ADD COLUMN trigger TEXT NOT NULL DEFAULT 'submit';
+ALTER TABLE executions ADD COLUMN retry_of TEXT;
+-- A retry was recognised by having been created when the attempt before it ended.
+UPDATE executions SET trigger = 'retry', retry_of = (
+    SELECT failed.id FROM executions AS failed
+    WHERE failed.job_id = executions.job_id
+        AND failed.number BETWEEN executions.number - 1000 AND executions.number - 1
+        AND failed.attempt = executions.attempt - 1
+        AND failed.generation = executions.generation
+        AND failed.finished_at = executions.created_at
+    ORDER BY failed.number DESC LIMIT 1
+) WHERE attempt > 0;
+UPDATE executions SET trigger = 'lost' WHERE retry_of IS NOT NULL
+    AND (SELECT reason FROM executions AS failed WHERE failed.id = executions.retry_of) = 'lost';
+UPDATE executions SET trigger = iif(
+    (SELECT cron FROM jobs WHERE jobs.id = executions.job_id) IS NULL, 'schedule', 'cron'
+) WHERE attempt = 0 AND tick IS NOT NULL;
+
+CREATE INDEX executions_retry ON executions (retry_of) WHERE retry_of IS NOT NULL;
+DROP INDEX executions_active;
+CREATE INDEX executions_active ON executions (farm, host) WHERE status IN ('pulling', 'running');
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 
 
