@@ -172,6 +172,25 @@ async def test_finish(storage: ClusterStorage, other: ClusterStorage) -> None:
     assert await claim(other, max_running=1) is None
 
 
+async def test_the_retry_is_there_once_its_failed_execution_is(
+    storage: ClusterStorage, other: ClusterStorage
+) -> None:
+    """Who asks for it between the two writes completes the second."""
+    execution = await submit(storage)
+    active = await running(storage)
+    job = await storage.jobs.get("task", execution.job_id)
+    retry = make_execution(job, attempt=1, retry_of=execution.id)
+    await killed_in(
+        storage,
+        follow_ups(storage),
+        "complete_execution",
+        lambda: finish(storage, active, FAILED, retry=retry),
+    )
+    found = await other.executions.retry_of(execution.id)
+    assert found is not None
+    assert (found.id, found.number) == (retry.id, 2)
+
+
 async def test_claim_between_slot_and_execution(
     storage: ClusterStorage, other: ClusterStorage
 ) -> None:

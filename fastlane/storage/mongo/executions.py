@@ -357,11 +357,14 @@ class MongoExecutions(Facet, Executions):
 
     @operation
     async def retry_of(self, execution_id: str) -> Execution | None:
-        """A retry that the release before this one has written is recognised by its time."""
+        """Completes the follow-up of the execution first, which may have yet to store the retry.
+
+        A retry that the release before this one has written is recognised by its time.
+        """
+        failed = await self._follow_ups.settled_execution(execution_id)
         doc = await self._db.executions.find_one({"retry_of": execution_id})
         if doc is not None:
             return execution_from(doc)
-        failed = await self._db.executions.find_one({"_id": execution_id})
         if failed is None or "finished_at" not in failed:
             return None
         number = failed["number"]
