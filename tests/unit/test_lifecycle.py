@@ -385,7 +385,7 @@ async def test_a_task_that_no_farm_takes_is_refused(tmp_path: Path) -> None:
     picky = Lifecycle(
         storage, Bus(), clock=lambda: 0.0, farms=[Farm("a", ("h",), 1, "^a-")], instance="test"
     )
-    with pytest.raises(Rejected, match="DOCKER_HOSTS"):
+    with pytest.raises(Rejected, match="No farm matches"):
         await picky.submit(
             task_id="b-1",
             job_id=None,
