@@ -6,6 +6,7 @@ import unicodedata
 import uuid
 
 from fastlane.api.problems import Problem
+from fastlane.checks import shown
 from fastlane.errors import NotFound
 from fastlane.model import Execution, Job
 from fastlane.storage.base import Storage
@@ -19,17 +20,17 @@ def check_task_id(task_id: str) -> str:
 
     :raises Problem: 400 with what is wrong with it.
     """
-    shown = repr(task_id[:50])
+    wrong = ""
     if not 1 <= len(task_id) <= TASK_ID_MAX_CHARS:
-        raise Problem(
-            400, f"A task id has 1 to {TASK_ID_MAX_CHARS} characters; {shown} has {len(task_id)}."
-        )
-    if "/" in task_id:
-        raise Problem(400, f"Task id {shown} contains a slash; use another character, such as '-'.")
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in task_id):
-        raise Problem(400, f"Task id {shown} contains a control character; leave it out.")
-    if task_id != task_id.strip():
-        raise Problem(400, f"Task id {shown} begins or ends with a space; leave it out.")
+        wrong = f"has {len(task_id)} characters; it must have 1 to {TASK_ID_MAX_CHARS}"
+    elif "/" in task_id:
+        wrong = 'contains a slash; use another character, such as "-"'
+    elif any(unicodedata.category(character) in {"Cc", "Cs"} for character in task_id):
+        wrong = "contains a control character; leave it out"
+    elif task_id != task_id.strip():
+        wrong = "begins or ends with a space; leave it out"
+    if wrong:
+        raise Problem(400, f"Task id {shown(task_id[:50])} {wrong}.")
     return task_id
 
 
@@ -43,7 +44,7 @@ def check_job_id(job_id: str) -> str:
     except ValueError:
         parsed = None
     if parsed is None or parsed.version != 4 or str(parsed) != job_id.lower():
-        raise Problem(400, f"Job id {job_id[:50]!r} is not a UUID4, such as {uuid.uuid4()}.")
+        raise Problem(400, f"Job id {shown(job_id[:50])} is not a UUID4, such as {uuid.uuid4()}.")
     return str(parsed)
 
 
@@ -54,7 +55,7 @@ async def find_execution(
     job = await storage.jobs.get(task_id, job_id)
     execution = await storage.executions.get(execution_id)
     if execution.job_id != job.id:
-        raise NotFound(f"Job {job_id} has no execution {execution_id[:50]!r}.")
+        raise NotFound(f"Job {shown(job_id)} has no execution {shown(execution_id[:50])}.")
     return job, execution
 
 
