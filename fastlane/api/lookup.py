@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import uuid
+from urllib.parse import quote
 
 from fastlane.api.problems import Problem
 from fastlane.checks import shown
@@ -15,8 +17,17 @@ from fastlane.storage.base import Storage
 TASK_ID_MAX_CHARS = 255
 
 
-def check_task_id(task_id: str) -> str:
-    """*task_id* when it may name a task.
+# Unicode's Default_Ignorable_Code_Point that are not format characters (Cf), and
+# an empty Braille pattern: DerivedCoreProperties.txt 15.1.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+_INVISIBLE_CATEGORIES = {"Cf", "Zl", "Zp"}
+
+
+async def check_task_id(storage: Storage, task_id: str) -> None:
+    """Accept *task_id* if it may name a task, or if there is such a task.
 
     :raises Problem: 400 with what is wrong with it.
     """
@@ -29,9 +40,32 @@ def check_task_id(task_id: str) -> str:
         wrong = "contains a control character; leave it out"
     elif task_id != task_id.strip():
         wrong = "begins or ends with a space; leave it out"
+    elif unusual := _wrong_with_new(task_id):
+        # Earlier releases accepted it.
+        try:
+            await storage.tasks.get(task_id)
+        except NotFound:
+            wrong = unusual
     if wrong:
         raise Problem(400, f"Task id {shown(task_id[:50])} {wrong}.")
-    return task_id
+
+
+def _wrong_with_new(task_id: str) -> str:
+    """Why no new task can have *task_id*; empty if one can."""
+    if task_id in {".", ".."}:
+        return "is a step in a path, which clients resolve; use another name"
+    for character in task_id:
+        invisible = unicodedata.category(character) in _INVISIBLE_CATEGORIES
+        if invisible or _INVISIBLE.match(character):
+            name = unicodedata.name(character, "no name")
+            return (
+                f"contains a character that cannot be seen, U+{ord(character):04X} ({name}); "
+                "leave it out"
+            )
+    composed = unicodedata.normalize("NFC", task_id)
+    if composed != task_id:
+        return f'is not in Unicode\'s normal form NFC; in a URL, write "{quote(composed, safe="")}"'
+    return ""
 
 
 def check_job_id(job_id: str) -> str:

@@ -7,10 +7,12 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
 
+from fastlane.model import Definition, Schedule
 from tests.api.http_site import PAYLOAD, Answer, Site, start_site
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -46,6 +48,10 @@ FAULTS: tuple[tuple[dict[str, Any], str, tuple[str, ...]], ...] = (
     ({"envs": {"": "x"}}, "/envs/", ('""', "environment variable")),
     ({"envs": {"A=B": "x"}}, "/envs/A=B", ("A=B", "environment variable")),
     ({"envs": {"a/b~c=": "x"}}, "/envs/a~1b~0c=", ("environment variable",)),
+    ({"envs": {"A\nB": "x"}}, "/envs/A\nB", ("line break",)),
+    ({"envs": {"A\rB": "x"}}, "/envs/A\rB", ("line break",)),
+    ({"envs": {"A\u2028B": "x"}}, "/envs/A\u2028B", ("line break",)),
+    ({"envs": {"A\0": "x"}}, "/envs/A\0", ("control character",)),
     ({"envs": {"A": "nul\0"}}, "/envs/A", ("NUL",)),
     ({"envs": {f"A{n}": "x" for n in range(1001)}}, "/envs", ("1000",)),
     ({"envs": {"A": "x" * 200_000}}, "/envs/A", ("131072",)),
@@ -151,6 +157,11 @@ FAULTS: tuple[tuple[dict[str, Any], str, tuple[str, ...]], ...] = (
         {"additionalDNSEntries": {"db": "nowhere"}},
         "/additionalDNSEntries/db",
         ('"nowhere"', "10.0.0.7"),
+    ),
+    (
+        {"additionalDNSEntries": {"db": "fe80::1%eth0"}},
+        "/additionalDNSEntries/db",
+        ("fe80::1%eth0", "scope"),
     ),
     (
         {"additionalDNSEntries": {"a b": "10.0.0.1"}},
@@ -359,6 +370,20 @@ BAD_TASK_IDS: tuple[tuple[str, str], ...] = (
     ("%20a", "space"),
     ("a%20", "space"),
     ("a%C2%A0", "space"),
+    (".", "a step in a path"),
+    ("..", "a step in a path"),
+    ("a%E2%80%8Bb", "U+200B (ZERO WIDTH SPACE)"),
+    ("%EF%BB%BFa", "U+FEFF"),
+    ("a%C2%AD", "U+00AD (SOFT HYPHEN)"),
+    ("a%E2%80%AEb", "U+202E (RIGHT-TO-LEFT OVERRIDE)"),
+    ("a%E2%81%A6b", "U+2066 (LEFT-TO-RIGHT ISOLATE)"),
+    ("a%E2%80%A8b", "U+2028 (LINE SEPARATOR)"),
+    ("a%E3%85%A4b", "U+3164 (HANGUL FILLER)"),
+    ("a%EF%B8%8F", "U+FE0F (VARIATION SELECTOR-16)"),
+    ("a%E2%A0%80b", "U+2800 (BRAILLE PATTERN BLANK)"),
+    # Decomposed, as some systems name files.
+    ("cafe%CC%81", 'write "caf%C3%A9"'),
+    ("%E2%84%AB", 'write "%C3%85"'),
     ("%FF", "UTF-8"),
     ("a%C3", "UTF-8"),
     ("%ED%A0%80", "UTF-8"),
@@ -380,6 +405,23 @@ async def test_bad_task_id(still: Site, task_id: str, words: str) -> None:
     assert await still.counts() == before
 
 
+@pytest.mark.parametrize("task_id", ["..", "a\u200bb", "cafe\u0301"])
+async def test_a_task_that_an_earlier_release_accepted_stays_reachable(
+    still: Site, task_id: str
+) -> None:
+    submitted = await still.server.lifecycle.submit(
+        task_id=task_id,
+        job_id=None,
+        definition=Definition.parse("busy:latest", "true"),
+        schedule=Schedule(),
+    )
+    path = f"/tasks/{quote(task_id)}"
+    assert (await still.get(f"{path}/")).json["taskId"] == task_id
+    created = (await still.post(path, PAYLOAD)).json
+    assert created["taskId"] == task_id
+    assert (await still.post(f"{path}/jobs/{submitted.job.id}/stop/")).json["taskId"] == task_id
+
+
 GOOD_TASK_IDS = (
     "a",
     "a" * 255,
@@ -395,6 +437,10 @@ GOOD_TASK_IDS = (
     "a%25FFb",
     "jobs",
     "%F0%9F%90%B3",
+    # Right-to-left letters are letters.
+    "%D7%A9%D7%9C%D7%95%D7%9D",
+    "...",
+    ".a",
 )
 
 

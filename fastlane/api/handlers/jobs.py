@@ -55,7 +55,7 @@ class Job(BaseHandler):
         It is then enqueued as a new job. A 2xx response means the data is on disk. The id and the
         URL of the execution are null when the job is scheduled.
         """
-        check_task_id(task_id)
+        await check_task_id(self.services.storage, task_id)
         definition, schedule = await take_submission(
             self.request.body, self.services.config, self.services.clock()
         )

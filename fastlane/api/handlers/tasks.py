@@ -84,7 +84,7 @@ class Task(BaseHandler):
         A 2xx response means the data is on disk. The id and the URL of the execution are null when
         the job is scheduled.
         """
-        check_task_id(task_id)
+        await check_task_id(self.services.storage, task_id)
         key = self._idempotency_key()
         if not self.request.body:
             raise Problem(

@@ -64,6 +64,8 @@ _DURATION_ORDER = re.compile(
 )
 _SIZE = re.compile(r"(\d{1,15})([bkmg]?)", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+# "=" ends a name; a line break would add a variable wherever environments are read as lines.
+_NOT_IN_ENV_NAMES = re.compile("[=\0-\x1f\x7f-\x9f\u2028\u2029]")
 _DNS_NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
     r"(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*",
@@ -145,10 +147,10 @@ def duration_seconds(text: str) -> float:
 
 
 def _env(name: str, value: str) -> None:
-    if not name or "=" in name or "\0" in name:
+    if not name or _NOT_IN_ENV_NAMES.search(name):
         raise ValueError(
             f"{shown(name)} is not the name of an environment variable; "
-            "use a name without '=' and NUL"
+            "use a name without '=', line breaks and control characters"
         )
     if "\0" in value:
         raise ValueError(f"the value of {name} contains a NUL character; leave it out")
@@ -157,6 +159,11 @@ def _env(name: str, value: str) -> None:
 def _dns_entry(name: str, address: str) -> None:
     if not _DNS_NAME.fullmatch(name):
         raise ValueError(f"{shown(name)} is not a host name, such as db.internal")
+    if "%" in address:
+        raise ValueError(
+            f"{shown(address)} (of {name}) has a scope, which names an interface of one machine; "
+            "give an address such as 10.0.0.7"
+        )
     try:
         ipaddress.ip_address(address)
     except ValueError:
