@@ -7,14 +7,15 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 .venv/bin/python -m venv "$folder/venv"
-if ! "$folder/venv/bin/python" -m pip install --disable-pip-version-check --quiet '.[dev]' \
-    >"$folder/pip.log" 2>&1; then
+# Editable, so that it leaves no build directory behind.
+if ! "$folder/venv/bin/python" -m pip install --disable-pip-version-check --quiet \
+    --editable '.[dev]' >"$folder/pip.log" 2>&1; then
     cat "$folder/pip.log" >&2
     exit 1
 fi
 {
     echo "# Written by \`make constraints\`. Used by scripts/venv.sh, so by every target and by CI."
-    "$folder/venv/bin/python" -m pip freeze --exclude fastlane
+    "$folder/venv/bin/python" -m pip freeze --exclude-editable
 } >"$folder/constraints.txt"
 if grep -n '@' "$folder/constraints.txt"; then
     echo "constraints.txt would name a place instead of a version; see above" >&2

@@ -113,9 +113,10 @@ def texts() -> Iterator[Text]:
         name, source = str(path.relative_to(ROOT)), path.read_text()
         for line, text in [*_strings(source), *_comments(source)]:
             yield Text(name, line, text)
-    pages = [*ROOT.rglob("templates/**/*.html"), *ROOT.rglob("static/**/*.js")]
+    # Not all of the checkout: .venv, build and .run are in it.
+    pages = [*(ROOT / "templates").rglob("*.html"), *(ROOT / "static").rglob("*.js")]
     for path in [*(ROOT / name for name in DOCUMENTS), *(ROOT / "docs").rglob("*.md"), *pages]:
-        if path.is_file() and ".venv" not in path.parts:
+        if path.is_file():
             # The glossary ends with a table of what not to write.
             content = path.read_text().partition("## Words to avoid")[0]
             yield from _paragraphs(str(path.relative_to(ROOT)), content)
