@@ -95,7 +95,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     "leases": [],
     "logs": [],
     "log_chunks": [
-        IndexModel([("execution", ASCENDING), ("last_seq", ASCENDING)], name="execution"),
+        IndexModel([("execution", ASCENDING), ("last_seq", ASCENDING)], name="execution")
     ],
     "deliveries": [
         IndexModel([("execution_id", ASCENDING), ("seq", ASCENDING)], name="execution"),

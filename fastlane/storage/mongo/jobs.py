@@ -18,13 +18,7 @@ from fastlane.storage.base import IdempotencyKey, Jobs, Page, PageRequest, Submi
 from fastlane.storage.mongo.database import FOLLOW, Doc, new_follow_up, remove_follow_up, swap
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
-from fastlane.storage.mongo.records import (
-    execution_doc,
-    execution_from,
-    job_doc,
-    job_from,
-    page_of,
-)
+from fastlane.storage.mongo.records import execution_doc, execution_from, job_doc, job_from, page_of
 
 # Bounds the submissions with a key that a job remembers, so that a late helper does not repeat one.
 APPLIED_KEPT = 20
@@ -34,10 +28,7 @@ class MongoJobs(Facet, Jobs):
     """:class:`fastlane.storage.base.Jobs` in MongoDB."""
 
     def __init__(
-        self,
-        connection: Connection,
-        follow_ups: FollowUps,
-        relay_failure: Callable[[], str | None],
+        self, connection: Connection, follow_ups: FollowUps, relay_failure: Callable[[], str | None]
     ) -> None:
         """:param relay_failure: why other instances would not learn of a submission, or None."""
         super().__init__(connection)

@@ -405,8 +405,7 @@ class MongoLogs(Facet, Logs):
         if missing > 0:
             head = log.get("head_seq", 0)
             sizes = self._db.log_chunks.find(
-                {"execution": log["_id"], "last_seq": {"$lt": log["open_first"]}},
-                {"records": 0},
+                {"execution": log["_id"], "last_seq": {"$lt": log["open_first"]}}, {"records": 0}
             ).sort("last_seq", DESCENDING)
             async with sizes:
                 async for chunk in sizes:

@@ -48,10 +48,7 @@ class MongoTasks(Facet, Tasks):
             stages.append(
                 {
                     "$match": {
-                        "$or": [
-                            {"score": {"$lt": score}},
-                            {"score": score, "seq": {"$gt": after}},
-                        ]
+                        "$or": [{"score": {"$lt": score}}, {"score": score, "seq": {"$gt": after}}]
                     }
                 }
             )

@@ -113,8 +113,7 @@ def update(
 ) -> None:
     assignments = ", ".join(f"{column} = ?" for column in columns)
     connection.execute(
-        f"UPDATE {table} SET {assignments} WHERE id = ?",
-        (*columns.values(), record_id),
+        f"UPDATE {table} SET {assignments} WHERE id = ?", (*columns.values(), record_id)
     )
 
 

@@ -16,12 +16,7 @@ from fastlane.storage.base import Outbox, Page, PageRequest
 from fastlane.storage.codec import cursor_numbers, history_text
 from fastlane.storage.sqlite.changes import update
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
-from fastlane.storage.sqlite.records import (
-    DELIVERY_COLUMNS,
-    MAX_OFFSET,
-    delivery_from,
-    page_of,
-)
+from fastlane.storage.sqlite.records import DELIVERY_COLUMNS, MAX_OFFSET, delivery_from, page_of
 
 FIND_DELIVERY = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ?"
 # Steps from receiver to receiver through the index, however many deliveries each of them has.
