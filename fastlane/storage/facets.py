@@ -300,8 +300,8 @@ class Executions(ABC):
     async def orphaned(
         self, farms: Collection[str], *, after: int, limit: int
     ) -> Sequence[Execution]:
-        """Queued executions of farms that are not among *farms*, by ``position`` from the one
-        behind *after* on (0 is the start).
+        """Queued executions of farms that are not among *farms*, by ``position`` after
+        *after* (0 is the start).
         """
 
     @abstractmethod

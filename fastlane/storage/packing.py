@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fastlane.errors import CompareFailed
-from fastlane.model import LogRecord, Stream
+from fastlane.model import LogCap, LogRecord, Stream
 
 # Bounds the data of one stored chunk of log: far below a MongoDB document's 16 MiB, large enough
 # that 100 MB are a few hundred rows.
@@ -36,7 +36,7 @@ def check_next(execution_id: str, last_seq: int, records: Sequence[LogRecord]) -
 
 @dataclass(slots=True)
 class Chunk:
-    """Records on their way into the storage, one behind the other."""
+    """Consecutive records on their way into the storage."""
 
     first_seq: int
     last_seq: int
@@ -47,6 +47,8 @@ class Chunk:
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     parts: list[bytes] = field(default_factory=list)
+    id: int | None = None
+    """Its row, once it has been stored as one."""
 
     @property
     def packed(self) -> bytes:
@@ -60,17 +62,70 @@ class Chunk:
         self.parts.append(record.data)
         self.last_seq = record.seq
         self.last_at = record.at
-        self.kept_bytes += size
-        if record.stream is Stream.STDOUT:
-            self.stdout_bytes += size
-        elif record.stream is Stream.STDERR:
-            self.stderr_bytes += size
+        _count(self, record.stream, size)
+
+
+@dataclass(slots=True)
+class Counts:
+    """How far a log goes, and what of it is kept."""
+
+    last_seq: int = 0
+    kept_bytes: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    dropped_bytes: int = 0
+    head_seq: int | None = None
+    """The last record of the head, once the head is full."""
+    head_bytes: int = 0
+    dropped_at: float | None = None
+    """The time of the last record that was dropped."""
+
+    def pack(self, chunk: Chunk, records: Sequence[LogRecord], cap: LogCap | None) -> list[Chunk]:
+        """Add *records* to *chunk* and to chunks after it, and count them.
+
+        A chunk ends where it would exceed :data:`LOG_CHUNK_BYTES` and where the head is full.
+
+        :return: all of them; the last one takes the next records and may be empty.
+        """
+        chunks = [chunk]
+
+        def end() -> None:
+            if chunks[-1].parts:
+                chunks.append(Chunk(self.last_seq + 1, self.last_seq))
+
+        if self._head_is_full(cap):
+            end()
+        for record in records:
+            size = len(record.data)
+            if chunks[-1].kept_bytes and chunks[-1].kept_bytes + size > LOG_CHUNK_BYTES:
+                end()
+            chunks[-1].add(record)
+            self.last_seq = record.seq
+            _count(self, record.stream, size)
+            if self._head_is_full(cap):
+                end()
+        return chunks
+
+    def _head_is_full(self, cap: LogCap | None) -> bool:
+        """Whether it has just become full."""
+        if cap is None or self.head_seq is not None or self.kept_bytes < cap.head_bytes:
+            return False
+        self.head_seq, self.head_bytes = self.last_seq, self.kept_bytes
+        return True
+
+
+def _count(counts: Chunk | Counts, stream: Stream, size: int) -> None:
+    counts.kept_bytes += size
+    if stream is Stream.STDOUT:
+        counts.stdout_bytes += size
+    elif stream is Stream.STDERR:
+        counts.stderr_bytes += size
 
 
 def take(
     records: bytes, first_seq: int, after: int, room: int, taken: list[LogRecord]
 ) -> tuple[bool, int]:
-    """Unpack what lies behind *after* into *taken*, as far as there is *room* for its data.
+    """Unpack the records after *after* into *taken*, as far as there is *room* for its data.
 
     :return: whether all of it was, and the room that is left.
     """
@@ -116,5 +171,5 @@ def bytes_of(stream: Stream, kept_bytes: int, stdout_bytes: int, stderr_bytes: i
 
 
 def dropped_note(dropped_bytes: int) -> bytes:
-    """The line that stands where *dropped_bytes* of a log were dropped."""
+    """The line in the place of *dropped_bytes* of a log."""
     return f"\n[fastlane: {dropped_bytes} bytes of this log were dropped here]\n".encode()

@@ -1,7 +1,7 @@
 """Data that the release before has written: everything is read, continued, retried and stopped.
 
 ``tests/fixtures/storage-4f86ea2.*`` were written by the code of that commit, which knew neither
-``Execution.trigger``, ``retry_of`` and ``lost_reruns`` nor ``Job.skipped_ticks``: the SQL of a file,
+``trigger``, ``retry_of`` and ``lost_reruns`` nor ``skipped_ticks``: the SQL of a file,
 and the documents of a database, one of which has a follow-up that was left undone.
 """
 

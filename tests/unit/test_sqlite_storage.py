@@ -301,7 +301,7 @@ def test_the_hot_queries_need_no_sorting(tmp_path: Path) -> None:
         tasks.TASKS_PAGE,
         jobs.JOBS_PAGE,
         executions.EXECUTIONS_PAGE,
-        logs.CHUNKS_BEHIND,
+        logs.CHUNKS_AFTER,
         logs.CHUNKS_BACKWARDS,
     ):
         parameters = ("1",) * query.count("?")

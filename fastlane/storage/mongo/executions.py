@@ -30,7 +30,7 @@ from fastlane.storage.mongo.records import execution_doc, execution_from, page_o
 
 # Bounds what one look takes of those that are due or expired.
 DUE_BATCH = 1000
-# Bounds how far behind an execution its retry is looked for, where that lacks ``retry_of``.
+# Bounds how far after an execution a retry without ``retry_of`` is looked for.
 RETRY_WITHIN = 1000
 # Bounds the writes of one batch that are under way together.
 TOGETHER = 32
@@ -310,10 +310,10 @@ class MongoExecutions(Facet, Executions):
         self, farms: Collection[str], *, after: int, limit: int
     ) -> Sequence[Execution]:
         queued = await self._db.executions.distinct("farm", {"queue": {"$exists": True}})
-        strays = [farm for farm in queued if farm not in farms]
-        if not strays:
+        orphaned = [farm for farm in queued if farm not in farms]
+        if not orphaned:
             return []
-        found = self._db.executions.find({"farm": {"$in": strays}, "queue": {"$gt": after}})
+        found = self._db.executions.find({"farm": {"$in": orphaned}, "queue": {"$gt": after}})
         return [execution_from(doc) for doc in await found.sort("queue", ASCENDING).to_list(limit)]
 
     @operation

@@ -25,9 +25,9 @@ from fastlane.storage.base import Logs
 from fastlane.storage.mongo.database import FOLLOW, HINT, Doc
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.packing import (
-    LOG_CHUNK_BYTES,
     MERGED_CHUNK_BYTES,
     Chunk,
+    Counts,
     bytes_of,
     check_next,
     dropped_note,
@@ -182,31 +182,23 @@ class MongoLogs(Facet, Logs):
         )
         if log["open"]:
             chunk.parts.append(bytes(log["open"]))
-        full: list[Chunk] = []
-
-        def close() -> None:
-            nonlocal chunk
-            if chunk.parts:
-                full.append(chunk)
-            chunk = Chunk(chunk.last_seq + 1, chunk.last_seq)
-
-        if _end_head_when_full(new, cap):
-            close()
-        for record in records:
-            if chunk.kept_bytes and chunk.kept_bytes + len(record.data) > LOG_CHUNK_BYTES:
-                close()
-            chunk.add(record)
-            size = len(record.data)
-            new["last_seq"] = record.seq
-            new["kept"] += size
-            if record.stream is Stream.STDOUT:
-                new["stdout"] += size
-            elif record.stream is Stream.STDERR:
-                new["stderr"] += size
-            if _end_head_when_full(new, cap):
-                close()
+        counts = Counts(
+            log["last_seq"],
+            log["kept"],
+            log["stdout"],
+            log["stderr"],
+            head_seq=log.get("head_seq"),
+            head_bytes=log["head_bytes"],
+        )
+        *full, chunk = counts.pack(chunk, records, cap)
         if sum(map(len, chunk.parts)) > MERGED_CHUNK_BYTES:
-            close()
+            full.append(chunk)
+            chunk = Chunk(counts.last_seq + 1, counts.last_seq)
+        new["last_seq"] = counts.last_seq
+        new["kept"], new["stdout"] = counts.kept_bytes, counts.stdout_bytes
+        new["stderr"], new["head_bytes"] = counts.stderr_bytes, counts.head_bytes
+        if counts.head_seq is not None:
+            new["head_seq"] = counts.head_seq
         new["open_first"] = chunk.first_seq
         new["open_kept"] = chunk.kept_bytes
         new["open_stdout"] = chunk.stdout_bytes
@@ -427,14 +419,6 @@ def _is_valid(chunk: Doc, log: Doc) -> bool:
 
 def _note_of(log: Doc) -> bytes:
     return dropped_note(log["dropped"])
-
-
-def _end_head_when_full(log: Doc, cap: LogCap | None) -> bool:
-    if cap is None or "head_seq" in log or log["kept"] < cap.head_bytes:
-        return False
-    log["head_seq"] = log["last_seq"]
-    log["head_bytes"] = log["kept"]
-    return True
 
 
 def _bytes_of(stream: Stream, counts: Doc) -> int:

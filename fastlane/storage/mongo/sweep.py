@@ -127,11 +127,11 @@ class Sweep:
             {"active_owner": {"$exists": True}}, {"farm": 1, "slot": 1}
         )
         active = {doc["slot"]: doc["farm"] for doc in await found.to_list(None) if "slot" in doc}
-        stray = [
+        unused = [
             (farm["_id"], token) for farm in farms for token in farm["held"] if token not in active
         ]
-        again = self._again("slots", (token for _, token in stray))
-        for farm, token in stray:
+        again = self._again("slots", (token for _, token in unused))
+        for farm, token in unused:
             if token in again and await self._take_back(farm, token):
                 done += 1
         held = {token for farm in farms for token in farm["held"]}

@@ -49,7 +49,7 @@ SELECT id FROM executions
 WHERE status = 'enqueued' AND expires_at IS NOT NULL AND expires_at <= ?
 ORDER BY expires_at LIMIT ?
 """
-STRAYS = f"""
+ORPHANED = f"""
 WITH RECURSIVE farms (name) AS (
     SELECT min(farm) FROM executions INDEXED BY executions_queue
     WHERE status = 'enqueued' AND position IS NOT NULL
@@ -207,7 +207,7 @@ class SqliteExecutions(Facet, Executions):
     def orphaned(
         self, connection: sqlite3.Connection, farms: Collection[str], *, after: int, limit: int
     ) -> Sequence[Execution]:
-        rows = connection.execute(STRAYS, (json.dumps(list(farms)), after, limit))
+        rows = connection.execute(ORPHANED, (json.dumps(list(farms)), after, limit))
         return [execution_from(row) for row in rows]
 
     @on_writer

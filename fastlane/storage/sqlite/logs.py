@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
 from fastlane.storage.base import Logs
 from fastlane.storage.packing import (
-    LOG_CHUNK_BYTES,
     MERGED_CHUNK_BYTES,
     Chunk,
+    Counts,
     bytes_of,
     check_next,
     dropped_note,
@@ -65,7 +65,7 @@ LOG_TO_READ = """
 SELECT execution, kept_bytes, stdout_bytes, stderr_bytes, dropped_bytes, dropped_at
 FROM logs WHERE execution = (SELECT seq FROM executions WHERE id = ?)
 """
-CHUNKS_BEHIND = """
+CHUNKS_AFTER = """
 SELECT first_seq, records FROM log_chunks WHERE execution = ? AND last_seq > ? ORDER BY last_seq
 """
 CHUNKS_BACKWARDS = """
@@ -92,7 +92,7 @@ class SqliteLogs(Facet, Logs):
                 raise CompareFailed(f"execution {execution_id} is not active under epoch {epoch}")
             execution: int = owner[0]
             found = connection.execute(FIND_LOG, (execution,)).fetchone()
-            log = _Log() if found is None else _Log(*found)
+            log = Counts() if found is None else Counts(*found)
             check_next(execution_id, log.last_seq, records)
             _add(connection, execution, log, records, cap)
             if cap is not None:
@@ -123,7 +123,7 @@ class SqliteLogs(Facet, Logs):
         taken: list[LogRecord] = []
         room = max_bytes
         seq = max(after, 0)
-        for first_seq, records in connection.execute(CHUNKS_BEHIND, (execution, seq)):
+        for first_seq, records in connection.execute(CHUNKS_AFTER, (execution, seq)):
             if first_seq > seq + 1:
                 note = dropped_note(dropped_bytes)
                 if taken and len(note) > room:
@@ -150,72 +150,25 @@ class SqliteLogs(Facet, Logs):
         ]
 
 
-@dataclass(slots=True)
-class _Log:
-    """The row of ``logs`` while an append works on it."""
-
-    last_seq: int = 0
-    kept_bytes: int = 0
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0
-    dropped_bytes: int = 0
-    head_seq: int | None = None
-    head_bytes: int = 0
-    dropped_at: float | None = None
-
-
-@dataclass(slots=True)
-class _Chunk(Chunk):
-    """A row of ``log_chunks`` that is being filled."""
-
-    id: int | None = None
-    """None until it has been stored."""
-
-
 def _add(
     connection: sqlite3.Connection,
     execution: int,
-    log: _Log,
+    log: Counts,
     records: Sequence[LogRecord],
     cap: LogCap | None,
 ) -> None:
-    """Store *records* in chunks; one chunk ends where the head is full."""
+    """Store *records* in chunks."""
     if not records:
         return
-    _end_head_when_full(log, cap)
     chunk = _small_last_chunk(connection, execution, log, sum(len(r.data) for r in records))
-    for record in records:
-        size = len(record.data)
-        if chunk is not None and chunk.kept_bytes and chunk.kept_bytes + size > LOG_CHUNK_BYTES:
-            _store(connection, execution, chunk)
-            chunk = None
-        if chunk is None:
-            chunk = _Chunk(record.seq, log.last_seq)
-        chunk.add(record)
-        log.last_seq = record.seq
-        log.kept_bytes += size
-        if record.stream is Stream.STDOUT:
-            log.stdout_bytes += size
-        elif record.stream is Stream.STDERR:
-            log.stderr_bytes += size
-        if _end_head_when_full(log, cap):
-            _store(connection, execution, chunk)
-            chunk = None
-    if chunk is not None:
-        _store(connection, execution, chunk)
-
-
-def _end_head_when_full(log: _Log, cap: LogCap | None) -> bool:
-    if cap is None or log.head_seq is not None or log.kept_bytes < cap.head_bytes:
-        return False
-    log.head_seq = log.last_seq
-    log.head_bytes = log.kept_bytes
-    return True
+    for packed in log.pack(chunk or Chunk(log.last_seq + 1, log.last_seq), records, cap):
+        if packed.parts:
+            _store(connection, execution, packed)
 
 
 def _small_last_chunk(
-    connection: sqlite3.Connection, execution: int, log: _Log, more_bytes: int
-) -> _Chunk | None:
+    connection: sqlite3.Connection, execution: int, log: Counts, more_bytes: int
+) -> Chunk | None:
     """The last chunk to append to, if it stays small and is not the end of the head."""
     if more_bytes > MERGED_CHUNK_BYTES or log.last_seq == log.head_seq:
         return None
@@ -223,7 +176,7 @@ def _small_last_chunk(
     if row is None:
         return None
     *fields, chunk_id = row
-    chunk = _Chunk(*fields)
+    chunk = Chunk(*fields)
     chunk.id = chunk_id
     if chunk.kept_bytes + more_bytes > MERGED_CHUNK_BYTES:
         return None
@@ -231,7 +184,7 @@ def _small_last_chunk(
     return chunk
 
 
-def _store(connection: sqlite3.Connection, execution: int, chunk: _Chunk) -> None:
+def _store(connection: sqlite3.Connection, execution: int, chunk: Chunk) -> None:
     connection.execute(
         STORE_CHUNK,
         (
@@ -248,8 +201,8 @@ def _store(connection: sqlite3.Connection, execution: int, chunk: _Chunk) -> Non
     )
 
 
-def _drop(connection: sqlite3.Connection, execution: int, log: _Log, cap: LogCap) -> None:
-    """Drop the oldest chunks behind the head while the tail stays long enough without them.
+def _drop(connection: sqlite3.Connection, execution: int, log: Counts, cap: LogCap) -> None:
+    """Drop the oldest chunks after the head while the tail stays long enough without them.
 
     The newest chunk always stays, so what is missing lies between two chunks.
     """

@@ -16,7 +16,7 @@ WRITER_CACHE_KIB = 16 * 1024
 READER_CACHE_KIB = 4 * 1024
 # Bounds the write-ahead log between two checkpoints, in pages of 4 KiB.
 CHECKPOINT_PAGES = 4000
-# Bounds the write-ahead log file that stays behind after a burst, in bytes.
+# Bounds the write-ahead log file that remains after a burst, in bytes.
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 # Bounds the prepared statements that a connection keeps.
 CACHED_STATEMENTS = 256
