@@ -242,17 +242,16 @@ class Security:
         if request.method in _SAFE_METHODS and not is_socket:
             return
         origin = request.headers.get("Origin")
-        site = request.headers.get("Sec-Fetch-Site", "none")
-        if site == "same-origin":
-            # No page can set this header: the browser has compared the origins itself, also in
-            # front of a proxy that ends TLS and is not trusted.
+        if origin is not None and self._is_cors_origin(origin):
             return
-        if origin is None:
-            if site != "none":
-                raise Problem(403, f"Requests from another origin ({shown(site)}) are refused.")
-        elif not self._is_cors_origin(origin) and (
-            origin.lower() != f"{caller.scheme}://{caller.host}".lower()
-        ):
+        # No page can set Sec-Fetch-Site: the browser has compared the origins itself, also in
+        # front of a proxy that ends TLS and is not trusted.
+        site = request.headers.get("Sec-Fetch-Site")
+        if site == "same-origin":
+            return
+        if site not in {None, "none"}:
+            raise Problem(403, f"Requests from another origin ({shown(site)}) are refused.")
+        if origin is not None and (origin.lower() != f"{caller.scheme}://{caller.host}".lower()):
             raise Problem(403, f"Requests from origin {shown(origin)} are refused.")
 
     def _is_cors_origin(self, origin: str) -> bool:

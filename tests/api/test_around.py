@@ -284,6 +284,7 @@ ORIGINS: tuple[tuple[dict[str, str], bool], ...] = (
     ({"Sec-Fetch-Site": "same-origin"}, True),
     ({"Sec-Fetch-Site": "same-site"}, False),
     ({"Sec-Fetch-Site": "cross-site"}, False),
+    ({"Origin": "{own}", "Sec-Fetch-Site": "cross-site"}, False),
     ({"Sec-Fetch-Site": "nonsense"}, False),
     ({"Origin": "http://evil.example"}, False),
     ({"Origin": "https://{host}"}, False),
