@@ -125,8 +125,8 @@ class Lifecycle:
         """
         now = self._clock()
         farm = self._farm_for(task_id)
-        if not policy.image_is_allowed(definition.image, farm):
-            raise Rejected(policy.image_is_refused(definition.image, farm))
+        if refusal := policy.image_refusal(definition.image, farm):
+            raise Rejected(refusal)
         next_run_at = policy.first_run_at(schedule, now)
         job = Job(
             task_id=task_id,

@@ -15,6 +15,8 @@ from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 DEFAULT_TAG = "latest"
+DEFAULT_REGISTRY = "docker.io"
+"""Where images are that name no registry."""
 
 Clock = Callable[[], float]
 """Unix seconds; ``time.time``, or a test's own."""
@@ -149,16 +151,53 @@ class ImageReference:
             )
         return cls(match["name"], match["tag"], match["digest"])
 
+    @classmethod
+    def is_registry(cls, text: str) -> bool:
+        """Whether *text* is a registry as references name it, such as ``registry:5000``."""
+        try:
+            return cls.parse(f"{text}/x").registry == text
+        except ValueError:
+            return False
+
     @property
     def registry(self) -> str:
         """The registry's host (``docker.io`` when the reference names none).
 
-        The first component is a host only when it holds a dot or a colon or is ``localhost``.
+        The first component is a host only when it holds a dot, a colon or a capital, or is
+        ``localhost``. Source: splitDockerDomain in the distribution project's normalize.go.
         """
-        first, slash, _ = self.name.partition("/")
-        if slash and ("." in first or ":" in first or first == "localhost"):
-            return first
-        return "docker.io"
+        return self._split[0]
+
+    @property
+    def path(self) -> str:
+        """What the registry calls the image: ``library/busybox`` for ``busybox``."""
+        registry, path = self._split
+        return f"library/{path}" if registry == DEFAULT_REGISTRY and "/" not in path else path
+
+    @property
+    def _split(self) -> tuple[str, str]:
+        first, slash, rest = self.name.partition("/")
+        is_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
+        if not slash or not is_host:
+            return DEFAULT_REGISTRY, self.name
+        return (DEFAULT_REGISTRY if first.lower() == f"index.{DEFAULT_REGISTRY}" else first), rest
+
+    @property
+    def familiar_name(self) -> str:
+        """The shortest name of the image: ``busybox`` for ``docker.io/library/busybox``."""
+        if self.registry != DEFAULT_REGISTRY:
+            return self.name
+        name = self.path.removeprefix("library/")
+        return self.path if "/" in name else name
+
+    @property
+    def is_id(self) -> bool:
+        """Whether it is the id of an image on a host, whole or shortened, rather than a name."""
+        return (
+            self.familiar_name in {"sha256", "sha384", "sha512"}
+            and self.tag is not None
+            and re.fullmatch("[0-9a-f]+", self.tag) is not None
+        )
 
     @property
     def pinned_tag(self) -> str | None:
@@ -175,6 +214,11 @@ class ImageReference:
     def __str__(self) -> str:
         """The exact reference to run, with the tag spelled out."""
         return self._text(self.pinned_tag)
+
+    @property
+    def version(self) -> str:
+        """The end of the exact reference: ``:1``, ``@sha256:…``, or both."""
+        return str(self)[len(self.name) :]
 
     def _text(self, tag: str | None) -> str:
         text = self.name if tag is None else f"{self.name}:{tag}"
@@ -530,6 +574,8 @@ class Farm:
     """Caps over what its jobs ask for; None leaves the server's own."""
     images: tuple[str, ...] = ()
     """Regular expressions, one of which must match the whole image reference; empty: any image."""
+    image_ids: bool = True
+    """Whether a job may name an image by its id."""
     executor: str = ""
     """The name of the executor that serves it; empty: the one that ``EXECUTOR`` names."""
     options: object = field(default=None, repr=False)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fastlane.cron import next_tick, previous_tick
 from fastlane.model import (
+    DEFAULT_REGISTRY,
     FINAL,
     Attempt,
     Backoff,
@@ -26,7 +27,7 @@ from fastlane.model import (
     Status,
     Trigger,
 )
-from fastlane.patterns import pattern
+from fastlane.patterns import admits, pattern
 
 Limit = TypeVar("Limit", int, float)
 
@@ -200,21 +201,33 @@ def capped(wanted: Resources, caps: Resources) -> Resources:
     )
 
 
-def image_is_allowed(image: ImageReference, farm: Farm) -> bool:
-    """Whether *farm* runs *image*: one of its patterns matches the whole reference, with the tag
-    spelled out; all are allowed where it has no patterns.
+def image_refusal(image: ImageReference, farm: Farm) -> str | None:
+    """A sentence on why *farm* does not run *image*; None if it does.
+
+    One of the farm's patterns must match the whole reference, with the tag spelled out, and the
+    registry as well where the pattern has one.
     """
-    if not farm.images:
-        return True
-    return any(pattern(rf"\A(?:{one})\z").is_in(str(image)) for one in farm.images)
-
-
-def image_is_refused(image: ImageReference, farm: Farm) -> str:
-    """The sentence for an *image* that *farm* does not run."""
+    if image.is_id and not farm.image_ids:
+        return (
+            f'Farm "{farm.name}" does not run image ids like "{image.submitted}", which say '
+            "nothing about where an image is from; give its name."
+        )
+    if not farm.images or any(_admits(one, image) for one in farm.images):
+        return None
     return (
         f'Farm "{farm.name}" does not run image "{image.submitted}"; '
         f"its images are: {', '.join(farm.images)}."
     )
+
+
+def _admits(text: str, image: ImageReference) -> bool:
+    paths = {image.path}
+    if image.registry == DEFAULT_REGISTRY:
+        paths.add(image.familiar_name)
+        whole = pattern(rf"\A(?:{text})\z")
+        if any(whole.is_in(f"{path}{image.version}") for path in paths):
+            return True
+    return any(admits(text, image.registry, f"{path}{image.version}") for path in paths)
 
 
 def farm_caps(farm: Farm, caps: Resources) -> Resources:

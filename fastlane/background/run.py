@@ -185,8 +185,8 @@ class Run:
         may_requeue = not self.may_exist
         if not self.may_exist:
             image = self._execution.definition.image
-            if farm is not None and not policy.image_is_allowed(image, farm):
-                raise PullFailed(policy.image_is_refused(image, farm))
+            if farm is not None and (refusal := policy.image_refusal(image, farm)):
+                raise PullFailed(refusal)
             await self._unless_stopped(self._pull(spec), news)
             self.may_exist = True
         run_id = await self._calls.until_answered(

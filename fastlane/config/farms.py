@@ -166,6 +166,7 @@ def _parse_farm(entry: object, number: int, max_running: int, default: str | Non
         read.match,
         limits=Resources(limits.cpus, limits.memory, limits.pids),
         images=tuple(read.images or ()),
+        image_ids=not (read.images or (options and options.private_images)),
         executor=name or "",
         options=options,
     )

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from fastlane.model import ImageReference
+
 SHOWN_CHARS = 100
 """Bounds how much of a malformed value an error message repeats."""
 
@@ -107,6 +109,11 @@ def _check_host_name(host: str) -> None:
         raise ValueError(f"{host[:SHOWN_CHARS]!r} is not a host name")
 
 
+def _check_registry(registry: str) -> None:
+    if not ImageReference.is_registry(registry):
+        raise ValueError(f"{registry[:SHOWN_CHARS]!r} is not a registry")
+
+
 def _address(host: str) -> str:
     if not host or not re.fullmatch(r"[A-Za-z0-9._:\[\]%-]+", host):
         raise ValueError("it is not an address")
@@ -182,6 +189,7 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 LowerWords = Annotated[Words, _each(lambda word: None)]
 Origins = Annotated[Words, _each(_check_origin)]
 HostNames = Annotated[Words, _each(_check_host_name)]
+Registries = Annotated[Words, _each(_check_registry)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Limit = Annotated[T | None, BeforeValidator(_zero_is_none)]
 """A limit, where 0 stands for no limit."""

@@ -261,6 +261,11 @@ class FarmOptions(BaseModel):
         """How the farm's hosts are reached; the same in all farms that share a host."""
         return None
 
+    @property
+    def private_images(self) -> bool:
+        """Whether the farm's hosts may have images that are not for everyone."""
+        return False
+
     def shown(self) -> dict[str, object]:
         """The keys as they may be shown: nothing secret."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
@@ -277,6 +282,8 @@ class Settings(Protocol):
     def docker_tls_verify(self) -> bool: ...
     @property
     def docker_cert_path(self) -> str: ...
+    @property
+    def registries_allowed(self) -> tuple[str, ...]: ...
 
 
 class ExecutorFactory(ABC):

@@ -27,13 +27,13 @@ from pydantic import AfterValidator, Field
 from yarl import URL
 
 from fastlane import __version__
+from fastlane.addresses import Address, Network, permitted
 from fastlane.checks import PayloadModel, Strings, check_entries, shown
 from fastlane.errors import DeliveryFailed
 from fastlane.model import Clock, Event
-from fastlane.notifications.addresses import Address, Network, permitted
 from fastlane.notifications.base import Channel, ChannelPayload, Notification, Sender
-from fastlane.notifications.resolver import Resolve, Resolver
 from fastlane.redact import redact
+from fastlane.resolver import Resolve, Resolver
 
 if TYPE_CHECKING:
     from fastlane.config import Config

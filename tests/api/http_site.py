@@ -15,6 +15,7 @@ import multidict
 from yarl import URL
 
 from fastlane.config import Config
+from fastlane.executors.base import Executor
 from fastlane.server import Server
 from fastlane.storage.base import Overview, Storage
 from tests.api.log_owner import Owner
@@ -69,9 +70,9 @@ class Answer:
 class Site:
     """A server that serves, and a client of it."""
 
-    def __init__(self, server: Server, executor: MemoryExecutor) -> None:
+    def __init__(self, server: Server, executor: Any) -> None:
         self.server = server
-        self.executor = executor
+        self.executor: MemoryExecutor = executor
         self.storage = server.storage
         self._client = aiohttp.ClientSession(auto_decompress=False)
 
@@ -197,7 +198,7 @@ async def start_site(
     *,
     still: bool = False,
     storage: Callable[[Path], Storage] | None = None,
-    executor: MemoryExecutor | None = None,
+    executor: Executor | None = None,
     clock: Any = None,
     **options: Any,
 ) -> Site:

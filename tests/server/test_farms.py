@@ -476,7 +476,7 @@ def test_a_private_registry_and_the_progress_of_a_pull(tmp_path: Path) -> None:
     pair = base64.b64encode(":".join(login.values()).encode()).decode()
     docker_config.write_text(json.dumps({"auths": {registry.url: {"auth": pair}}}))
     cases: list[tuple[dict[str, Any], dict[str, str], str]] = [
-        ({}, {"DOCKER_CONFIG": str(tmp_path)}, "failed"),
+        ({}, {"DOCKER_CONFIG": str(tmp_path), "REGISTRIES_ALLOWED": registry.url}, "failed"),
         ({"registryAuth": {registry.url: login}}, {"DOCKER_CONFIG": str(tmp_path)}, "done"),
         ({"registryAuth": str(docker_config)}, {"DOCKER_CONFIG": str(tmp_path)}, "done"),
         ({}, {"DOCKER_CONFIG": str(docker_config.parent)}, "done"),

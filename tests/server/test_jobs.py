@@ -251,7 +251,7 @@ def test_image_with_a_registry_port(tmp_path: Path, registry: RegistryServer) ->
     """REGRESSIONS 7: run exactly that image."""
     host, image = find_engine()
     name = registry.push(host, image, "team/tool:v2")
-    with FastlaneServer(tmp_path, DOCKER_HOST=host) as server:
+    with FastlaneServer(tmp_path, DOCKER_HOST=host, REGISTRIES_ALLOWED=registry.url) as server:
         answer = server.submit("pulled", image=name, command="echo pulled", pullPolicy="always")
         ended = await_end(server, answer["executionUrl"])
         assert (ended["status"], ended["log"], ended["image"]) == ("done", "pulled\n", name)

@@ -76,6 +76,9 @@ def test_a_farm_says_more_of_its_hosts(tmp_path: Path) -> None:
         ({"limits": {"cpus": True}}, "cpus in limits must be a number"),
         ({"limits": {"pids": 0}}, "pids in limits must be a whole number"),
         ({"limits": {"cpu": 1}}, '"cpu" in limits is not a known key: did you mean "cpus"?'),
+        ({"registriesAllowed": "r"}, "registriesAllowed must be a list of registries"),
+        ({"registriesAllowed": ["r"]}, '"r" in registriesAllowed is not a registry'),
+        ({"registriesAllowed": ["http://r.example"]}, "is not a registry"),
         ({"images": []}, "images must be a list of 1 to 100"),
         ({"images": ["("]}, '"(" in images is not a regular expression'),
     ],
@@ -102,6 +105,24 @@ def test_a_malformed_login_is_named_and_not_shown(login: Any, says: str) -> None
     (sentence,) = faults({"DOCKER_HOSTS": json.dumps(farm)})
     assert says in sentence
     assert "hunter2" not in sentence
+
+
+def test_what_a_farm_allows_of_images() -> None:
+    login = {"r.example": {"username": "ann", "password": "hunter2"}}
+    farms: list[dict[str, Any]] = [
+        {"hosts": ["a:1"], "match": "a", "registriesAllowed": ["10.0.0.7:5000", "localhost:5000"]},
+        {"hosts": ["b:1"], "match": "b", "images": [".*"]},
+        {"hosts": ["c:1"], "match": "c", "registryAuth": login},
+    ]
+    environ = {"DOCKER_HOSTS": json.dumps(farms), "REGISTRIES_ALLOWED": "r.internal,10.0.0.8"}
+    config = load(environ=environ)
+    assert config.registries_allowed == ("r.internal", "10.0.0.8")
+    first = config.docker_hosts[0].options
+    assert isinstance(first, DockerOptions)
+    assert first.registries_allowed == ("10.0.0.7:5000", "localhost:5000")
+    assert [farm.image_ids for farm in config.docker_hosts] == [True, False, False]
+    (sentence,) = faults({"REGISTRIES_ALLOWED": "registry"})
+    assert "registries like 10.0.0.7:5000" in sentence
 
 
 def test_one_host_has_one_tls(tmp_path: Path) -> None:

@@ -147,8 +147,61 @@ def test_the_least_loaded_hosts_are_chosen_from() -> None:
 )
 def test_an_image_is_allowed_by_the_whole_of_its_reference(image: str, allowed: bool) -> None:
     farm = Farm("f", ("a",), 1, images=("registry.example/team/.*", r"busybox:1\.36"))
-    assert policy.image_is_allowed(ImageReference.parse(image), farm) is allowed
-    assert policy.image_is_allowed(ImageReference.parse(image), Farm("f", ("a",), 1))
+    assert (policy.image_refusal(ImageReference.parse(image), farm) is None) is allowed
+    assert policy.image_refusal(ImageReference.parse(image), Farm("f", ("a",), 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "image", "allowed"),
+    [
+        # One image by all of its names, whichever of them the pattern has.
+        ("busybox:.*", "busybox:1", True),
+        ("busybox:.*", "library/busybox:1", True),
+        ("busybox:.*", "docker.io/busybox:1", True),
+        ("busybox:.*", "docker.io/library/busybox:1", True),
+        ("busybox:.*", "index.docker.io/library/busybox:1", True),
+        ("library/busybox:1", "busybox:1", True),
+        (r"docker\.io/library/.*", "busybox", True),
+        (r"docker\.io/.*", "team/tool:1", True),
+        (r"docker\.io/busybox:1", "busybox:1", True),
+        # A tag holds no slash, so what follows a host and a port is no tag.
+        ("busybox:.*", "busybox:1/x:2", False),
+        ("busybox:[^@]*", "busybox:1/x:2", False),
+        (r"busybox:\S*", "busybox:1/x:2", False),
+        ("(busybox|alpine):.*", "alpine:1/x:2", False),
+        (r"(docker\.io/)?busybox:.*", "busybox:1/x:2", False),
+        ("(busybox:.*|team/tool:.*)", "busybox:1/x:2", False),
+        ("[^/]+:.*", "evil:80/x:2", False),
+        ("[a-z]+:.*", "evil:80/x:2", False),
+        ("busybox.*", "busybox.evil.example/x:2", False),
+        ("docker.*", "busybox:1", False),
+        # What the operator left open stays open.
+        (".*", "evil:80/x:2", True),
+        (".*:2", "evil:80/x:2", True),
+        (".*/team/.*", "r.example:5000/team/x:1", True),
+        ("[^/]+/x:2", "evil:80/x:2", True),
+        ("r.example:5000/.*", "r.example:5000/a/b:1", True),
+        (r"r\.example(:\d+)?/.*", "r.example:5000/a/b:1", True),
+        (r"\Qr.example:5000/\E.*", "r.example:5000/a/b:1", True),
+        ("[a-z./]+:1", "r.example/a/b:1", True),
+        (r"registry\.example\/[\w\]/]+:1", "registry.example/a/b:1", True),
+        # A host with capitals is one to newer engines.
+        ("INTRANET/.*", "INTRANET/x:1", True),
+        (r"docker\.io/.*", "INTRANET/x:1", False),
+    ],
+)
+def test_no_pattern_reaches_into_another_registry(pattern: str, image: str, allowed: bool) -> None:
+    farm = Farm("f", ("a",), 1, images=(pattern,))
+    assert (policy.image_refusal(ImageReference.parse(image), farm) is None) is allowed
+
+
+@pytest.mark.parametrize("image", ["sha256:" + "a" * 64, "sha256:abc", "docker.io/sha256:abc"])
+def test_an_id_of_an_image_says_nothing_about_its_registry(image: str) -> None:
+    farm = Farm("f", ("a",), 1, images=(".*",), image_ids=False)
+    assert "image ids" in str(policy.image_refusal(ImageReference.parse(image), farm))
+    assert policy.image_refusal(ImageReference.parse(image), replace(farm, image_ids=True)) is None
+    named = ImageReference.parse(f"x@sha256:{'a' * 64}")
+    assert policy.image_refusal(named, farm) is None
 
 
 def test_missed_ticks_are_one_run_for_the_latest() -> None:

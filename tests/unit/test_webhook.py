@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from fastlane.addresses import Address, carried, is_public, permitted
 from fastlane.errors import DeliveryFailed
-from fastlane.notifications.addresses import Address, carried, is_public, permitted
 from fastlane.notifications.base import Notification
-from fastlane.notifications.resolver import Resolver
 from fastlane.notifications.webhook import Webhook as Target
 from fastlane.notifications.webhook import WebhookOptions, WebhookSender
+from fastlane.resolver import Resolver
 from tests.receivers import (
     Behave,
     Request,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastlane.checks import shown
+from fastlane.model import DEFAULT_REGISTRY
 
 # Bounds what is read of a Docker config file.
 MAX_FILE_BYTES = 1024 * 1024
-DOCKER_HUB = "docker.io"
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 # The names that Docker's own files have for Docker Hub.
 _DOCKER_HUB_NAMES = {_DOCKER_HUB_KEY, "index.docker.io", "registry-1.docker.io"}
@@ -45,7 +45,7 @@ def auth_header(registry: str, credentials: RegistryCredentials) -> str:
         login = {
             "username": credentials.username,
             "password": credentials.password,
-            "serveraddress": _DOCKER_HUB_KEY if registry == DOCKER_HUB else registry,
+            "serveraddress": _DOCKER_HUB_KEY if registry == DEFAULT_REGISTRY else registry,
         }
     return base64.urlsafe_b64encode(json.dumps(login).encode()).decode()
 
@@ -121,7 +121,7 @@ def _entries_in(file: Path) -> Mapping[str, object]:
 def _registry(name: str) -> str:
     """A registry as image references name it."""
     if name in _DOCKER_HUB_NAMES:
-        return DOCKER_HUB
+        return DEFAULT_REGISTRY
     return name.removeprefix("https://").removeprefix("http://").partition("/")[0]
 
 

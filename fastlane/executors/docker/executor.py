@@ -28,7 +28,7 @@ from fastlane.executors.docker.container import (
 from fastlane.executors.docker.credentials import Login, login_of_docker
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
 from fastlane.executors.docker.engines import Engines
-from fastlane.executors.docker.farms import DockerFactory, farm_login
+from fastlane.executors.docker.farms import DockerFactory, options_of
 from fastlane.executors.docker.logs import (
     details_or_vanished,
     follow_logs,
@@ -37,7 +37,9 @@ from fastlane.executors.docker.logs import (
 )
 from fastlane.executors.docker.pull import Pulls
 from fastlane.executors.docker.refusals import CANNOT_EXECUTE, is_the_jobs
+from fastlane.executors.docker.registries import Registries
 from fastlane.pause import Pause
+from fastlane.resolver import Resolve
 
 # Bounds one wait for the end of a run, after which the run is inspected and waited for again: a
 # half-open connection would hang forever.
@@ -63,6 +65,8 @@ class DockerExecutor(Executor):
         are obeyed for the host in ``DOCKER_HOST``, as ``docker`` does.
     :param log_limits: how much log a host keeps of one container.
     :param login: finds a login for images whose farm has none; Docker's own config file by default.
+    :param registries_allowed: registries to pull from although they have no public address.
+    :param resolve: resolves the names of registries; by the system's resolver by default.
     """
 
     name = DockerFactory.name
@@ -74,11 +78,13 @@ class DockerExecutor(Executor):
         tls: Mapping[str, ssl.SSLContext] | None = None,
         log_limits: LogLimits | None = None,
         login: Login = login_of_docker,
+        registries_allowed: Sequence[str] = (),
+        resolve: Resolve | None = None,
     ) -> None:
         self._installation = ""
         self._log_limits = log_limits or LogLimits()
         self._engines = Engines(tls)
-        self._pulls = Pulls(login)
+        self._pulls = Pulls(login, Registries(registries_allowed, login, resolve))
 
     async def open(self, installation: str) -> None:
         """Nothing is connected before it is needed."""
@@ -92,9 +98,8 @@ class DockerExecutor(Executor):
         await self._engines.check(host)
 
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
-        credentials = farm_login(spec)
         await self._pulls.pull(
-            self._engines.of(host), spec.image, spec.pull_policy, credentials, progress
+            self._engines.of(host), spec.image, spec.pull_policy, options_of(spec), progress
         )
 
     async def create(self, host: str, spec: RunSpec) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fastlane.checks import is_loopback, shown
 from fastlane.errors import ConfigError
@@ -21,7 +21,7 @@ from fastlane.executors.base import (
     Settings,
 )
 from fastlane.executors.docker.credentials import RegistryCredentials, read_logins
-from fastlane.model import Farm
+from fastlane.model import Farm, ImageReference
 from fastlane.redact import HIDDEN
 
 # Hosts that cannot use TLS.
@@ -63,6 +63,13 @@ def _files_in(directory: Path) -> dict[str, str]:
     return {name: str(directory / f"{name}.pem") for name in TlsFiles.model_fields}
 
 
+def _registries(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        if not ImageReference.is_registry(word):
+            raise ValueError(f"{shown(word)} in registriesAllowed is not a registry")
+    return words
+
+
 class DockerOptions(FarmOptions):
     """The keys of a farm of Docker engines or swarm managers."""
 
@@ -75,9 +82,18 @@ class DockerOptions(FarmOptions):
     )
     """Credentials by the registry's host; ``docker.io`` is Docker Hub."""
 
+    registries_allowed: Annotated[tuple[str, ...], AfterValidator(_registries)] = Field(
+        default=(), description="a list of registries like registry.example:5000"
+    )
+    """Registries to pull from although they have no public address."""
+
     @property
     def connection(self) -> object:
         return self.tls
+
+    @property
+    def private_images(self) -> bool:
+        return bool(self.registry_auth)
 
     def shown(self) -> dict[str, object]:
         found: dict[str, object] = {}
@@ -85,6 +101,8 @@ class DockerOptions(FarmOptions):
             found["tls"] = self.tls.model_dump(exclude_none=True)
         if self.registry_auth:
             found["registryAuth"] = dict.fromkeys(self.registry_auth, HIDDEN)
+        if self.registries_allowed:
+            found["registriesAllowed"] = list(self.registries_allowed)
         return found
 
 
@@ -108,10 +126,12 @@ class DockerFactory(ExecutorFactory):
         # Imported where it is used: the client takes 0.3 s, and the configuration needs none.
         from fastlane.executors.docker.executor import DockerExecutor
 
-        return DockerExecutor(tls=tls_of(settings, farms))
+        return DockerExecutor(
+            tls=tls_of(settings, farms), registries_allowed=settings.registries_allowed
+        )
 
     def warnings(self, settings: Settings, farm: Farm) -> Iterable[str]:
-        if settings.docker_tls_verify or _options(farm).tls:
+        if settings.docker_tls_verify or options_of(farm).tls:
             return
         for host in farm.hosts:
             if not host.startswith(("unix://", "https://")) and not _is_local(host):
@@ -132,7 +152,9 @@ class SwarmFactory(DockerFactory):
     def make(self, settings: Settings, farms: Sequence[Farm]) -> Executor:
         from fastlane.executors.docker.swarm import SwarmExecutor
 
-        return SwarmExecutor(tls=tls_of(settings, farms))
+        return SwarmExecutor(
+            tls=tls_of(settings, farms), registries_allowed=settings.registries_allowed
+        )
 
 
 def check_host(host: str) -> None:
@@ -154,13 +176,9 @@ def check_host(host: str) -> None:
         raise ValueError(f"{named} must be written as name:port")
 
 
-def _options(farm: Farm | RunSpec) -> DockerOptions:
+def options_of(farm: Farm | RunSpec) -> DockerOptions:
+    """The options of a farm, or of the farm that a run belongs to."""
     return farm.options if isinstance(farm.options, DockerOptions) else DockerOptions()
-
-
-def farm_login(spec: RunSpec) -> RegistryCredentials | None:
-    """The login that a run's farm has for the registry of its image."""
-    return _options(spec).registry_auth.get(spec.image.registry)
 
 
 def _is_local(host: str) -> bool:
@@ -180,7 +198,7 @@ def tls_of(settings: Settings, farms: Sequence[Farm]) -> dict[str, ssl.SSLContex
     contexts: dict[str, ssl.SSLContext] = {}
     for farm in farms:
         for host in farm.hosts:
-            files = _options(farm).tls
+            files = options_of(farm).tls
             source = f'tls of farm "{farm.name}" in DOCKER_HOSTS'
             secure = host.startswith("https://") and bool(settings.docker_cert_path)
             if (

@@ -8,12 +8,18 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
+import structlog
 
 from fastlane.errors import HostUnavailable, PullFailed
 from fastlane.executors.docker.container import engine_reference
 from fastlane.executors.docker.credentials import Login, RegistryCredentials, auth_header
 from fastlane.executors.docker.engine import CONNECT_SECONDS, MESSAGE_CHARS, Engine, Refused
+from fastlane.executors.docker.farms import DockerOptions
+from fastlane.executors.docker.refusals import pull_failure
+from fastlane.executors.docker.registries import Registries
 from fastlane.model import ImageReference, PullPolicy
+
+log = structlog.get_logger(__name__)
 
 Progress = Callable[[str], None]
 _Key = tuple[str, str, RegistryCredentials | None]
@@ -43,8 +49,9 @@ class _Pull:
 class Pulls:
     """The pulls that are in progress."""
 
-    def __init__(self, login: Login) -> None:
+    def __init__(self, login: Login, registries: Registries) -> None:
         self._login = login
+        self._registries = registries
         self._active: dict[_Key, _Pull] = {}
 
     async def close(self) -> None:
@@ -58,7 +65,7 @@ class Pulls:
         engine: Engine,
         image: ImageReference,
         policy: PullPolicy,
-        credentials: RegistryCredentials | None,
+        options: DockerOptions,
         progress: Progress,
     ) -> None:
         """See ``Executor.pull``."""
@@ -69,6 +76,25 @@ class Pulls:
                 raise PullFailed(
                     f'Image {image} is not on host {engine.host}, and "pullPolicy" is "never".'
                 )
+        try:
+            await self._registries.check(image, options)
+            await self._shared(engine, image, options.registry_auth.get(image.registry), progress)
+        except PullFailed as error:
+            if policy is PullPolicy.ALWAYS and await _is_known_present(engine, image):
+                raise PullFailed(
+                    f'{error} Host {engine.host} has a copy of it, which "pullPolicy": "missing" '
+                    "would use."
+                ) from error
+            raise
+
+    async def _shared(
+        self,
+        engine: Engine,
+        image: ImageReference,
+        credentials: RegistryCredentials | None,
+        progress: Progress,
+    ) -> None:
+        """Wait for the pull of *image*, which is begun unless it is under way."""
         # Another login is another pull: one that is refused says nothing about the others.
         key = (engine.host, str(image), credentials)
         pull = self._active.get(key)
@@ -86,13 +112,6 @@ class Pulls:
             if pull.task.cancelled() and waiter is not None and not waiter.cancelling():
                 # Not this waiter was cancelled, but the pull that it waits for.
                 raise HostUnavailable(engine.host, "the pull was cancelled") from None
-            raise
-        except PullFailed as error:
-            if policy is PullPolicy.ALWAYS and await _is_known_present(engine, image):
-                raise PullFailed(
-                    f'{error} Host {engine.host} has a copy of it, which "pullPolicy": "missing" '
-                    "would use."
-                ) from error
             raise
         finally:
             pull.listeners.remove(progress)
@@ -163,18 +182,24 @@ async def pull_image(
                 error = detail.get("message") if isinstance(detail, dict) else detail
                 # The status was 200 long before this was known.
                 if error := error or event.get("error"):
-                    raise _failed(image, str(error)[:MESSAGE_CHARS])
+                    raise _refused(engine, image, str(error)[:MESSAGE_CHARS])
                 if event.get("status") and not event.get("progressDetail"):
                     layer = f"{event['id']}: " if event.get("id") else ""
                     tell(f"{layer}{event['status']}"[:200])
     except Refused as refused:
-        raise _failed(image, refused.reason) from refused
+        raise _refused(engine, image, refused.reason) from refused
     except HostUnavailable as unavailable:
         if not isinstance(unavailable.__cause__, TimeoutError):
             raise
         # Silence is the registry's fault as long as the engine itself answers.
         await engine.call("GET", "_ping", seconds=CONNECT_SECONDS, raw=True)
         raise _failed(image, f"no answer for {SILENCE_SECONDS:g} seconds") from unavailable
+
+
+def _refused(engine: Engine, image: ImageReference, message: str) -> PullFailed:
+    # For operators only; see pull_failure.
+    log.warning("A pull failed", image=str(image), host=engine.host, error=message)
+    return _failed(image, pull_failure(message))
 
 
 def _failed(image: ImageReference, why: str) -> PullFailed:

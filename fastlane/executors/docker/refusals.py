@@ -80,3 +80,47 @@ def is_the_jobs(status: int, message: str, exit_code: int | None = None) -> bool
     if status in (400, 403) or exit_code in CANNOT_EXECUTE:
         return True
     return _RUNTIME.search(message) is not None
+
+
+_PULL_FAILURES = tuple(
+    (re.compile(words, re.IGNORECASE), sentence)
+    for words, sentence in (
+        (r"no space left|disk quota exceeded", "no space left on the disk of the host"),
+        # First of those that quote an answer, which may hold any of the words below.
+        (
+            r"error parsing|unexpected|invalid character|unsupported",
+            "the answer is not that of a registry",
+        ),
+        (
+            r"toomanyrequests|rate limit",
+            "the registry limits how often images are pulled: try again later",
+        ),
+        (r"x509|certificate|tls:|HTTP response to HTTPS", "the registry has no valid certificate"),
+        (r"no matching manifest", "not found: it has no variant for the platform of the host"),
+        (
+            r"denied|unauthorized|authentication|no basic auth|forbidden",
+            "access denied: the registry requires a login, or does not have the image",
+        ),
+        (
+            r"not found|unknown|no such image|does not exist",
+            "not found: the registry does not have the image or the tag",
+        ),
+        (
+            r"no such host|misbehaving|refused|no route|unreachable|timeout|deadline|canceled"
+            r"|\beof\b|reset|broken pipe",
+            "the registry is unreachable",
+        ),
+    )
+)
+
+
+def pull_failure(message: str) -> str:
+    """Why a pull failed, in words of our own.
+
+    The *message* of an engine may quote the answer of whatever the submitter's image reference led
+    to, so no part of it reaches the submitter.
+    """
+    for pattern, sentence in _PULL_FAILURES:
+        if pattern.search(message):
+            return sentence
+    return "the engine reported another error, which is in the log of the server"

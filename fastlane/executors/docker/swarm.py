@@ -22,6 +22,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import structlog
+
 from fastlane.errors import (
     HostUnavailable,
     PullFailed,
@@ -42,10 +44,11 @@ from fastlane.executors.docker.credentials import Login, auth_header, login_of_d
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
 from fastlane.executors.docker.engines import Engines
 from fastlane.executors.docker.executor import STOP_MARGIN_SECONDS, stop_container
-from fastlane.executors.docker.farms import SwarmFactory, farm_login
+from fastlane.executors.docker.farms import SwarmFactory, options_of
 from fastlane.executors.docker.logs import follow_logs, init_failure
 from fastlane.executors.docker.nodes import UNREACHABLE, Nodes
-from fastlane.executors.docker.refusals import CANNOT_EXECUTE
+from fastlane.executors.docker.refusals import CANNOT_EXECUTE, pull_failure
+from fastlane.executors.docker.registries import Registries
 from fastlane.executors.docker.service import (
     OVER,
     STOPPED_LABEL,
@@ -60,6 +63,9 @@ from fastlane.executors.docker.service import (
     vanished,
 )
 from fastlane.pause import Pause
+from fastlane.resolver import Resolve
+
+log = structlog.get_logger(__name__)
 
 SERVICE_LABEL = "com.docker.swarm.service.id"
 """The swarm's own, on each container."""
@@ -79,7 +85,7 @@ _ENDED_WITH_ITS_ENGINE = frozenset({137, 143, 255})
 class SwarmExecutor(Executor):
     """Runs each execution as a ``replicated-job`` service; hosts are managers of a swarm.
 
-    :param tls, log_limits, login: as for a
+    :param tls, log_limits, login, registries_allowed, resolve: as for a
         :class:`~fastlane.executors.docker.executor.DockerExecutor`.
     """
 
@@ -92,10 +98,13 @@ class SwarmExecutor(Executor):
         tls: Mapping[str, ssl.SSLContext] | None = None,
         log_limits: LogLimits | None = None,
         login: Login = login_of_docker,
+        registries_allowed: Sequence[str] = (),
+        resolve: Resolve | None = None,
     ) -> None:
         self._installation = ""
         self._log_limits = log_limits or LogLimits()
         self._login = login
+        self._registries = Registries(registries_allowed, login, resolve)
         self._engines = Engines(tls)
         self._nodes: dict[str, Nodes] = {}
         # Runs whose node was unreachable at some time, until they are removed.
@@ -114,16 +123,19 @@ class SwarmExecutor(Executor):
         await self._engines.check(host)
 
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
-        """The nodes pull; this only makes sure that *host* is a manager."""
+        """The nodes pull; this makes sure that they may, and that *host* is a manager."""
+        await self._registries.check(spec.image, options_of(spec))
         await self._engines.of(host).call("GET", "swarm")
 
     async def create(self, host: str, spec: RunSpec) -> str:
         engine = self._engines.of(host)
         name = container_name(spec.execution_id)
-        credentials = farm_login(spec) or await asyncio.to_thread(self._login, spec.image.registry)
+        registry = spec.image.registry
+        credentials = options_of(spec).registry_auth.get(registry)
+        credentials = credentials or await asyncio.to_thread(self._login, registry)
         headers = {}
         if credentials is not None:
-            headers["X-Registry-Auth"] = auth_header(spec.image.registry, credentials)
+            headers["X-Registry-Auth"] = auth_header(registry, credentials)
         body = service_spec(spec, installation=self._installation, log_limits=self._log_limits)
         try:
             created = await engine.call(
@@ -204,7 +216,8 @@ class SwarmExecutor(Executor):
             if status["State"] in TAKEN_AWAY or status.get("ContainerStatus", {}).get("PID"):
                 raise RunVanished(f"the swarm ended it: {error}")
             if "image" in error.lower():
-                raise PullFailed(f"The image could not be pulled ({error}).")
+                log.warning("A node could not pull an image", host=host, error=error)
+                raise PullFailed(f"The image could not be pulled ({pull_failure(error)}).")
             raise StartFailed(f"The run could not be started: {error}")
         if state.exit_code in _ENDED_WITH_ITS_ENGINE and state.run_id in self._was_unreachable:
             raise RunVanished(

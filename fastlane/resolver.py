@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 
-from fastlane.notifications.addresses import Address
+from fastlane.addresses import Address
 
 # Bounds the look-ups in progress, also those whose caller has given up: the system's resolver
 # cannot be interrupted, and gives up by itself after some seconds.

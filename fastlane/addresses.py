@@ -1,9 +1,10 @@
-"""Which addresses a submitter's URL may lead to: pure rules, no name is resolved here.
+"""Which addresses a submitter may have others connect to: pure rules, no name is resolved here.
 
-A submitter chooses the URL, the server makes the request: without rules that is a way into
-everything that only the server can reach (CWE-918). So addresses are public or refused, unless the
-operator lists their network. Sources: the IANA special-purpose address registries (RFC 6890 and
-updates), RFC 4291, 3056, 4380, 6052, 8215 for addresses that carry an IPv4 address inside.
+A submitter chooses the URL or the registry, and the server or one of its hosts makes the request:
+without rules that is a way into everything that only they can reach (CWE-918). So addresses are
+public or refused, unless the operator lists their network. Sources: the IANA special-purpose
+address registries (RFC 6890 and updates), RFC 4291, 3056, 4380, 6052, 8215 for addresses that carry
+an IPv4 address inside.
 """
 
 from __future__ import annotations
