@@ -9,6 +9,7 @@ import asyncio
 import re
 import uuid
 from asyncio import Future
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from fastlane.api import large
+from fastlane.api.connections import Connection, connection_of
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
 from fastlane.api.schemas.build import problem_details
@@ -34,6 +36,12 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 # Seconds after which a client may try again when the storage is unreachable.
 RETRY_AFTER_SECONDS = 5
+# An answer of at most this size (bytes) is never held up for its size.
+SMALL_BYTES = 64 * 1024
+# How often the text of a large answer is in memory while it is made.
+COPIES = 3
+Room = Callable[[int], Awaitable[None]]
+"""See :meth:`BaseHandler.room`."""
 
 
 class BaseHandler(RequestHandler):
@@ -57,6 +65,11 @@ class BaseHandler(RequestHandler):
     @property
     def principal(self) -> Principal:
         return self.caller.principal
+
+    @property
+    def connection(self) -> Connection | None:
+        """The client's connection; None where it was detached, or another server accepted it."""
+        return connection_of(self.request.connection)
 
     # -- on the way in ------------------------------------------------------------------------
 
@@ -111,8 +124,17 @@ class BaseHandler(RequestHandler):
         """The URLs that this client can follow."""
         return Urls(f"{self.caller.scheme}://{self.caller.host}")
 
+    async def room(self, size: int) -> None:
+        """Wait until an answer of about *size* bytes may be made; before it is read, that is.
+
+        :raises StreamClosedError: the client hung up meanwhile.
+        """
+        if size > SMALL_BYTES and self.connection is not None:
+            await self.connection.connections.room(self.connection, COPIES * size)
+
     async def send_json(self, body: Any, *, status: int = 200) -> None:
         """Answer with *body* as JSON."""
+        await self.room(large.size(body))
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=utf-8")
         if not large.is_large(body):
@@ -145,6 +167,8 @@ class BaseHandler(RequestHandler):
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
         """End the answer; :mod:`fastlane.api.connections` bounds how long it may wait."""
         written = super().finish(chunk)
+        if self.connection is not None:
+            self.connection.connections.made(self.connection)
         written.add_done_callback(lambda _: self.services.requests.end(self))
         return written
 
@@ -154,9 +178,8 @@ class BaseHandler(RequestHandler):
 
     def hang_up(self) -> None:
         """Close the connection as it is."""
-        stream = getattr(self.request.connection, "stream", None)
-        if stream is not None:
-            stream.close()
+        if self.connection is not None:
+            self.connection.close()
 
     # -- errors -------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from tornado.routing import URLSpec
 from tornado.web import Application, RequestHandler
 
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
-from fastlane.api.connections import Connection
+from fastlane.api.connections import connection_of
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
 from fastlane.api.security import Security
@@ -63,7 +63,7 @@ class BoundedApplication(Application):
     def start_request(
         self, server_conn: object, request_conn: HTTPConnection
     ) -> HTTPMessageDelegate:
-        connection = _connection_of(request_conn)
+        connection = connection_of(request_conn)
         if connection is not None:
             connection.connections.idle(connection)
         inner = super().start_request(server_conn, request_conn)
@@ -81,6 +81,9 @@ class BoundedApplication(Application):
         parts = target_kwargs or {}
         route: Route = parts["route"]
         caller = self.security.caller(request)
+        connection = connection_of(request.connection)
+        if connection is not None:
+            connection.connections.belongs_to(connection, caller.address)
         if target_class is not _Refusal:
             role = route.role(request.method)
             self.security.check(request, caller, role, any_host=route.any_host)
@@ -103,7 +106,7 @@ class _BoundedRequest(HTTPMessageDelegate):
         self._server_conn = server_conn
         self._request_conn = request_conn
         self._max_body_bytes: int = application.settings["services"].config.max_body_bytes
-        self._connection = _connection_of(request_conn)
+        self._connection = connection_of(request_conn)
         self._received = 0
         self._discarded: Future[None] | None = None
         """Set once the request is refused, and done once no more of it is read."""
@@ -199,12 +202,6 @@ class _BoundedRequest(HTTPMessageDelegate):
 def _complete(future: Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _connection_of(request_conn: HTTPConnection) -> Connection | None:
-    """The client's connection; None where another server than ours accepted it (tests)."""
-    stream = getattr(request_conn, "stream", None)
-    return stream if isinstance(stream, Connection) else None
 
 
 class NoSuchRoute(BaseHandler):

@@ -9,9 +9,11 @@ credentials. The rules:
   storage, the engines and the log keep theirs, and at most :attr:`Limits.per_peer` of one peer.
   When either is reached, a silent or idle connection makes room for the new one, the oldest first;
   when all of them are busy, the new one is closed.
-* Bytes of answers that clients have not read are counted. Beyond the budget, the answers that have
-  made no progress for longest (at least :attr:`Limits.stalled_seconds`) are dropped; within it, one
-  is dropped after :attr:`Limits.abandoned_seconds`.
+* Bytes of answers that clients have not read are counted, and so are those of large answers that
+  are being made: a large answer waits for room before it is read from the storage, peers in turn.
+  While the budget is used up, the answers that have made no progress for longest (at least
+  :attr:`Limits.stalled_seconds`) are dropped; otherwise one is dropped after
+  :attr:`Limits.abandoned_seconds`.
 * Bytes of request bodies that are not complete are counted, and a body that makes no progress ends.
 
 A peer is an address. A trusted proxy has no share of its own, because it serves many clients.
@@ -31,7 +33,8 @@ from typing import Any
 
 import structlog
 from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
+from tornado.httputil import HTTPConnection
+from tornado.iostream import IOStream, StreamClosedError
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +48,8 @@ MIN_CONNECTIONS = 64
 ACCEPT_BATCH = 64
 # Bounds the pause in accepting while the process or the machine has no descriptors left.
 NO_FILES_SECONDS = 1.0
+# Bounds the pieces of an answer, because a piece is kept until all of it is sent.
+PIECE_BYTES = 64 * 1024
 # How often timeouts are looked for, and how often the log says that somebody was refused.
 SWEEP_SECONDS = 1.0
 LOG_SECONDS = 60.0
@@ -107,13 +112,24 @@ class Connection(IOStream):
         self.connections = connections
         self.share = share
         self.unsent = 0
+        self.reserved = 0
+        """Set aside in the budget for an answer that is being made."""
         self.body_bytes = 0
         self.progressed_at = connections.now()
         """When a byte of an answer was sent last, or the first one began to wait."""
         self.body_progressed_at = self.progressed_at
 
     def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        self._check_closed()
         self.connections.add_unsent(self, len(data))
+        # What a view shows is shared by many connections, and not kept for this one.
+        if isinstance(data, bytes) and len(data) > PIECE_BYTES:
+            view = memoryview(data)
+            for start in range(0, len(data), PIECE_BYTES):
+                written = super().write(bytes(view[start : start + PIECE_BYTES]))
+                if self.closed():
+                    break
+            return written
         return super().write(data)
 
     def write_to_fd(self, data: memoryview) -> int:
@@ -124,6 +140,15 @@ class Connection(IOStream):
     def close_fd(self) -> None:
         self.connections.closed(self)
         super().close_fd()
+
+
+@dataclass(eq=False, frozen=True, slots=True)
+class _Turn:
+    """A large answer that waits for room."""
+
+    connection: Connection
+    size: int
+    come: asyncio.Future[None]
 
 
 class Connections:
@@ -139,10 +164,11 @@ class Connections:
         self._shares: dict[str, _Share] = {}
         self._count = 0
         self.unsent = 0
+        """Bytes that clients have not read, and those that are set aside."""
         self.body_bytes = 0
         self._sending: dict[Connection, None] = {}
         self._receiving: dict[Connection, None] = {}
-        self._waiting_for_room: deque[tuple[str, asyncio.Future[None]]] = deque()
+        self._waiting_for_room: dict[str, deque[_Turn]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
         self._logged_at: dict[str, float] = {}
 
@@ -213,6 +239,7 @@ class Connections:
 
     def idle(self, connection: Connection) -> None:
         """*connection* has no request: it may be closed when others need its place."""
+        self._release(connection)
         connection.share.idle[connection] = None
 
     def busy(self, connection: Connection) -> None:
@@ -224,7 +251,7 @@ class Connections:
         share = connection.share
         if share.peer == peer:
             return
-        unsent = connection.unsent
+        unsent = connection.unsent + connection.reserved
         share.unsent -= unsent
         share.count -= 1
         share.idle.pop(connection, None)
@@ -239,6 +266,8 @@ class Connections:
         self.unsent -= connection.unsent
         share.unsent -= connection.unsent
         connection.unsent = 0
+        self._release(connection)
+        self._forget_turns(connection)
         share.idle.pop(connection, None)
         self._sending.pop(connection, None)
         self.body_done(connection)
@@ -274,8 +303,10 @@ class Connections:
             self._sending[connection] = None
             self._sweep_soon()
         connection.unsent += size
-        connection.share.unsent += size
-        self.unsent += size
+        aside = min(size, connection.reserved)
+        connection.reserved -= aside
+        connection.share.unsent += size - aside
+        self.unsent += size - aside
 
     def sent(self, connection: Connection, size: int) -> None:
         """*connection*'s client has accepted *size* bytes."""
@@ -289,33 +320,84 @@ class Connections:
             self._sending.pop(connection, None)
         self._give_room()
 
-    async def room(self, connection: Connection) -> None:
-        """Wait until a large answer may be made for *connection*'s peer, in order of asking."""
-        while not self._fits(connection.share.peer):
-            turn: asyncio.Future[None] = self._loop.create_future()
-            self._waiting_for_room.append((connection.share.peer, turn))
-            await turn
+    async def room(self, connection: Connection, size: int) -> None:
+        """Wait until a large answer may be made, and set *size* bytes aside for it.
 
-    def _fits(self, peer: str) -> bool:
-        if self.unsent >= self.limits.unsent_bytes:
-            return False
+        They are set aside until as many are written, or *connection* has no request any more. Those
+        who wait get their turns peer by peer, and those of one peer in order of asking.
+
+        :raises StreamClosedError: *connection* was closed meanwhile.
+        """
+        if connection.closed():
+            raise StreamClosedError
+        if size <= connection.reserved:
+            return
+        # Who waits must hold nothing, or all could wait for each other.
+        self._release(connection)
+        turn = _Turn(connection, size, self._loop.create_future())
+        self._waiting_for_room.setdefault(connection.share.peer, deque()).append(turn)
+        self._give_room()
+        if not turn.come.done():
+            self._sweep_soon()
+        try:
+            await turn.come
+        except asyncio.CancelledError:
+            self._forget_turns(connection)
+            self._release(connection)
+            raise
+
+    def made(self, connection: Connection) -> None:
+        """*connection*'s answer is written: nothing more needs to be set aside for it."""
+        self._release(connection)
+        self._give_room()
+
+    def _release(self, connection: Connection) -> None:
+        """Give up what is set aside for *connection*."""
+        self.unsent -= connection.reserved
+        connection.share.unsent -= connection.reserved
+        connection.reserved = 0
+
+    def _has_share(self, peer: str, size: int = 0) -> bool:
         share = self._shares.get(peer)
         return (
             share is None
             or self._is_proxy(peer)
-            or share.unsent < self.limits.unsent_bytes_per_peer
+            or _fits(share.unsent, size, self.limits.unsent_bytes_per_peer)
         )
 
     def _give_room(self) -> None:
-        for _ in range(len(self._waiting_for_room)):
-            peer, turn = self._waiting_for_room.popleft()
-            if turn.done():
-                continue
-            if self._fits(peer):
-                turn.set_result(None)
-                # One at a time: what it makes counts before the next is let in.
-                return
-            self._waiting_for_room.append((peer, turn))
+        """Let in those who wait, as far as there is room."""
+        given = bool(self._waiting_for_room)
+        while given:
+            given = False
+            for peer, turns in tuple(self._waiting_for_room.items()):
+                turn = turns[0]
+                if not self._has_share(peer, turn.size):
+                    continue
+                if not _fits(self.unsent, turn.size, self.limits.unsent_bytes):
+                    # Nobody overtakes: otherwise small answers could keep out a larger one.
+                    return
+                turns.popleft()
+                # Its peer is the last to have another turn.
+                del self._waiting_for_room[peer]
+                if turns:
+                    self._waiting_for_room[peer] = turns
+                connection = turn.connection
+                connection.reserved += turn.size
+                connection.share.unsent += turn.size
+                self.unsent += turn.size
+                if not turn.come.done():
+                    turn.come.set_result(None)
+                given = True
+
+    def _forget_turns(self, connection: Connection) -> None:
+        for peer, turns in tuple(self._waiting_for_room.items()):
+            for turn in [one for one in turns if one.connection is connection]:
+                turns.remove(turn)
+                if not turn.come.done():
+                    turn.come.set_exception(StreamClosedError())
+            if not turns:
+                del self._waiting_for_room[peer]
 
     # -- timeouts -----------------------------------------------------------------------------
 
@@ -336,16 +418,21 @@ class Connections:
                 connection.close()
         self._drop_stalled(now)
         self._give_room()
-        if self._sending or self._receiving or any(each.silent for each in self._shares.values()):
+        if (
+            self._sending
+            or self._receiving
+            or self._waiting_for_room
+            or any(each.silent for each in self._shares.values())
+        ):
             self._sweep_soon()
 
     def _drop_stalled(self, now: float) -> None:
-        """Drop abandoned answers, and stalled ones as long as a budget is exceeded."""
+        """Drop abandoned answers, and stalled ones as long as a budget is used up."""
         for connection in sorted(self._sending, key=lambda each: each.progressed_at):
             stalled = now - connection.progressed_at
             if stalled < self.limits.stalled_seconds:
                 return
-            if stalled >= self.limits.abandoned_seconds or not self._fits(connection.share.peer):
+            if stalled >= self.limits.abandoned_seconds or self._is_wanted(connection.share.peer):
                 self.say(
                     "stalled",
                     "Answers that are not read are dropped.",
@@ -353,6 +440,14 @@ class Connections:
                     unsent_bytes=self.unsent,
                 )
                 connection.close()
+
+    def _is_wanted(self, peer: str) -> bool:
+        """Whether others need what *peer*'s answers hold of a budget."""
+        if self.unsent >= self.limits.unsent_bytes or not self._has_share(peer):
+            return True
+        return peer in self._waiting_for_room or any(
+            self._has_share(other, turns[0].size) for other, turns in self._waiting_for_room.items()
+        )
 
     def say(self, kind: str, sentence: str, **context: Any) -> None:
         """Log *sentence*, at most once in :data:`LOG_SECONDS` for each kind."""
@@ -369,6 +464,17 @@ class Connections:
         for share in list(self._shares.values()):
             for sock in list(share.silent):
                 self._close_silent(share, sock)
+
+
+def _fits(used: int, size: int, limit: int) -> bool:
+    """Whether *size* more bytes fit; more than the whole limit fits while nothing is used."""
+    return used <= 0 or used + max(size, 1) <= limit
+
+
+def connection_of(http: HTTPConnection | None) -> Connection | None:
+    """The client's connection below *http*; None where another server accepted it (tests)."""
+    stream = getattr(http, "stream", None)
+    return stream if isinstance(stream, Connection) else None
 
 
 class Listener:

@@ -7,6 +7,7 @@ works, so one call over the whole answer would hold up the loop from a thread as
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,22 +32,25 @@ class Encoded:
 
 def is_large(value: Any) -> bool:
     """Whether *value* has more than :data:`LARGE_CHARS` characters as JSON, nearly."""
+    return size(value, LARGE_CHARS) > LARGE_CHARS
+
+
+def size(value: Any, enough: float = math.inf) -> int:
+    """How many characters *value* has as JSON, nearly; not counted further once it is *enough*."""
     if isinstance(value, str):
-        return len(value) > LARGE_CHARS
-    left = LARGE_CHARS
+        return len(value)
+    found = 0
     waiting = [value] if isinstance(value, _CONTAINERS) else []
-    while waiting:
+    while waiting and found <= enough:
         container = waiting.pop()
-        left -= 16 * len(container)
+        found += 16 * len(container)
         for item in container.values() if type(container) is dict else container:
             kind = type(item)
             if kind is str:
-                left -= len(item)
+                found += len(item)
             elif kind in _CONTAINERS:
                 waiting.append(item)
-        if left < 0:
-            return True
-    return False
+    return found
 
 
 def encode(value: Any, *, compressed: bool) -> Encoded:

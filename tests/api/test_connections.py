@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import structlog
+from tornado.iostream import StreamClosedError
 
 import fastlane.server
 from fastlane.api.connections import Connections, Limits, limits_for
+from fastlane.model import Stream
 from tests.api.conftest import MakeSite
 from tests.api.http_site import Site
 from tests.eventually import eventually
@@ -132,7 +134,11 @@ async def test_no_descriptors_left(make_site: MakeSite, monkeypatch: pytest.Monk
     used = max(map(int, os.listdir("/proc/self/fd")))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     clients = [socket.socket() for _ in range(8)]
-    top = max(used, *(client.fileno() for client in clients))
+    # The lowest free descriptor is taken first, so none may be free below the new limit.
+    filling = [os.dup(0)]
+    while filling[-1] < used:
+        filling.append(os.dup(0))
+    top = max(filling[-1], *(client.fileno() for client in clients))
     with warnings_logged() as warnings:
         resource.setrlimit(resource.RLIMIT_NOFILE, (top + 3, hard))
         try:
@@ -146,6 +152,8 @@ async def test_no_descriptors_left(make_site: MakeSite, monkeypatch: pytest.Monk
                 await asyncio.sleep(0)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in filling:
+                os.close(descriptor)
     assert warnings == ["No descriptor is left for a new connection."]
     await eventually(lambda: len(connections) == len(clients))
     assert (await site.get("/healthcheck/")).status == 200
@@ -207,16 +215,96 @@ async def test_large_answers_wait_for_room(
 ) -> None:
     """Who asks for a large one waits until others have read theirs, first come, first served."""
     site, connections = await bounded_site(make_site, monkeypatch, unsent_bytes=1000)
-    async with connected(site, 1, REQUEST[:-2]):
-        await eventually(lambda: any(share.idle for share in connections._shares.values()))
+    async with connected(site, 3, REQUEST[:-2]):
+        await eventually(lambda: sum(len(one.idle) for one in connections._shares.values()) == 3)
         (share,) = connections._shares.values()
-        (connection,) = share.idle
-        connections.add_unsent(connection, 1000)
-        turns = [asyncio.create_task(connections.room(connection)) for _ in range(2)]
+        first, second, third = share.idle
+        await connections.room(first, 900)
+        turns = [
+            asyncio.create_task(connections.room(second, 600)),
+            asyncio.create_task(connections.room(third, 100)),
+        ]
         await asyncio.sleep(0)
+        # The small one does not overtake the other, which would wait for ever.
         assert not any(turn.done() for turn in turns)
-        connections.sent(connection, 1)
+        connections.add_unsent(first, 800)
+        connections.made(first)
+        await asyncio.sleep(0)
+        assert (connections.unsent, turns[0].done()) == (800, False)
+        connections.sent(first, 400)
         async with asyncio.timeout(5):
             await turns[0]
-            connections.sent(connection, 999)
-            await turns[1]
+            await turns[1] if connections.unsent < 1000 else None
+        assert connections.unsent <= 1100
+        for connection in (first, second, third):
+            connection.close()
+    assert connections.unsent == 0
+
+
+async def test_who_waits_for_room_and_hangs_up_has_no_turn(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, connections = await bounded_site(make_site, monkeypatch, unsent_bytes=1000)
+    async with connected(site, 2, REQUEST[:-2]):
+        await eventually(lambda: sum(len(one.idle) for one in connections._shares.values()) == 2)
+        (share,) = connections._shares.values()
+        first, second = share.idle
+        await connections.room(first, 1000)
+        turn = asyncio.create_task(connections.room(second, 1000))
+        await asyncio.sleep(0)
+        second.close()
+        with pytest.raises(StreamClosedError):
+            await turn
+        connections.made(first)
+    assert connections.unsent == 0
+
+
+async def test_large_answers_that_nobody_reads_are_not_made_at_once(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 clients ask for 6 MB and do not read; a small answer waits for none of them."""
+    budget = 20 << 20
+    site, connections = await bounded_site(
+        make_site, monkeypatch, unsent_bytes=budget, unsent_bytes_per_peer=budget
+    )
+    owner = site.owner()
+    await owner.start()
+    for _ in range(24):
+        await owner.write(b"x" * 256 * 1024)
+    most = 0
+    add_unsent = connections.add_unsent
+
+    def add(*given: Any) -> None:
+        nonlocal most
+        add_unsent(*given)
+        most = max(most, connections.unsent)
+
+    monkeypatch.setattr(connections, "add_unsent", add)
+    request = f"GET {owner.path}/logs?tail=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    async with connected(site, 30, request) as readers:
+        await readers[0].read(1)
+        await eventually(lambda: connections._waiting_for_room)
+        assert (await site.get("/healthcheck/")).status == 200
+        assert (await site.submit())["executionId"]
+        assert 0 < most <= budget
+    await eventually(lambda: connections.unsent == 0)
+
+
+async def test_a_proxys_connection_belongs_to_its_client(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastlane.server, "limits_for", lambda files: Limits(total=9, per_peer=1))
+    site = await make_site(still=True, trusted_proxies="127.0.0.1")
+    connections = site.server.connections
+    assert connections is not None
+    head = b"POST /tasks/a/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+    async with (
+        connected(site, 2, head + b"X-Forwarded-For: 10.0.0.7\r\n\r\n"),
+        connected(site, 3, head + b"\r\n"),
+    ):
+        await eventually(
+            lambda: (
+                {peer: one.count for peer, one in connections._shares.items()}
+                == {"10.0.0.7": 2, "127.0.0.1": 3}
+            )
+        )

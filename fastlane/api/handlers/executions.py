@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from fastlane.api.base import BaseHandler
+from fastlane.api.base import SMALL_BYTES, BaseHandler, Room
 from fastlane.api.large import LARGE_CHARS
 from fastlane.api.lookup import find_execution
 from fastlane.api.schemas import build, responses
@@ -20,15 +20,23 @@ OUTPUT_BYTES = 64 * 1024
 
 
 async def read_outputs(
-    storage: Storage, executions: Sequence[ExecutionRecord]
+    storage: Storage, executions: Sequence[ExecutionRecord], room: Room | None = None
 ) -> dict[str, Output]:
-    """The ends of both streams of each of *executions*, by its id, as much as an answer shows."""
+    """The ends of both streams of each of *executions*, by its id, as much as an answer shows.
+
+    :param room: is waited for before much is read.
+    """
     ran = [one.id for one in executions if one.status is not Status.ENQUEUED and one.epoch]
     found = {one.id: Output() for one in executions}
     if not ran:
         return found
     wanted = [(one, stream) for one in ran for stream in (Stream.STDOUT, Stream.STDERR)]
-    tails = await storage.logs.tails(wanted, max_bytes=OUTPUT_BYTES)
+    # Each stream's part of an answer that need not wait.
+    size = OUTPUT_BYTES if room is None else SMALL_BYTES // len(wanted)
+    tails = await storage.logs.tails(wanted, max_bytes=size)
+    if room is not None and any(cut for _, cut in tails):
+        await room(OUTPUT_BYTES * sum(cut for _, cut in tails) + SMALL_BYTES)
+        tails = await storage.logs.tails(wanted, max_bytes=OUTPUT_BYTES)
     if sum(len(data) for data, _ in tails) > LARGE_CHARS:
         texts = await asyncio.to_thread(_texts, tails)
     else:
@@ -61,7 +69,7 @@ class Execution(BaseHandler):
         """Its state or how it ended, with the end of its output."""
         storage = self.services.storage
         _, execution = await find_execution(storage, task_id, job_id, execution_id)
-        outputs = await read_outputs(storage, [execution])
+        outputs = await read_outputs(storage, [execution], self.room)
         deliveries = await read_deliveries(storage, [execution])
         waiting = await reasons(self.services, [execution])
         words = self.services.config.env_blacklisted_words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastlane.api import large
 from fastlane.api.base import BaseHandler
 from fastlane.api.handlers.executions import read_deliveries, read_outputs
 from fastlane.api.lookup import check_job_id, check_task_id
@@ -23,9 +24,13 @@ class Job(BaseHandler):
         request = requested_page(self, EXECUTIONS_PER_PAGE)
         storage, words = self.services.storage, self.services.config.env_blacklisted_words
         job = await storage.jobs.get(task_id, job_id)
+        # Each execution has a definition; usually it is the job's.
+        await self.room(
+            request.size * large.size([job.definition.envs, job.definition.command.argv])
+        )
         page = await storage.executions.of_job(job.id, request)
         last = await storage.executions.last_of_job(job.id)
-        outputs = await read_outputs(storage, page.items)
+        outputs = await read_outputs(storage, page.items, self.room)
         deliveries = await read_deliveries(storage, page.items)
         waiting = await reasons(self.services, page.items)
         keys = build.page_keys(

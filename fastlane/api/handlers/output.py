@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from fastlane.api import parameters
-from fastlane.api.base import BaseHandler
+from fastlane.api.base import BaseHandler, Room
 from fastlane.api.lookup import find_log
 from fastlane.model import LogState, Stream
 from fastlane.storage.base import Storage
@@ -16,6 +17,8 @@ SEPARATOR = b"\n-=-\n"
 # Bounds the memory of ?tail=N; of more lines than fit, the end is sent.
 TAIL_MAX_BYTES = 8 * 1024 * 1024
 TAIL_FIRST_BYTES = 64 * 1024
+# Bounds what is read of a log at a time.
+READ_BYTES = 256 * 1024
 # How the note about dropped bytes ends, whatever their number.
 DROPPED_NOTE_END = dropped_note(0).partition(b"0")[2]
 TAIL = parameters.number("tail", "Only so many of the last lines.", 0, 1_000_000)
@@ -49,15 +52,16 @@ class OutputHandler(BaseHandler):
             # Otherwise Tornado would send the length of the empty body.
             await self.flush()
             return
+        log = _Log(storage, execution.id, await storage.logs.state(execution.id), self.room)
         if tail is not None:
-            self.write(await _last_lines(storage, execution.id, self.streams, tail))
+            self.write(await log.last_lines(self.streams, tail))
             return
-        state = await storage.logs.state(execution.id)
         for number, stream in enumerate(self.streams):
             if number:
                 self.write(SEPARATOR)
-            async for data in _read(storage, execution.id, stream, state):
+            async for data in log.read(stream):
                 self.write(data)
+                del data
                 await self.flush()
 
     def compute_etag(self) -> None:
@@ -82,70 +86,84 @@ class Stderr(OutputHandler):
     streams = (Stream.STDERR,)
 
 
-async def _read(
-    storage: Storage, execution_id: str, stream: Stream, state: LogState
-) -> AsyncIterator[bytes]:
-    """One stream of the log up to *state*.
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """The output of one execution, read in bounded memory."""
 
-    Of the server's notes, those about dropped output are part of each stream that has any output,
-    because it is not known from which one it was dropped. Notes before all output are about the
-    pull, and are not part of it.
-    """
-    if _kept_bytes(state, stream) == 0:
-        # Do not search the other stream, which may be a hundred megabytes long.
-        return
-    after, last_seq, begun = 0, state.last_seq, False
-    while after < last_seq:
-        records = await storage.logs.read(execution_id, after=after)
-        if not records:
+    storage: Storage
+    id: str
+    state: LogState
+    room: Room
+    """Is waited for before much is read."""
+
+    @property
+    def size(self) -> int:
+        return self.state.stdout_bytes + self.state.stderr_bytes
+
+    async def read(self, stream: Stream) -> AsyncIterator[bytes]:
+        """One stream up to the state.
+
+        Of the server's notes, those about dropped output are part of each stream that has any
+        output, because it is not known from which one it was dropped. Notes before all output are
+        about the pull, and are not part of it.
+        """
+        if _kept_bytes(self.state, stream) == 0:
+            # Do not search the other stream, which may be a hundred megabytes long.
             return
-        after = records[-1].seq
-        parts = []
-        for record in records:
-            if record.seq > last_seq:
+        after, last_seq, begun = 0, self.state.last_seq, False
+        while after < last_seq:
+            await self.room(min(self.size, READ_BYTES))
+            records = await self.storage.logs.read(self.id, after=after, max_bytes=READ_BYTES)
+            if not records:
+                return
+            after = records[-1].seq
+            parts = []
+            for record in records:
+                if record.seq > last_seq:
+                    break
+                is_note = record.stream is Stream.FASTLANE
+                begun = begun or not is_note or record.data.endswith(DROPPED_NOTE_END)
+                if record.stream is stream or (is_note and begun):
+                    parts.append(record.data)
+            # What is read is not kept while the client reads it.
+            del records
+            yield b"".join(parts)
+
+    async def last_lines(self, streams: tuple[Stream, ...], lines: int) -> bytes:
+        """The last *lines* lines of the whole text."""
+        text = b""
+        for number, stream in enumerate(reversed(streams)):
+            if number:
+                text = SEPARATOR + text
+            text = await self._end_of(stream, lines) + text
+            if _count_lines(text) > lines:
                 break
-            is_note = record.stream is Stream.FASTLANE
-            begun = begun or not is_note or record.data.endswith(DROPPED_NOTE_END)
-            if record.stream is stream or (is_note and begun):
-                parts.append(record.data)
-        yield b"".join(parts)
+        if lines == 0:
+            return b""
+        start = len(text) - 1
+        for _ in range(lines):
+            start = text.rfind(b"\n", 0, max(start, 0))
+            if start < 0:
+                return text
+        return text[start + 1 :]
 
-
-async def _last_lines(
-    storage: Storage, execution_id: str, streams: tuple[Stream, ...], lines: int
-) -> bytes:
-    """The last *lines* lines of the whole text."""
-    text = b""
-    for number, stream in enumerate(reversed(streams)):
-        if number:
-            text = SEPARATOR + text
-        text = await _end_of_stream(storage, execution_id, stream, lines) + text
-        if _count_lines(text) > lines:
-            break
-    if lines == 0:
-        return b""
-    start = len(text) - 1
-    for _ in range(lines):
-        start = text.rfind(b"\n", 0, max(start, 0))
-        if start < 0:
-            return text
-    return text[start + 1 :]
-
-
-async def _end_of_stream(storage: Storage, execution_id: str, stream: Stream, lines: int) -> bytes:
-    """The end of one stream: enough for *lines* lines, all of it, or the most that is kept."""
-    state = await storage.logs.state(execution_id)
-    # The end of a stream does not say where output was dropped. In a log that is longer than this,
-    # the place is before what is read here.
-    if state.dropped_bytes and state.stdout_bytes + state.stderr_bytes <= 2 * TAIL_MAX_BYTES:
-        parts = [part async for part in _read(storage, execution_id, stream, state)]
-        return b"".join(parts)[-TAIL_MAX_BYTES:]
-    size = TAIL_FIRST_BYTES
-    while True:
-        data, cut = await storage.logs.tail(execution_id, stream, max_bytes=size)
-        if not cut or size >= TAIL_MAX_BYTES or _count_lines(data) > lines:
-            return data
-        size *= 8
+    async def _end_of(self, stream: Stream, lines: int) -> bytes:
+        """The end of one stream: enough for *lines* lines, all of it, or the most that is kept."""
+        # The end of a stream does not say where output was dropped. In a log that is longer than
+        # this, the place is before what is read here.
+        if self.state.dropped_bytes and self.size <= 2 * TAIL_MAX_BYTES:
+            await self.room(self.size)
+            parts = [part async for part in self.read(stream)]
+            return b"".join(parts)[-TAIL_MAX_BYTES:]
+        size = TAIL_FIRST_BYTES
+        while True:
+            data, cut = await self.storage.logs.tail(self.id, stream, max_bytes=size)
+            if not cut or size >= TAIL_MAX_BYTES or _count_lines(data) > lines:
+                return data
+            del data
+            # At once for all that may be read, of both streams: who waits must hold nothing.
+            await self.room(min(self.size, 2 * TAIL_MAX_BYTES))
+            size *= 8
 
 
 def _kept_bytes(state: LogState, stream: Stream) -> int:

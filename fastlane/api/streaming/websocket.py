@@ -235,7 +235,7 @@ class LogSocket(BaseHandler, WebSocketHandler):
         """
         if self.ws_connection is None or self.ws_connection.is_closing():
             raise StreamClosedError
-        written = self._wire.write(frames)
+        written = self._wire.write(memoryview(frames))
         if written.done():
             # Give others a turn, even if this socket never has to wait.
             await asyncio.sleep(0)
