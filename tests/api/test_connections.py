@@ -16,7 +16,6 @@ from tornado.iostream import StreamClosedError
 
 import fastlane.server
 from fastlane.api.connections import Connections, Limits, limits_for
-from fastlane.model import Stream
 from tests.api.conftest import MakeSite
 from tests.api.http_site import Site
 from tests.eventually import eventually
@@ -173,6 +172,30 @@ async def test_bodies_have_a_budget(make_site: MakeSite, monkeypatch: pytest.Mon
         # A small body still fits.
         assert (await site.submit())["executionId"]
     await eventually(lambda: connections.body_bytes == 0)
+
+
+async def test_credentials_come_before_the_body(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a stranger's body is kept, none is asked for, and the connection can go on."""
+    site = await make_site(still=True, basic_auth_user="ann", basic_auth_password="x")
+    connections = site.server.connections
+    assert connections is not None
+    monkeypatch.setattr(connections, "receive", lambda *_: pytest.fail("a body was kept"))
+    head = b"POST /tasks/a/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
+    for sent in (
+        head % 1_000_000 + b"\r\n" + b" " * 900_000,
+        head % 1_000_000 + b"Expect: 100-continue\r\n\r\n",
+        head % 1_000_000 + b"Authorization: Basic YW5uOnk=\r\n\r\n",
+    ):
+        async with connected(site, 1, sent) as (reader,):
+            assert (await reader.readexactly(13)) == b"HTTP/1.1 401 "
+    found = await site.raw(
+        head % 1000 + b"\r\n" + b"x" * 1000,
+        b"GET /healthcheck/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    )
+    assert found.startswith(b"HTTP/1.1 401 ")
+    assert b"HTTP/1.1 200 OK" in found
 
 
 async def test_a_body_makes_progress_or_ends(

@@ -16,8 +16,9 @@ from fastlane.api.schemas.json_body import kind_of
 from fastlane.checks import SHOWN_CHARS, Hint, SeveralFaults, shown, suggestion
 from fastlane.redact import is_secret
 
-# Bounds the faults of one answer.
+# Bounds the faults of one answer, and how many of them come with a suggestion, which takes time.
 MAX_FAULTS = 100
+MAX_SUGGESTIONS = 10
 
 
 def faults_of(
@@ -44,9 +45,14 @@ def faults_of(
                 yield Fault(_pointer([*path, name]), f"{_name(path)}: {message}.")
             continue
         count += 1
-        # Nobody reads so many, and looking for a suggestion takes its time.
-        message = _sentence(fault, path, model, secret_words) if count <= MAX_FAULTS else ""
-        yield Fault(pointer, message)
+        if count > MAX_FAULTS:
+            # It is only counted.
+            yield Fault(pointer, "")
+        elif fault["type"] == "extra_forbidden":
+            suggested = _suggestion(model, path) if count <= MAX_SUGGESTIONS else ""
+            yield Fault(pointer, f"{_unknown_key(path)}{suggested}")
+        else:
+            yield Fault(pointer, _sentence(fault, path, model, secret_words))
 
 
 def _pointer(path: Sequence[int | str]) -> str:
@@ -71,6 +77,11 @@ _TYPES = {
 }
 
 
+def _unknown_key(path: Sequence[int | str]) -> str:
+    where = f"of {_name(path[:-1])}" if len(path) > 1 else "of the payload"
+    return f"{shown(path[-1])} is not a key {where}."
+
+
 def _sentence(
     fault: Any, path: Sequence[int | str], model: type[BaseModel], secret_words: Sequence[str]
 ) -> str:
@@ -79,9 +90,6 @@ def _sentence(
     match kind:
         case "missing":
             return f"{name} is required."
-        case "extra_forbidden":
-            where = f"of {_name(path[:-1])}" if len(path) > 1 else "of the payload"
-            return f"{shown(path[-1])} is not a key {where}.{_suggestion(model, path)}"
         case "value_error":
             text = str(context["error"]).rstrip(".")
             return f"{name}: {text}." if name else f"{text}."

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from fastlane.api.problems import Problem
 from fastlane.checks import SHOWN_CHARS, shown
 
 MAX_NESTING = 50
+# Bounds the keys of all objects of a body, and the items of lists that are validated.
+MAX_KEYS = 10_000
 
 
 class _Malformed(ValueError):
     """JSON that is not accepted; the message says why."""
 
 
-def _no_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise _Malformed(f"Duplicate key {shown(name)}.")
-        found[name] = value
-    return found
+class _Objects:
+    """Makes objects from pairs, each key once, and not too many in all."""
+
+    def __init__(self) -> None:
+        self._keys = 0
+
+    def __call__(self, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        self._keys += len(pairs)
+        if self._keys > MAX_KEYS:
+            raise _Malformed(f"Its objects have more than {MAX_KEYS} keys.")
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise _Malformed(f"Duplicate key {shown(name)}.")
+            found[name] = value
+        return found
 
 
 def _refuse_constant(text: str) -> NoReturn:
@@ -59,7 +70,7 @@ def read_json_object(body: bytes) -> dict[str, Any]:
             raise _Malformed("It begins with a byte order mark; remove it.")
         found = json.loads(
             text,
-            object_pairs_hook=_no_duplicates,
+            object_pairs_hook=_Objects(),
             parse_constant=_refuse_constant,
             parse_float=_finite,
             parse_int=_bounded_int,
@@ -92,6 +103,24 @@ def read_json_object(body: bytes) -> dict[str, Any]:
             400, f"The request body is {kind_of(found)}; send a JSON object with image and command."
         )
     return found
+
+
+def check_items(values: Iterable[object]) -> None:
+    """:raises Problem: 400, the lists in *values* have too many items to validate each."""
+    waiting, count = list(values), 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            count += len(value)
+            if count > MAX_KEYS:
+                raise Problem(
+                    400,
+                    "The request body is not accepted. Its lists have more than "
+                    f"{MAX_KEYS} items, not counting metadata and command.",
+                )
+            waiting += value
 
 
 def _nesting(value: object) -> int:

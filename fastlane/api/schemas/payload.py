@@ -29,7 +29,7 @@ from pytimeparse.timeparse import timeparse
 
 from fastlane.api.problems import Fault, Problem
 from fastlane.api.schemas.faults import MAX_FAULTS, faults_of
-from fastlane.api.schemas.json_body import read_json_object
+from fastlane.api.schemas.json_body import check_items, read_json_object
 from fastlane.checks import MAX_TEXT, Hint, PayloadModel, Strings, check_entries, shown
 from fastlane.config import Config
 from fastlane.cron import check_cron, check_timezone
@@ -345,6 +345,9 @@ def read_payload(
     :raises Problem: 400 with every error.
     """
     values = read_json_object(body)
+    # What is wrong with each of a million items would take minutes to say. Metadata may be
+    # anything, and a command has a bound of its own.
+    check_items(inner for name, inner in values.items() if name not in {"metadata", "command"})
     given = [name for name in ("startAt", "startIn", "cron") if values.get(name) is not None]
     faults = []
     if len(given) > 1:
