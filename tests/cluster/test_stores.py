@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
-from pymongo import MongoClient
-from pymongo.errors import PyMongoError
 
 from scripts.services import prepare_mongod
 from tests.cluster.instances import Cluster, Load, Report
 from tests.cluster.proxy import Proxy
+from tests.cluster.replica_set import ReplicaSet
 from tests.eventually import wait_for
 from tests.services import MongoServer, RedisServer, missing
 
@@ -167,76 +164,10 @@ def test_a_proxy_that_loses_answers(
         report.check()
 
 
-# -- a replica set ----------------------------------------------------------------------------
-
-
-class Member(MongoServer):
-    """One of three members of the replica set ``rs``."""
-
-    def command(self) -> list[str]:
-        return [*super().command(), "--replSet", "rs", "--setParameter", "enableTestCommands=1"]
-
-
-class ReplicaSet:
-    """Three members on this machine."""
-
-    def __init__(self, directory: Path) -> None:
-        self.members = [Member(directory / f"member-{number}") for number in range(3)]
-
-    @property
-    def url(self) -> str:
-        places = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
-        return f"mongodb://{places}/fastlane?replicaSet=rs"
-
-    def start(self) -> None:
-        for member in self.members:
-            member.start()
-        config = {
-            "_id": "rs",
-            "members": [
-                {"_id": n, "host": f"127.0.0.1:{member.port}"}
-                for n, member in enumerate(self.members)
-            ],
-            "settings": {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500},
-        }
-        with self.client(self.members[0]) as client:
-            client.admin.command("replSetInitiate", config)
-        wait_for(self.primary, "a primary")
-
-    def stop(self) -> None:
-        for member in self.members:
-            member.kill()
-
-    def client(self, member: Member) -> MongoClient[dict[str, Any]]:
-        return MongoClient(
-            f"mongodb://127.0.0.1:{member.port}/?directConnection=true",
-            serverSelectionTimeoutMS=2000,
-            timeoutMS=5000,
-        )
-
-    def primary(self) -> Member | None:
-        for member in self.members:
-            try:
-                socket.create_connection(("127.0.0.1", member.port), 0.5).close()
-                with self.client(member) as client:
-                    if client.admin.command("hello").get("isWritablePrimary"):
-                        return member
-            except (OSError, PyMongoError):
-                continue
-        return None
-
-
 @pytest.fixture
 def replica_set(tmp_path: Path) -> Iterator[ReplicaSet]:
-    why = prepare_mongod()
-    if why is not None:
-        missing("mongod", why)
-    members = ReplicaSet(tmp_path / "rs")
-    try:
-        members.start()
+    with ReplicaSet(tmp_path / "rs") as members:
         yield members
-    finally:
-        members.stop()
 
 
 def test_the_primary_steps_down_and_is_killed(

@@ -14,6 +14,7 @@ from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, IndexModel, ReturnD
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
@@ -45,6 +46,12 @@ FOLLOW = WriteConcern(w="majority")
 """For what a ``todo`` that is committed already would make good."""
 HINT = WriteConcern(w=1)
 """For what may be lost: it is found out and done again."""
+COMMITTED = ReadConcern("majority")
+"""For every read: what it shows, no fail-over undoes.
+
+A primary that is cut off still has, for some seconds, writes that its successor never sees. It
+costs nothing: the server does not wait, and answers from the snapshot that most members have.
+"""
 
 INDEXES: Mapping[str, Sequence[IndexModel]] = {
     "tasks": [
@@ -132,7 +139,10 @@ class Database:
             retryWrites=True,
         )
         database: AsyncDatabase[Doc] = self._client.get_default_database(
-            DEFAULT_DATABASE, read_preference=ReadPreference.PRIMARY, write_concern=COMMIT
+            DEFAULT_DATABASE,
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=COMMITTED,
+            write_concern=COMMIT,
         )
         self._database = database
         self.name: str = database.name
@@ -188,8 +198,7 @@ class Database:
         """The id that all instances on this database share."""
         found = await self.settings.find_one({"_id": "installation"})
         if found is None:
-            with contextlib.suppress(DuplicateKeyError):
-                await self.settings.insert_one({"_id": "installation", "value": uuid.uuid4().hex})
+            await insert(self.settings, {"_id": "installation", "value": uuid.uuid4().hex})
             found = await self.settings.find_one({"_id": "installation"})
             assert found is not None
         return str(found["value"])
@@ -322,8 +331,36 @@ async def remove_follow_up(collection: Collection, document_id: Any, follow_up: 
     )
 
 
+async def confirm(collection: Collection) -> None:
+    """Wait until all that was written so far is committed on most members.
+
+    An update that matches nothing waits for what the server wrote before it, as any other does.
+
+    :raises PyMongoError: this does not happen in time; a fail-over may undo some of it.
+    """
+    await collection.with_options(write_concern=COMMIT).update_one(
+        {"_id": None}, {"$unset": {"none": ""}}
+    )
+
+
+async def insert(collection: Collection, doc: Doc) -> bool:
+    """Store *doc*; False when there is a committed one with its id, or another unique value of it.
+
+    :raises PyMongoError: it is not known whether it is committed, or whether the other one is: the
+        server's answer to a duplicate does not say.
+    """
+    try:
+        await collection.insert_one(doc)
+    except DuplicateKeyError:
+        await confirm(collection)
+        return False
+    return True
+
+
 async def swap(collection: Collection, old: Doc, new: Doc) -> bool:
     """Put *new* in the place of *old* unless that has changed; *new* gets the next ``rev``.
+
+    When it has changed, that change is committed on return, so the next read shows it.
 
     :return: whether *old* was still there.
     """

@@ -8,21 +8,20 @@ who claim the same one want the same token, and one of them gets it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace as copy_with
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import PyMongoError
 
 from fastlane.errors import CompareFailed, NotFound
 from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
 from fastlane.policy import deliveries_of
 from fastlane.storage.base import Executions, Page, PageRequest
 from fastlane.storage.codec import STOPPED, UNREADABLE, UNREADABLE_RUN
-from fastlane.storage.mongo.database import FOLLOW, Doc, new_follow_up, swap
+from fastlane.storage.mongo.database import FOLLOW, Doc, confirm, insert, new_follow_up, swap
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.logs import MongoLogs
@@ -122,8 +121,7 @@ class MongoExecutions(Facet, Executions):
                 return True
             found = await farms.find_one({"_id": farm})
             if found is None:
-                with contextlib.suppress(DuplicateKeyError):
-                    await farms.insert_one({"_id": farm, "held": []})
+                await insert(farms, {"_id": farm, "held": []})
             elif token in found["held"]:
                 return False
             elif len(found["held"]) >= max_running:
@@ -231,6 +229,8 @@ class MongoExecutions(Facet, Executions):
             return execution_from(final), None if stored is None else execution_from(stored)
 
     async def _ended_unawares(self, doc: Doc) -> tuple[Execution, Execution | None]:
+        # A single server shows what is not in its journal yet.
+        await confirm(self._db.executions)
         stored: Doc | None = None
         if "todo" in doc:
             stored = await self._follow_ups.complete_execution(doc)

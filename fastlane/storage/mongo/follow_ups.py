@@ -22,6 +22,7 @@ from fastlane.storage.mongo.database import (
     HINT,
     Database,
     Doc,
+    insert,
     new_follow_up,
     remove_follow_up,
     swap,
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 WAITING_BATCH = 1000
 # Bounds the tries of an upsert that races with another.
 UPSERT_TRIES = 5
+# Bounds the tries to insert where something is in the way that a fail-over takes away.
+INSERT_TRIES = 3
 
 
 class FollowUps:
@@ -181,14 +184,16 @@ class FollowUps:
             execution = copy_with(execution, position=doc["seq"])
         stored = execution_doc(execution, doc)
         executions = self._db.executions.with_options(write_concern=FOLLOW)
-        try:
-            await executions.insert_one(stored)
-        except DuplicateKeyError:
-            there = await self._db.executions.find_one({"_id": execution.id})
-            if there is None:
-                # Its number or its tick exists, which its job's rev should prevent.
-                log.error("execution could not be stored", execution=execution.id)
-            return there
+        for _ in range(INSERT_TRIES):
+            if await insert(executions, stored):
+                break
+            there = await executions.find_one({"_id": execution.id})
+            if there is not None:
+                return there
+        else:
+            # Its number or its tick exists, which its job's rev should prevent.
+            log.error("execution could not be stored", execution=execution.id)
+            return None
         if execution.waits_for is not None and not await self.is_unfinished(execution.waits_for):
             await self.free(execution.waits_for, None)
             return await self._db.executions.find_one({"_id": execution.id})
@@ -305,8 +310,13 @@ class FollowUps:
             )
         except BulkWriteError as error:
             # What is there already stays as it is.
-            faults = (error.details or {}).get("writeErrors", [])
-            if any(fault["code"] != 11000 for fault in faults) or not faults:
+            details = error.details or {}
+            faults = details.get("writeErrors", [])
+            if (
+                not faults
+                or any(fault["code"] != 11000 for fault in faults)
+                or details.get("writeConcernErrors")
+            ):
                 raise
 
     async def free(self, execution_id: str, chain: str | None) -> None:

@@ -10,12 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace as copy_with
 
 from pymongo import ASCENDING, DESCENDING
-from pymongo.errors import DuplicateKeyError
 
 from fastlane.errors import CompareFailed, KeyReused, NotFound, Rejected, StorageUnavailable
 from fastlane.model import ACTIVE, Execution, Job, Status
 from fastlane.storage.base import IdempotencyKey, Jobs, Page, PageRequest, Submitted
-from fastlane.storage.mongo.database import FOLLOW, Doc, new_follow_up, remove_follow_up, swap
+from fastlane.storage.mongo.database import (
+    FOLLOW,
+    Doc,
+    insert,
+    new_follow_up,
+    remove_follow_up,
+    swap,
+)
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.records import execution_doc, execution_from, job_doc, job_from, page_of
@@ -55,9 +61,6 @@ class MongoJobs(Facet, Jobs):
         if idempotency is None:
             return await self._apply(job, execution, replace, keyed=False)
         key_id = {"task": job.task_id, "key": idempotency.key}
-        first = await self._first_answer(key_id, idempotency)
-        if first is not None:
-            return first
         follow_up = new_follow_up(replace=replace)
         follow_up["job"] = job_doc(job, {"seq": 0})
         if execution is not None:
@@ -70,14 +73,12 @@ class MongoJobs(Facet, Jobs):
             "execution_id": None if execution is None else execution.id,
             "todo": follow_up,
         }
-        try:
-            await self._db.keys.insert_one(doc)
-        except DuplicateKeyError:
+        while True:
             first = await self._first_answer(key_id, idempotency)
-            if first is None:
-                raise CompareFailed("the idempotency key was given back meanwhile") from None
-            return first
-        return await self._apply_key(doc)
+            if first is not None:
+                return first
+            if await insert(self._db.keys, doc):
+                return await self._apply_key(doc)
 
     async def _apply_key(self, doc: Doc) -> Submitted:
         follow_up = doc["todo"]
@@ -167,9 +168,7 @@ class MongoJobs(Facet, Jobs):
             first = copy_with(execution, generation=stored.generation, number=1)
             follow_up["add"] = execution_doc(first, {"seq": seq})
         doc["todo"] = follow_up
-        try:
-            await self._db.jobs.insert_one(doc)
-        except DuplicateKeyError:
+        if not await insert(self._db.jobs, doc):
             return None
         added = await self._follow_ups.complete_job(doc, made_here=True)
         return Submitted(stored, None if added is None else execution_from(added))

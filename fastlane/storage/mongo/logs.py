@@ -22,7 +22,7 @@ from pymongo.errors import DuplicateKeyError
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
 from fastlane.storage.base import Logs
-from fastlane.storage.mongo.database import FOLLOW, HINT, Doc
+from fastlane.storage.mongo.database import FOLLOW, HINT, Doc, insert, swap
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.packing import (
     MERGED_CHUNK_BYTES,
@@ -105,14 +105,19 @@ class MongoLogs(Facet, Logs):
         Killed before it: chunks that nobody sees. An append whose answer was lost may be repeated,
         with the same records and bookmark.
         """
-        log = await self._standing(execution_id, epoch)
         said = [records[0].seq, records[-1].seq, bookmark] if records else None
-        if said is not None and said == log.get("last_append"):
-            return
-        check_next(execution_id, log["last_seq"], records)
-        # Until it is known how this ends, nothing is.
-        self._known.pop(execution_id, None)
-        log = await self._append(execution_id, epoch, log, records, bookmark, cap)
+        while True:
+            log = await self._standing(execution_id, epoch)
+            if said is not None and said == log.get("last_append"):
+                return
+            check_next(execution_id, log["last_seq"], records)
+            # Until it is known how this ends, nothing is.
+            self._known.pop(execution_id, None)
+            appended = await self._append(execution_id, epoch, log, records, bookmark, cap)
+            if appended is not None:
+                log = appended
+                break
+            # Changed by another owner, or by an append of ours whose answer was lost.
         if cap is not None:
             log = await self._drop(execution_id, log, cap)
         self._known[execution_id] = (epoch, log)
@@ -147,7 +152,8 @@ class MongoLogs(Facet, Logs):
         records: Sequence[LogRecord],
         bookmark: str,
         cap: LogCap | None,
-    ) -> Doc:
+    ) -> Doc | None:
+        """The log's document afterwards; None when it was no longer *log*."""
         new = dict(log)
         new["bookmark"] = bookmark
         new["epoch"] = epoch
@@ -163,7 +169,8 @@ class MongoLogs(Facet, Logs):
             confirm = uuid.uuid4().hex
             await self._store(execution_id, confirm, chunks)
             new["append"] = confirm
-        await self._swap(execution_id, log, new)
+        if not await self._swap(log, new):
+            return None
         if confirm is not None:
             await self._mark(execution_id, confirm)
         return new
@@ -238,20 +245,11 @@ class MongoLogs(Facet, Logs):
             {"$set": {"ok": True}},
         )
 
-    async def _swap(self, execution_id: str, log: Doc, new: Doc) -> None:
-        new["rev"] = log["rev"] + 1
+    async def _swap(self, log: Doc, new: Doc) -> bool:
         if log["rev"] == 0:
-            try:
-                await self._db.logs.insert_one(new)
-            except DuplicateKeyError:
-                raise CompareFailed(f"the log of {execution_id} was changed meanwhile") from None
-            return
-        changed = {k: v for k, v in new.items() if k not in log or log[k] != v}
-        result = await self._db.logs.update_one(
-            {"_id": execution_id, "rev": log["rev"]}, {"$set": changed}
-        )
-        if not result.matched_count:
-            raise CompareFailed(f"the log of execution {execution_id} has another owner now")
+            new["rev"] = 1
+            return await insert(self._db.logs, new)
+        return await swap(self._db.logs, log, new)
 
     async def _drop(self, execution_id: str, log: Doc, cap: LogCap) -> Doc:
         """Drop the oldest chunks after the head while the tail stays long enough without them.
@@ -282,7 +280,8 @@ class MongoLogs(Facet, Logs):
                 new["dropped_at"] = chunk["last_at"]
         if new["dropped_to"] == log["dropped_to"]:
             return log
-        await self._swap(execution_id, log, new)
+        if not await self._swap(log, new):
+            raise CompareFailed(f"the log of execution {execution_id} has another owner now")
         await self._db.log_chunks.with_options(write_concern=HINT).delete_many(
             {
                 "execution": execution_id,
