@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from yarl import URL
 
+from fastlane import processes
 from fastlane.cli.app import ConfigFile, app, call, load_config
 from fastlane.client import Client
 from fastlane.config import Config, load
@@ -42,6 +43,8 @@ def server(
     config: ConfigFile = None,
 ) -> None:
     """Serve the API and run jobs until SIGTERM or Ctrl-C."""
+    # The environment holds passwords, and jobs of the process executor run as the same user.
+    processes.hide()
     loaded = load_config(config, host=host, port=port, roles=roles)
     # The server's imports take longer than any other command needs.
     from fastlane import logs, sentry

@@ -21,8 +21,8 @@ from fastlane.storage.codec import definition_text
 from fastlane.storage.sqlite import SqliteStorage, executions, jobs, tasks
 from fastlane.storage.sqlite.executions import SqliteExecutions
 from fastlane.storage.sqlite.jobs import SqliteJobs
+from fastlane.storage.sqlite.place import DATABASE_NAME
 from fastlane.storage.sqlite.schema import connect_reader, connect_writer
-from fastlane.storage.sqlite.storage import DATABASE_NAME
 from fastlane.storage.sqlite.tasks import SqliteTasks
 from tests.api.contract import Contract
 from tests.api.http_site import Site, StillServer

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import structlog
 
@@ -240,6 +241,52 @@ async def test_a_process_that_left_the_group_does_not_hold_up_the_end(
     async with asyncio.timeout(2.5):
         assert (await executor.wait(HOST, run_id)).exit_code == 3
     assert await log(executor, run_id) == b"out\n"
+
+
+@pytest.mark.parametrize("ending", ["exit", "stop"])
+async def test_what_left_the_group_and_the_session_ends_with_the_run(
+    executor: ProcessExecutor, tmp_path: Path, ending: str
+) -> None:
+    # Two generations, each in a session of its own, both deaf to SIGTERM.
+    inner = tmp_path / "inner.sh"
+    inner.write_text("trap '' TERM; echo $$ >> pids; while :; do sleep 1; done")
+    outer = tmp_path / "outer.sh"
+    outer.write_text(f"trap '' TERM; setsid sh {inner} & echo $$ >> pids; wait")
+    script = f"setsid sh {outer} >/dev/null 2>&1 & while [ ! -e go ]; do sleep 0.02; done; exit 7"
+    run_id = await launch(executor, "sh", "-c", script)
+    work = directory_of(tmp_path, run_id) / "work"
+
+    def pids() -> list[int]:
+        file = work / "pids"
+        found = [int(pid) for pid in file.read_text().split()] if file.exists() else []
+        return found if len(found) == 2 else []
+
+    left = await eventually(pids)
+    if ending == "stop":
+        await executor.stop(HOST, run_id, grace_seconds=0.1)
+    else:
+        (work / "go").touch()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await executor.wait(HOST, run_id)
+    # The outcome is there only after them.
+    assert [process_shim.start_ticks(pid) for pid in left] == [None, None]
+
+
+async def test_a_run_reaps_what_its_command_leaves_behind(
+    executor: ProcessExecutor, tmp_path: Path
+) -> None:
+    script = (
+        "for i in 1 2 3; do (setsid true &); done; touch go; while [ -e go ]; do sleep 0.02; done"
+    )
+    run_id = await launch(executor, "sh", "-c", script)
+    go = directory_of(tmp_path, run_id) / "work" / "go"
+    await eventually(go.exists)
+    shim_pid = state_of(tmp_path, run_id)["shim_pid"]
+    supervisor = psutil.Process(shim_pid)
+    await eventually(lambda: len(supervisor.children()) == 1)
+    go.unlink()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert (await executor.wait(HOST, run_id)).exit_code == 0
 
 
 # -- damaged records --------------------------------------------------------------------------

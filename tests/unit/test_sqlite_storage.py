@@ -5,16 +5,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
+import structlog
 
 from fastlane.errors import NotFound, StorageInUse, StorageUnavailable
 from fastlane.model import Reason, Status
@@ -28,13 +31,14 @@ from fastlane.storage.sqlite import (
     jobs,
     logs,
     outbox,
+    place,
     schema,
     tasks,
 )
 from fastlane.storage.sqlite import (
     storage as storage_module,
 )
-from fastlane.storage.sqlite.storage import DATABASE_NAME, LOCK_NAME
+from fastlane.storage.sqlite.place import DATABASE_NAME, LOCK_NAME, Place
 from fastlane.storage.sqlite.writer import Writer
 from tests.contracts.test_storage import NOW, claim, claimed, make_execution, make_job, submit
 
@@ -70,7 +74,7 @@ async def test_a_lone_write_is_one_commit(storage: SqliteStorage) -> None:
 
 
 async def test_an_operation_that_raises_undoes_only_itself(tmp_path: Path) -> None:
-    writer = Writer(schema.connect_writer(tmp_path / "x.db"))
+    writer = Writer(schema.connect_writer(tmp_path / "x.db"), Place(tmp_path))
 
     def add(connection: sqlite3.Connection, name: str, *, fail: bool) -> None:
         connection.execute(jobs.CREATE_TASK, (name, NOW, NOW, 0))
@@ -229,6 +233,234 @@ async def test_it_must_be_opened_first(data_dir: Path) -> None:
     with pytest.raises(StorageUnavailable):
         await submit(storage)
     assert None not in (await storage.check()).values()
+
+
+async def test_an_empty_file_is_refused_and_stays_as_it_is(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / DATABASE_NAME).touch()
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable, match=f'{DATABASE_NAME}" is empty: restore it'):
+            await SqliteStorage(data_dir).open()
+    assert (data_dir / DATABASE_NAME).stat().st_size == 0
+
+
+async def test_a_database_of_which_only_the_log_is_left_is_refused(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / f"{DATABASE_NAME}-wal").write_bytes(b"frames")
+    with pytest.raises(StorageUnavailable, match="is missing, but"):
+        await SqliteStorage(data_dir).open()
+    assert (data_dir / f"{DATABASE_NAME}-wal").read_bytes() == b"frames"
+
+
+async def test_a_start_that_was_killed_while_it_made_the_file_is_repeated(data_dir: Path) -> None:
+    data_dir.mkdir()
+    for end in ("", "-wal", "-shm"):
+        (data_dir / f"{DATABASE_NAME}.new{end}").write_bytes(b"half")
+    storage = SqliteStorage(data_dir)
+    await storage.open()
+    await submit(storage)
+    await storage.close()
+    assert {path.name for path in data_dir.iterdir()} == {DATABASE_NAME, LOCK_NAME}
+
+
+# -- who may read it ----------------------------------------------------------------------------
+
+
+async def test_what_others_could_read_is_closed_to_them(data_dir: Path) -> None:
+    storage = SqliteStorage(data_dir)
+    await storage.open()
+    await storage.installation()
+    await storage.close()
+    data_dir.chmod(0o755)
+    (data_dir / "mine.sh").touch(0o755)
+    for name in (DATABASE_NAME, LOCK_NAME, "installation"):
+        (data_dir / name).chmod(0o644)
+    with structlog.testing.capture_logs() as lines:
+        await storage.open()
+    await submit(storage)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in data_dir.iterdir()}
+    assert modes.pop("mine.sh") == 0o755
+    assert set(modes.values()) == {0o600}
+    assert {f"{DATABASE_NAME}-wal", "installation"} <= modes.keys()
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+    (line,) = lines
+    assert line["data_dir"] == str(data_dir)
+    assert line["found"] == [
+        "data (755)",
+        f"{DATABASE_NAME} (644)",
+        f"{LOCK_NAME} (644)",
+        "installation (644)",
+    ]
+    await storage.close()
+    with structlog.testing.capture_logs() as lines:
+        await storage.open()
+    assert lines == []
+    await storage.close()
+
+
+async def test_a_directory_of_all_users_stays_theirs(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    storage = SqliteStorage(tmp_path)
+    with structlog.testing.capture_logs() as lines:
+        await storage.open()
+    await storage.close()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
+    assert "shared by all users" in str(lines)
+
+
+# -- the id of the installation -----------------------------------------------------------------
+
+
+async def test_the_installation_stays_and_is_there_for_others(
+    data_dir: Path, storage: SqliteStorage
+) -> None:
+    name = await storage.installation()
+    assert re.fullmatch(r"[0-9a-f]{32}", name)
+    assert await storage.installation() == name
+    # As `fastlane prune` asks beside a running server.
+    assert await SqliteStorage(data_dir).installation() == name
+
+
+@pytest.mark.parametrize("content", ["", "\n", "3f2a", "0" * 31, "\0" * 32])
+async def test_a_damaged_installation_is_refused(
+    data_dir: Path, storage: SqliteStorage, content: str
+) -> None:
+    (data_dir / "installation").write_text(content)
+    with pytest.raises(StorageUnavailable, match=r'installation" is damaged.*restore it'):
+        await storage.installation()
+    assert (data_dir / "installation").read_text() == content
+
+
+async def test_a_missing_installation_is_made_only_when_there_are_no_runs(
+    data_dir: Path, storage: SqliteStorage
+) -> None:
+    name = await storage.installation()
+    (data_dir / "installation").unlink()
+    assert await storage.installation() != name
+    await submit(storage)
+    (data_dir / "installation").unlink()
+    with pytest.raises(StorageUnavailable, match=r'installation" is missing.*restore it'):
+        await storage.installation()
+    with pytest.raises(StorageUnavailable, match='installation" is missing'):
+        await SqliteStorage(data_dir).installation()
+    assert not (data_dir / "installation").exists()
+
+
+# -- a directory that is lost --------------------------------------------------------------------
+
+
+def _replace(directory: Path) -> None:
+    directory.rename(directory.with_name("old"))
+    shutil.copytree(directory.with_name("old"), directory)
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        path.unlink()
+
+
+LOSSES: Mapping[str, Callable[[Path], object]] = {
+    "deleted": shutil.rmtree,
+    "moved": lambda directory: directory.rename(directory.with_name("old")),
+    "replaced": _replace,
+    "emptied": _empty,
+    "truncated": lambda directory: os.truncate(directory / DATABASE_NAME, 0),
+    "without its log": lambda directory: (directory / f"{DATABASE_NAME}-wal").unlink(),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_nothing_is_stored_in_a_directory_that_is_lost(
+    data_dir: Path, storage: SqliteStorage, loss: str
+) -> None:
+    await submit(storage)
+    LOSSES[loss](data_dir)
+    left = {path: path.read_bytes() for path in data_dir.glob("*")}
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            with pytest.raises(StorageUnavailable, match="DATA_DIR was deleted, moved"):
+                await submit(storage)
+            with pytest.raises(StorageUnavailable, match="DATA_DIR was deleted, moved"):
+                await storage.overview()
+            assert None not in (await storage.check()).values()
+    (line,) = lines
+    assert "restore a backup" in line["event"]
+    if loss != "truncated":
+        with pytest.raises(StorageInUse):
+            await SqliteStorage(data_dir).open()
+        if loss == "moved":
+            with pytest.raises(StorageInUse):
+                await SqliteStorage(data_dir.with_name("old")).open()
+    await storage.close()
+    # Not even the end of the server changes what is at the path now.
+    assert {path: path.read_bytes() for path in left if path.name != LOCK_NAME} == {
+        path: content for path, content in left.items() if path.name != LOCK_NAME
+    }
+
+
+async def test_a_directory_that_is_moved_back_is_used_again(
+    data_dir: Path, storage: SqliteStorage
+) -> None:
+    await submit(storage)
+    data_dir.rename(data_dir.with_name("old"))
+    with pytest.raises(StorageUnavailable):
+        await submit(storage)
+    data_dir.with_name("old").rename(data_dir)
+    await submit(storage)
+    assert set((await storage.check()).values()) == {None}
+    await storage.close()
+    again = SqliteStorage(data_dir)
+    await again.open()
+    assert (await again.overview()).jobs == 2
+    await again.close()
+
+
+async def test_what_was_moved_away_is_whole_after_the_server_ended(
+    data_dir: Path, storage: SqliteStorage
+) -> None:
+    await submit(storage)
+    data_dir.rename(data_dir.with_name("old"))
+    with pytest.raises(StorageUnavailable):
+        await submit(storage)
+    await storage.close()
+    again = SqliteStorage(data_dir.with_name("old"))
+    await again.open()
+    assert (await again.overview()).jobs == 1
+    await again.close()
+
+
+async def test_a_stranger_who_takes_the_name_of_the_path_keeps_nobody_out(data_dir: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    name = place.path_name(data_dir)
+    code = (
+        "import os, socket, sys; os.setuid(65534); "
+        "one = socket.socket(socket.AF_UNIX); one.bind(sys.argv[1].replace('@', chr(0))); "
+        "one.listen(); print('bound', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, name.replace("\0", "@")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == b"bound\n"
+        storage = SqliteStorage(data_dir)
+        await storage.open()
+        with pytest.raises(StorageInUse):
+            await SqliteStorage(data_dir).open()
+        await storage.close()
+        assert stranger.stdin is not None
+        stranger.stdin.close()
+
+
+async def test_many_refused_servers_do_not_wear_the_name_out(
+    data_dir: Path, storage: SqliteStorage
+) -> None:
+    shutil.rmtree(data_dir)
+    for _ in range(300):
+        with pytest.raises(StorageInUse):
+            await SqliteStorage(data_dir).open()
 
 
 # -- records that cannot be read --------------------------------------------------------------

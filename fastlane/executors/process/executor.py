@@ -22,11 +22,12 @@ here:
   affected.
 
 The command gets the given environment over a minimal ``PATH`` and ``HOME``, a session and a
-directory of its own, and ``/dev/null`` for input. When it ends, the rest of its process group is
-killed; a process that left the group is not found again. Of the resources, ``memory`` bounds each
-single process's data segment (RLIMIT_DATA), not their sum; ``cpus`` and ``pids`` are not enforced
-(RLIMIT_NPROC counts all processes of the user). The image, the pull policy and ``dns_entries``
-are ignored. The log on disk is not bounded.
+directory of its own, and ``/dev/null`` for input. When it ends, all that it has started is killed,
+in whichever session it is; only after the supervisor was killed, a process that left the command's
+group is not found again. Of the resources, ``memory`` bounds each single process's data segment
+(RLIMIT_DATA), not their sum; ``cpus`` and ``pids`` are not enforced (RLIMIT_NPROC counts all
+processes of the user). The image, the pull policy and ``dns_entries`` are ignored. The log on disk
+is not bounded.
 
 Linux only: processes are identified by /proc.
 """
@@ -62,6 +63,7 @@ from fastlane.executors.process.records import (
     view_of,
 )
 from fastlane.executors.process.supervisor import exit_of, kill, launch
+from fastlane.files import sync_directory
 from fastlane.pause import Pause
 
 log = structlog.get_logger(__name__)
@@ -167,7 +169,7 @@ class ProcessExecutor(Executor):
                 shim.write_once(str(temporary / shim.SPEC), record)
                 # Refused when another one was faster: a directory that is not empty stays.
                 os.rename(temporary, final)
-                shim.sync_directory(str(final.parent))
+                sync_directory(str(final.parent))
             except OSError:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not final.exists():
@@ -377,7 +379,7 @@ class ProcessExecutor(Executor):
             os.rename(directory, trash)
         except FileNotFoundError:
             return
-        shim.sync_directory(str(directory.parent))
+        sync_directory(str(directory.parent))
         shutil.rmtree(trash, ignore_errors=True)
 
     async def runs(self, host: str) -> Sequence[ListedRun]:

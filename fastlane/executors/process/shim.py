@@ -1,10 +1,10 @@
-"""The supervisor of one run of the process executor: ``python process_shim.py RUN_DIR``.
+"""The supervisor of one run of the process executor; :mod:`.supervisor` launches it.
 
 It outlives the server that launched it (own session, no longer its child), starts the command,
 writes its output and its end into the run's directory, and ends. It needs only the standard
-library and imports nothing of fastlane, so it starts in some 20 ms and an upgrade in progress
-cannot break it. The launcher reads one word from its stdout: ``started``, ``failed``, ``busy``
-(another supervisor has this run) or ``gone`` (the run was removed).
+library and two modules of fastlane that need nothing else, so it starts in some 20 ms and an
+upgrade in progress does not break it. The launcher reads one word from its stdout: ``started``,
+``failed``, ``busy`` (another supervisor has this run) or ``gone`` (the run was removed).
 
 The files of a run, all below ``RUN_DIR``:
 
@@ -46,6 +46,9 @@ import sys
 import time
 from typing import Any, NoReturn
 
+from fastlane.files import open_private, write_new
+from fastlane.processes import become_subreaper, children
+
 SPEC = "spec.json"
 LOCK = "lock"
 STATE = "state.json"
@@ -60,8 +63,8 @@ STDOUT, STDERR = 1, 2
 
 # Bounds one frame: what is read from a pipe at once.
 READ_BYTES = 64 * 1024
-# Bounds how long the pipes are read after the command's end if a process that left the command's
-# group still holds them open.
+# Bounds how long the pipes are read after the command's end if something still holds them open, and
+# how long what the command has left behind is looked for.
 DRAIN_SECONDS = 1.0
 # Bounds how long a command continues after someone deleted its run's directory.
 WATCH_SECONDS = 1.0
@@ -71,31 +74,12 @@ EXIT_WRITES = 600
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def write_temporary(path: str, record: dict[str, Any]) -> str:
-    temporary = f"{path}.{os.getpid()}.{time.monotonic_ns()}"
-    try:
-        with open(temporary, "x", opener=_private) as file:
-            json.dump(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    return temporary
-
-
 def write_once(path: str, record: dict[str, Any]) -> None:
     """Make *path* with its whole content, durably.
 
     :raises FileExistsError: it is there already, and was not touched.
     """
-    temporary = write_temporary(path, record)
-    try:
-        os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
-    sync_directory(os.path.dirname(path))
+    write_new(path, json.dumps(record))
 
 
 def read(path: str) -> dict[str, Any] | None:
@@ -106,18 +90,6 @@ def read(path: str) -> dict[str, Any] | None:
             return record
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def take_lock(directory: str) -> int | None:
@@ -220,6 +192,7 @@ def run(directory: str) -> None:
             return say("busy")
 
     woken = ignore_signals()
+    become_subreaper()
     log = Log(os.path.join(directory, LOG))
     out, out_writer = os.pipe2(os.O_CLOEXEC)
     err, err_writer = os.pipe2(os.O_CLOEXEC)
@@ -232,7 +205,7 @@ def run(directory: str) -> None:
     for descriptor in (out_writer, err_writer, go_reader, failure_writer):
         os.close(descriptor)
     starting = os.path.join(directory, STARTING)
-    with open(starting, "w", opener=_private):
+    with open(starting, "w", opener=open_private):
         pass
     write_once(os.path.join(directory, STATE), identities(child))
     os.write(go, b"g")
@@ -347,7 +320,7 @@ def limit(which: int, value: int) -> None:
 def follow(child: int, streams: dict[int, int], log: Log, woken: int) -> int:
     """Write down what comes from *streams* until *child* has ended; its wait status.
 
-    What is left of its process group is killed with it, as a container ends with its first process.
+    All that it has started is killed with it, as a container ends with its first process.
     """
     poll = select.poll()
     for descriptor in streams:
@@ -374,14 +347,41 @@ def follow(child: int, streams: dict[int, int], log: Log, woken: int) -> int:
             # It is reported as lost, so it must not run.
             os.killpg(child, signal.SIGKILL)
         # Its pid, and so its group's, is ours to name for as long as it is not reaped.
-        if deadline is None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if deadline is None and ended_but(child):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             deadline = time.monotonic() + DRAIN_SECONDS
+            end_orphans(deadline)
     for descriptor in is_open:
         os.close(descriptor)
     return status
+
+
+def ended_but(child: int) -> bool:
+    """Reap the children that have ended, but for *child*; whether that one has."""
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while (ended := os.waitid(os.P_ALL, 0, options)) is not None and ended.si_pid != child:
+        os.waitpid(ended.si_pid, 0)
+    return os.waitid(os.P_PID, child, options) is not None
+
+
+def end_orphans(deadline: float) -> None:
+    """Kill every process that the command has left behind, whichever group or session it is in.
+
+    We are their subreaper: each becomes our child when its parent ends, at the latest when we kill
+    that one.
+    """
+    while time.monotonic() < deadline:
+        for orphan in children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(orphan, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
 
 
 def finish(directory: str, record: dict[str, Any]) -> None:
@@ -412,7 +412,3 @@ def main() -> None:
     os.setsid()
     os.chdir("/")
     run(sys.argv[1])
-
-
-if __name__ == "__main__":
-    main()

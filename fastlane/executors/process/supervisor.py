@@ -10,8 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fastlane
 from fastlane.executors.process import shim
 
+# Imports the standard library and two modules of ours that need no other, so it starts at once.
+_COMMAND = """
+import sys
+sys.path.append(sys.argv.pop(1))
+from fastlane.executors.process.shim import main
+main()
+"""
+_PACKAGES = str(Path(fastlane.__file__).parent.parent)
 # Bounds the wait where the end of a process can only be polled.
 POLL_SECONDS = 0.005
 
@@ -30,7 +39,7 @@ def kill(state: dict[str, Any], number: int) -> None:
 def launch(directory: Path, timeout_seconds: float) -> tuple[str, str]:
     """Launch a supervisor; its word, and its complaints when it has none."""
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-X", "utf8", shim.__file__, str(directory)],
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", _COMMAND, _PACKAGES, str(directory)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

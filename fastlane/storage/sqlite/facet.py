@@ -9,10 +9,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from fastlane.errors import StorageUnavailable
+from fastlane.storage.sqlite.place import Place
 from fastlane.storage.sqlite.writer import Readers, Writer
 
 P = ParamSpec("P")
@@ -22,13 +22,14 @@ R = TypeVar("R")
 class File:
     """The threads that have the database file open; none until :meth:`start`."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self.writer: Writer | None = None
         self.readers: Readers | None = None
 
-    def start(self, connection: sqlite3.Connection, path: Path) -> None:
-        self.writer = Writer(connection)
-        self.readers = Readers(path)
+    def start(self, connection: sqlite3.Connection) -> None:
+        self.writer = Writer(connection, self._place)
+        self.readers = Readers(self._place)
 
     async def close(self) -> None:
         """Finish what is queued, then close. Safe to repeat."""

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from fastlane.errors import StorageUnavailable
+from fastlane.files import sync_directory
 
 # Bounds how long a connection waits for a lock that a stranger (a backup, a shell) holds.
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -337,7 +338,14 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     :raises StorageUnavailable: a newer fastlane has written the file.
     :raises sqlite3.Error: it cannot be opened.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if path.exists():
+        if path.stat().st_size == 0:
+            raise StorageUnavailable(
+                f'The database file "{path}" is empty: restore it from a backup, or delete '
+                f'"{path.name}" and "{path.name}-wal" to begin without any records.'
+            )
+    else:
+        _create(path)
     connection = _connect(path.absolute().as_uri())
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -355,12 +363,31 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
     return connection
+
+
+def _create(path: Path) -> None:
+    """Make a database without tables. It is never there half made, so an empty one is damaged."""
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists():
+        raise StorageUnavailable(
+            f'The database file "{path}" is missing, but "{wal.name}" is there: put the file back, '
+            f'or delete "{wal.name}" to begin without any records.'
+        )
+    new = path.with_name(f"{path.name}.new")
+    for leftover in (new, *(new.with_name(f"{new.name}-{end}") for end in ("wal", "shm"))):
+        leftover.unlink(missing_ok=True)
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = _connect(new.absolute().as_uri())
+    try:
+        # This writes the header of the file.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+    new.rename(path)
+    sync_directory(path.parent)
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import os
 import sqlite3
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastlane.errors import StorageInUse, StorageUnavailable
+from fastlane.errors import StorageUnavailable
 from fastlane.storage.base import Overview, Storage
 from fastlane.storage.codec import words
 from fastlane.storage.sqlite.executions import SqliteExecutions
@@ -21,6 +17,7 @@ from fastlane.storage.sqlite.instances import SqliteInstances
 from fastlane.storage.sqlite.jobs import SqliteJobs
 from fastlane.storage.sqlite.logs import SqliteLogs
 from fastlane.storage.sqlite.outbox import SqliteOutbox
+from fastlane.storage.sqlite.place import Place
 from fastlane.storage.sqlite.schema import connect_writer
 from fastlane.storage.sqlite.tasks import SqliteTasks
 from fastlane.storage.sqlite.writer import translated
@@ -68,9 +65,7 @@ OVERVIEW = """
 SELECT tasks, jobs, queued, delayed, active, scheduled, undelivered FROM counters
 """
 PENDING = "SELECT channel, deliveries FROM pending WHERE deliveries > 0"
-
-DATABASE_NAME = "fastlane.db"
-LOCK_NAME = "fastlane.lock"
+LAST_EXECUTION_EVER = "SELECT max(seq) FROM executions"
 
 
 class SqliteStorage(Facet, Storage):
@@ -83,9 +78,8 @@ class SqliteStorage(Facet, Storage):
     name = "sqlite"
 
     def __init__(self, data_dir: Path) -> None:
-        super().__init__(File())
-        self._data_dir = data_dir
-        self._lock: int | None = None
+        self._place = Place(data_dir)
+        super().__init__(File(self._place))
         self.tasks = SqliteTasks(self._file)
         self.jobs = SqliteJobs(self._file)
         self.executions = SqliteExecutions(self._file)
@@ -96,36 +90,44 @@ class SqliteStorage(Facet, Storage):
 
     async def open(self) -> None:
         connection = await asyncio.to_thread(self._open_file)
-        self._file.start(connection, self._data_dir / DATABASE_NAME)
+        if self._place.claim is not None:
+            asyncio.get_running_loop().add_reader(self._place.claim, self._place.answer)
+        self._file.start(connection)
 
     def _open_file(self) -> sqlite3.Connection:
+        place = self._place
         try:
-            self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _take_lock(self._data_dir / LOCK_NAME)
+            place.take()
         except OSError as error:
             raise StorageUnavailable(
-                f'DATA_DIR is "{self._data_dir}", which cannot be used ({error.strerror}): '
+                f'DATA_DIR is "{place.directory}", which cannot be used ({error.strerror}): '
                 "give a directory that the server may write to."
             ) from error
         try:
-            return connect_writer(self._data_dir / DATABASE_NAME)
+            connection = connect_writer(place.database)
+            place.watch()
         except BaseException as error:
-            self._unlock()
+            place.release()
             if isinstance(error, OSError):
-                raise StorageUnavailable(f"the database file cannot be used: {error}") from error
+                raise StorageUnavailable(f"The database file cannot be used: {error}.") from error
             raise translated(error) from error
+        return connection
 
     async def installation(self) -> str:
-        return await asyncio.to_thread(_installation_in, self._data_dir)
+        # Where another process has the storage open, as the server for `fastlane prune`, it has
+        # made the file.
+        in_use = self._file.readers is None or await self._has_executions()
+        return await asyncio.to_thread(self._place.installation, in_use=in_use)
+
+    @on_reader
+    def _has_executions(self, connection: sqlite3.Connection) -> bool:
+        return connection.execute(LAST_EXECUTION_EVER).fetchone()[0] is not None
 
     async def close(self) -> None:
         await self._file.close()
-        self._unlock()
-
-    def _unlock(self) -> None:
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        if self._place.claim is not None:
+            asyncio.get_running_loop().remove_reader(self._place.claim)
+        self._place.release()
 
     @property
     def commits(self) -> int:
@@ -183,37 +185,3 @@ class SqliteStorage(Facet, Storage):
     def overview(self, connection: sqlite3.Connection) -> Overview:
         pending = dict(connection.execute(PENDING).fetchall())
         return Overview(*(*connection.execute(OVERVIEW).fetchone(), pending))
-
-
-def _installation_in(data_dir: Path) -> str:
-    path = data_dir / "installation"
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError), path.open("x") as file:
-            file.write(uuid.uuid4().hex)
-        return path.read_text().strip()
-    except OSError as error:
-        raise StorageUnavailable(
-            f'DATA_DIR "{data_dir}" cannot be used: {error.strerror}; set it to a directory that '
-            "can be written"
-        ) from error
-
-
-def _take_lock(path: Path) -> int:
-    """The open, locked file; the lock ends with the process, however that ends.
-
-    :raises StorageInUse: another process has it.
-    """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise StorageInUse(
-            f"{path.parent} is in use by another fastlane server; stop that one, "
-            "or give this one another DATA_DIR"
-        ) from error
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from fastlane.errors import StorageUnavailable
+from fastlane.storage.sqlite.place import Place
 from fastlane.storage.sqlite.schema import connect_reader
 
 R = TypeVar("R")
@@ -72,8 +73,9 @@ class Writer:
     has its own savepoint, so one that raises undoes only itself.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, place: Place) -> None:
         self._connection = connection
+        self._place = place
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(QUEUED_OPERATIONS)
         self._closing = False
@@ -109,14 +111,24 @@ class Writer:
     def _work(self) -> None:
         while (batch := self._next_batch()) is not None:
             try:
+                self._place.check()
                 ended = self._run(batch)
+                # Only what is in the file at its path has been stored.
+                self._place.check()
+            except StorageUnavailable as error:
+                ended = [_Ended(waiting, None, error) for waiting in batch]
             except Exception as error:
                 self.failure = str(error)
                 lost = StorageUnavailable(f"the database refused the commit: {error}")
                 lost.__cause__ = error
                 ended = [_Ended(waiting, None, lost) for waiting in batch]
             _deliver(ended)
-        self._connection.close()
+        if self._place.is_lost:
+            # SQLite would delete the write-ahead log by its path, where another database's may be
+            # now, or which belongs to files that were moved. Never freed, it is never closed.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        else:
+            self._connection.close()
 
     def _next_batch(self) -> list[_Waiting] | None:
         """All that waits, within the bounds; sleeps while nothing does. None at the end."""
@@ -203,8 +215,8 @@ def _resolve(ended: list[_Ended]) -> None:
 class Readers:
     """A few threads with a read-only connection each; every query sees one snapshot."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="storage-reader")
         self._room = asyncio.Semaphore(QUEUED_READS)
         self._local = threading.local()
@@ -227,6 +239,7 @@ class Readers:
             self._connections.pop().close()
 
     def _query(self, query: Callable[[sqlite3.Connection], R]) -> R:
+        self._place.check()
         try:
             connection = self._connection()
             connection.execute("BEGIN")
@@ -240,6 +253,6 @@ class Readers:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = connect_reader(self._path)
+            connection = self._local.connection = connect_reader(self._place.database)
             self._connections.append(connection)
         return connection

@@ -1,0 +1,127 @@
+"""The data directory under a running server: lost, copied, and what its jobs see of the server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.fastlane_server import ROOT, FastlaneServer
+
+POSTS = 20
+# Bounds how long a server that is refused may take to say so, in seconds.
+REFUSAL_TIMEOUT = 20.0
+NOBODY = 65534
+
+
+def _replace(directory: Path) -> None:
+    directory.rename(directory.with_name("old"))
+    shutil.copytree(directory.with_name("old"), directory)
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+LOSSES: Mapping[str, Callable[[Path], object]] = {
+    "deleted": shutil.rmtree,
+    "moved": lambda directory: directory.rename(directory.with_name("old")),
+    "replaced": _replace,
+    "emptied": _empty,
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FastlaneServer]:
+    with FastlaneServer(tmp_path, EXECUTOR="process") as server:
+        yield server
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_is_accepted_without_the_data_directory(
+    server: FastlaneServer, tmp_path: Path, loss: str
+) -> None:
+    before = server.submit("t", image="none:1", command=["true"])
+    server.await_end(before["jobUrl"])
+    LOSSES[loss](tmp_path / "data")
+    answers = [
+        server.request("POST", "/tasks/t/", {"image": "none:1", "command": ["true"]})[0]
+        for _ in range(POSTS)
+    ]
+    assert answers == [503] * POSTS
+    assert server.request("GET", "/healthcheck/")[0] == 503
+    lines = [line for line in server.log_text().splitlines() if "restore a backup" in line]
+    assert len(lines) == 1
+    # Nor is there a second server at the path while the first one lives.
+    second = FastlaneServer(
+        tmp_path / "second", EXECUTOR="process", DATA_DIR=str(tmp_path / "data")
+    )
+    second.directory.mkdir()
+    refused = subprocess.run(
+        second.command(), capture_output=True, timeout=REFUSAL_TIMEOUT, cwd=second.directory
+    )
+    assert refused.returncode != 0
+    assert b"in use by another fastlane server" in refused.stdout + refused.stderr
+    if loss == "moved":
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        (tmp_path / "old").rename(tmp_path / "data")
+        after = server.submit("t", image="none:1", command=["true"])
+        server.await_end(after["jobUrl"])
+        server.restart()
+        assert {each["status"] for each in server.executions(after["jobUrl"])} == {"done"}
+
+
+def test_a_copy_of_a_live_data_directory_starts_elsewhere(
+    server: FastlaneServer, tmp_path: Path
+) -> None:
+    jobs: list[str] = []
+    for number in range(2):
+        for _ in range(10):
+            answer = server.submit("t", image="none:1", command=["true"])
+            jobs.append(answer["jobUrl"].removeprefix(server.url))
+        copied = tmp_path / f"copy-{number}"
+        copied.mkdir()
+        # Jobs are under way, and files come and go meanwhile.
+        subprocess.run(["cp", "-a", tmp_path / "data", copied / "data"], stderr=subprocess.DEVNULL)
+        with FastlaneServer(copied, EXECUTOR="process") as other:
+            for job in jobs[-5:]:
+                other.await_end(job)
+
+
+class AsNobody(FastlaneServer):
+    """``fastlane server`` as users start it, but not as root."""
+
+    def command(self) -> list[str]:
+        pairs = [f"{name}={value}" for name, value in self.options.items()]
+        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        command = [sys.executable, "-m", "fastlane", "server"]
+        return [*(user if os.geteuid() == 0 else []), "env", f"PYTHONPATH={ROOT}", *pairs, *command]
+
+
+def test_jobs_do_not_see_the_environment_of_the_server() -> None:
+    secret = f"canary-{uuid.uuid4().hex}"
+    with tempfile.TemporaryDirectory(prefix="fastlane-test-") as name:
+        if os.geteuid() == 0:
+            os.chown(name, NOBODY, NOBODY)
+        mail = {"SMTP_HOST": "127.0.0.1", "SMTP_USER": "u", "SMTP_PASSWORD": secret}
+        with AsNobody(Path(name), EXECUTOR="process", HOME=name, **mail) as server:
+            pid = server.pid
+            script = (
+                f"grep -lz canary- /proc/[0-9]*/environ; cat /proc/{pid}/environ; "
+                f"grep -az canary- /proc/{pid}/mem; env; true"
+            )
+            url = server.submit("t", image="none:1", command=["sh", "-c", script])["jobUrl"]
+            server.await_end(url)
+            _, out, _ = server.request("GET", f"{url}stdout/")
+            _, complaints, _ = server.request("GET", f"{url}stderr/")
+    assert {line.partition("=")[0] for line in out.decode().splitlines()} == {"HOME", "PATH", "PWD"}
+    assert f"cat: /proc/{pid}/environ: Permission denied" in complaints.decode()
+    assert secret not in (out + complaints).decode()
