@@ -34,7 +34,7 @@ from fastlane.model import (
 )
 from fastlane.storage.base import IdempotencyKey, Storage
 from fastlane.storage.sqlite import SqliteStorage, schema
-from fastlane.storage.sqlite.storage import DATABASE_NAME
+from fastlane.storage.sqlite.place import DATABASE_NAME
 from tests.contracts.test_storage import (
     DONE,
     NOW,
