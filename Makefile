@@ -41,9 +41,9 @@ test: .venv/dev.stamp  ## every test, with a real engine, Redis, MongoDB and bro
 test-newest: .venv/dev.stamp  ## what make check tests, on the newest Python that Debian has
 	@$(PY) -m scripts.newest $(CHECKED) $(ARGS)
 
-faults: .venv/dev.stamp  ## the long fault runs (kill -9 under load and the like)
+faults: .venv/dev.stamp  ## the long fault runs and their scoreboard (ARGS='--scale 0.1')
 	@$(PY) -m scripts.services
-	@$(PY) -m pytest -m faults $(ARGS)
+	@$(PY) -m pytest -m 'faults or scoreboard' $(ARGS)
 
 bench: .venv/dev.stamp  ## the numbers, next to the bare engine in the same run
 	@$(PY) -m scripts.services engine stores

@@ -13,9 +13,10 @@ import pytest
 
 from scripts.machine import in_ci
 from tests import services
+from tests.scoreboard import ScoreboardPlugin, add_options, scoreboard
 from tests.services import browser_session, chromium, missing, mongo_server, redis_server
 
-__all__ = ["browser_session", "chromium", "missing", "mongo_server", "redis_server"]
+__all__ = ["browser_session", "chromium", "missing", "mongo_server", "redis_server", "scoreboard"]
 
 # What the tests of a directory need. The order is that of `make test`: the longest files first, so
 # that the workers end at the same time.
@@ -37,7 +38,18 @@ FIXTURES = {
     "mongo_server": "cluster",
     "redis_server": "cluster",
     "registry": "engine",
+    "scoreboard": "scoreboard",
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the fault runs."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect what fault runs report."""
+    config.pluginmanager.register(ScoreboardPlugin(config))
 
 
 @pytest.hookimpl(tryfirst=True)

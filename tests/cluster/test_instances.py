@@ -23,6 +23,7 @@ from pymongo import MongoClient
 from tests.cluster.instances import Cluster, DockerCluster, Instance, Load, database_url
 from tests.eventually import wait_for
 from tests.fastlane_server import ROOT, FastlaneServer
+from tests.scoreboard import Scoreboard
 from tests.services import MongoServer, RedisServer
 
 
@@ -38,7 +39,9 @@ def cluster(
         client.drop_database(client.get_default_database())
 
 
-def kill_at_random(cluster: Cluster, jobs: int, every_seconds: float) -> None:
+def kill_at_random(
+    cluster: Cluster, jobs: int, every_seconds: float, scoreboard: Scoreboard, what: str
+) -> None:
     load = Load(cluster, jobs, pause=0.3, every_seconds=0.2)
     kills = 0
     adoptions = []
@@ -54,21 +57,21 @@ def kill_at_random(cluster: Cluster, jobs: int, every_seconds: float) -> None:
             kills += 1
         for adoption in adoptions:
             adoption.join()
-    report.show(f"kill -9 of a random instance every {every_seconds:g} s, {kills} times")
-    report.check()
+    scoreboard.take(report, what, "cluster", f"{kills} times")
     assert len(report.recoveries) == kills
     assert max(report.recoveries) < 15
 
 
 @pytest.mark.timeout(240)
-def test_killed_at_random(cluster: Cluster) -> None:
-    kill_at_random(cluster, 20, 1.0)
+def test_killed_at_random(cluster: Cluster, scoreboard: Scoreboard) -> None:
+    kill_at_random(cluster, 20, 1.0, scoreboard, "processes, kill -9 of a random instance")
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
-def test_killed_at_random_for_long(cluster: Cluster) -> None:
-    kill_at_random(cluster, 300, 3.0)
+def test_killed_at_random_for_long(cluster: Cluster, scoreboard: Scoreboard) -> None:
+    what = "processes, kill -9 of a random instance"
+    kill_at_random(cluster, scoreboard.scaled(300), 3.0, scoreboard, what)
 
 
 @pytest.mark.parametrize(
@@ -81,16 +84,19 @@ def test_containers_outlive_instances_killed_at_random(
     tmp_path: Path,
     mongo_server: MongoServer,
     redis_server: RedisServer,
+    scoreboard: Scoreboard,
 ) -> None:
     """Containers go on without their owner, and are found again by whoever adopts them."""
     url = database_url(mongo_server, tmp_path)
     with DockerCluster(tmp_path, url, redis_server.url) as cluster:
-        kill_at_random(cluster, jobs, every_seconds)
+        jobs = jobs if jobs < 100 else scoreboard.scaled(jobs)
+        what = "containers, kill -9 of a random instance"
+        kill_at_random(cluster, jobs, every_seconds, scoreboard, what)
 
 
 @pytest.mark.timeout(240)
 def test_a_frozen_owner_is_fenced_off(
-    tmp_path: Path, mongo_server: MongoServer, redis_server: RedisServer
+    tmp_path: Path, mongo_server: MongoServer, redis_server: RedisServer, scoreboard: Scoreboard
 ) -> None:
     """REGRESSIONS 14: SIGSTOP until its executions are adopted; what it then writes is refused."""
     url = database_url(mongo_server, tmp_path)
@@ -104,8 +110,7 @@ def test_a_frozen_owner_is_fenced_off(
                 cluster.await_adoption(load.report, frozen.pid)
             finally:
                 os.kill(frozen.pid, signal.SIGCONT)
-        load.report.show("an owner frozen until others have adopted what it owned")
-        load.report.check()
+        scoreboard.take(load.report, "an owner frozen until others adopt its runs", "cluster")
         assert "Another instance owns the execution now" in frozen.log_text()
 
 

@@ -17,6 +17,7 @@ from tests.cluster.instances import Cluster, Load, Report
 from tests.cluster.proxy import Proxy
 from tests.cluster.replica_set import ReplicaSet
 from tests.eventually import wait_for
+from tests.scoreboard import Scoreboard
 from tests.services import MongoServer, RedisServer, missing
 
 pytestmark = pytest.mark.timeout(300)
@@ -41,13 +42,18 @@ def redis_own(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def load_while(cluster: Cluster, jobs: int, trouble: Callable[[Report], None], what: str) -> Report:
+def load_while(
+    cluster: Cluster,
+    jobs: int,
+    trouble: Callable[[Report], None],
+    scoreboard: Scoreboard,
+    what: str,
+) -> Report:
     load = Load(cluster, jobs)
     with load.running() as report:
         wait_for(cluster.starts, "a first start")
         trouble(report)
-    report.show(what)
-    report.check()
+    scoreboard.take(report, what, "cluster")
     return report
 
 
@@ -64,7 +70,7 @@ def statuses_for(cluster: Cluster, seconds: float) -> set[int]:
 
 
 def test_redis_is_flushed_frozen_and_killed(
-    tmp_path: Path, mongo: MongoServer, redis_own: RedisServer
+    tmp_path: Path, mongo: MongoServer, redis_own: RedisServer, scoreboard: Scoreboard
 ) -> None:
     def trouble(report: Report) -> None:
         with redis.Redis.from_url(redis_own.url) as client:
@@ -90,13 +96,18 @@ def test_redis_is_flushed_frozen_and_killed(
             client.flushall()
 
     with Cluster(tmp_path, mongo.url, redis_own.url) as cluster:
-        report = load_while(cluster, 20, trouble, "Redis flushed, frozen 5 s, killed 3 s, flushed")
+        what = "Redis flushed, frozen 5 s, killed 3 s"
+        report = load_while(cluster, 20, trouble, scoreboard, what)
     assert max(report.recoveries) < 15
 
 
 @pytest.mark.parametrize("seconds", [5, pytest.param(15, marks=pytest.mark.faults)])
 def test_mongodb_is_killed_for_a_while(
-    seconds: float, tmp_path: Path, mongo: MongoServer, redis_own: RedisServer
+    seconds: float,
+    tmp_path: Path,
+    mongo: MongoServer,
+    redis_own: RedisServer,
+    scoreboard: Scoreboard,
 ) -> None:
     """REGRESSIONS 4, 5: POST is answered 503 meanwhile, and work continues when it is back."""
 
@@ -108,12 +119,12 @@ def test_mongodb_is_killed_for_a_while(
         cluster.await_recovery(report)
 
     with Cluster(tmp_path, mongo.url, redis_own.url) as cluster:
-        report = load_while(cluster, 12, trouble, f"MongoDB killed for {seconds:g} s")
+        report = load_while(cluster, 12, trouble, scoreboard, f"MongoDB killed for {seconds:g} s")
     assert max(report.recoveries) < 15
 
 
 def test_mongodb_is_frozen_for_a_while(
-    tmp_path: Path, mongo: MongoServer, redis_own: RedisServer
+    tmp_path: Path, mongo: MongoServer, redis_own: RedisServer, scoreboard: Scoreboard
 ) -> None:
     """REGRESSIONS 4, 5: its connections stay, and nothing comes back on them for 8 s."""
 
@@ -126,16 +137,16 @@ def test_mongodb_is_frozen_for_a_while(
         cluster.await_recovery(report)
 
     with Cluster(tmp_path, mongo.url, redis_own.url) as cluster:
-        report = load_while(cluster, 12, trouble, "MongoDB frozen for 8 s")
+        report = load_while(cluster, 12, trouble, scoreboard, "MongoDB frozen for 8 s")
     assert max(report.recoveries) < 15
 
 
 @pytest.mark.parametrize("jobs", [12, pytest.param(150, marks=pytest.mark.faults)])
 def test_a_proxy_that_loses_answers(
-    jobs: int, tmp_path: Path, mongo: MongoServer, redis_own: RedisServer
+    jobs: int, tmp_path: Path, mongo: MongoServer, redis_own: RedisServer, scoreboard: Scoreboard
 ) -> None:
     """REGRESSIONS 12, 13: whether the request took place is not known to who sent it."""
-    seed = int(time.time())
+    seed = scoreboard.seed
     with (
         Proxy(mongo.port, seed=seed) as to_mongo,
         Proxy(redis_own.port, seed=seed) as to_redis,
@@ -157,11 +168,18 @@ def test_a_proxy_that_loses_answers(
                 proxy.faults.reset_after_request = proxy.faults.cut = proxy.faults.delay = 0
             cluster.await_recovery(report)
 
-        load = Load(cluster, jobs)
+        def faults() -> int:
+            return sum(to_mongo.counts.values()) + sum(to_redis.counts.values())
+
+        load = Load(cluster, jobs if jobs < 100 else scoreboard.scaled(jobs))
         with load.running() as report:
             trouble(report)
-        report.show(f"a proxy that loses answers {to_mongo.counts} {to_redis.counts} seed {seed}")
-        report.check()
+        scoreboard.take(
+            report,
+            "a proxy resets, cuts and delays",
+            "cluster",
+            f"{faults()} times",
+        )
 
 
 @pytest.fixture
@@ -171,7 +189,7 @@ def replica_set(tmp_path: Path) -> Iterator[ReplicaSet]:
 
 
 def test_the_primary_steps_down_and_is_killed(
-    tmp_path: Path, replica_set: ReplicaSet, redis_own: RedisServer
+    tmp_path: Path, replica_set: ReplicaSet, redis_own: RedisServer, scoreboard: Scoreboard
 ) -> None:
     def trouble(report: Report) -> None:
         primary = wait_for(replica_set.primary, "a primary")
@@ -185,5 +203,6 @@ def test_the_primary_steps_down_and_is_killed(
         primary.start()
 
     with Cluster(tmp_path, replica_set.url, redis_own.url) as cluster:
-        report = load_while(cluster, 25, trouble, "replica set: step-down, then kill -9")
+        what = "a primary steps down, the next one is killed"
+        report = load_while(cluster, 25, trouble, scoreboard, what)
     assert max(report.recoveries) < 15

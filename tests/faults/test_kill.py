@@ -6,21 +6,19 @@ started twice (REGRESSIONS 1, 2, 5, 12, 20; the rules of a restart in the README
 
 from __future__ import annotations
 
-import http.client
-import itertools
-import random
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.instances import ContainerRuns, Single
 from tests.engine import StartsHeard, find_engine
 from tests.eventually import wait_for
 from tests.fastlane_server import FastlaneServer
+from tests.load import Load
+from tests.scoreboard import Scoreboard
 
 # Each execution says once that it started, in a place that outlives the server.
 LINES = 12
@@ -135,63 +133,33 @@ def test_killed_at(point: str, image: str, server: FastlaneServer, witness: Witn
 
 
 def kill_at_random(
-    server: FastlaneServer,
-    witness: Witness,
-    executor: str,
-    image: str,
-    *,
-    jobs: int,
-    kills: int,
-    seed: int,
+    directory: Path, executor: str, scoreboard: Scoreboard, *, jobs: int, kills: int
 ) -> None:
     """Submit *jobs* while the server is killed *kills* times; check each that was accepted."""
-    chance = random.Random(seed)
-    accepted: dict[str, str] = {}
-    server.start()
-
-    def submit_all() -> None:
-        for number in range(jobs):
-            # What got no answer may run or not, so each try has a name of its own.
-            for attempt in itertools.count():
-                name = f"load-{number}-{attempt}"
-                command = witness.command(name, pause=0.02)
-                try:
-                    answer = server.submit(name, image=image, command=command)
-                except (OSError, http.client.HTTPException):
-                    time.sleep(0.05)
-                else:
-                    accepted[name] = answer["jobUrl"]
-                    break
-
-    submitter = threading.Thread(target=submit_all)
-    submitter.start()
-    for _ in range(kills):
-        time.sleep(chance.uniform(0.3, 2.0))
-        server.restart()
-    submitter.join()
-    counts: Counter[str] = Counter()
-    for name, url in accepted.items():
-        (execution,) = server.await_end(url)
-        execution |= {"jobId": url.rstrip("/").rpartition("/")[2]}
-        check_ended_well(server, witness, name, execution)
-        counts[str(execution["status"])] += 1
-    print(f"{executor}: {len(accepted)} accepted, {kills} kills, {dict(counts)}, seed {seed}")
+    chance = scoreboard.chance()
+    runs = ContainerRuns(directory) if executor == "docker" else None
+    with Single(directory, runs, seed=scoreboard.seed) as single:
+        load = Load(single, jobs, every_seconds=0.02)
+        with load.running() as report:
+            for _ in range(kills):
+                time.sleep(chance.uniform(0.3, 2.0))
+                began = time.monotonic()
+                single.server.kill()
+                single.server.start()
+                single.await_recovery(report, began)
+        what = "containers" if executor == "docker" else "processes"
+        scoreboard.take(report, f"{what}, kill -9 of the server", "SQLite", f"{kills} times")
 
 
-def test_killed_at_random(
-    executor: str, image: str, server: FastlaneServer, witness: Witness
-) -> None:
-    kill_at_random(server, witness, executor, image, jobs=12, kills=4, seed=random.randrange(10**6))
+def test_killed_at_random(executor: str, tmp_path: Path, scoreboard: Scoreboard) -> None:
+    kill_at_random(tmp_path, executor, scoreboard, jobs=12, kills=4)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
-def test_killed_at_random_for_long(
-    executor: str, image: str, server: FastlaneServer, witness: Witness
-) -> None:
-    kill_at_random(
-        server, witness, executor, image, jobs=150, kills=40, seed=random.randrange(10**6)
-    )
+def test_killed_at_random_for_long(executor: str, tmp_path: Path, scoreboard: Scoreboard) -> None:
+    jobs, kills = scoreboard.scaled(150), scoreboard.scaled(40)
+    kill_at_random(tmp_path, executor, scoreboard, jobs=jobs, kills=kills)
 
 
 def test_due_work_that_was_missed_runs_once(

@@ -7,7 +7,6 @@ receiver can drop them by their ``webhook-id``.
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 from collections import Counter
@@ -18,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from scripts.scoreboard import Row
 from tests.eventually import wait_for
 from tests.fastlane_server import FastlaneServer
+from tests.scoreboard import Scoreboard
 
 # The path of a notification, point by point, and how often a webhook may arrive at most: twice
 # where one may be under way, its answer on the wire, when the process dies.
@@ -118,10 +119,10 @@ def test_killed_at(point: str, server: FastlaneServer, receiver: Receiver) -> No
 
 
 def kill_at_random(
-    server: FastlaneServer, receiver: Receiver, *, jobs: int, kills: int, seed: int
+    server: FastlaneServer, receiver: Receiver, scoreboard: Scoreboard, *, jobs: int, kills: int
 ) -> None:
     """Submit *jobs* while the server is killed *kills* times; every webhook arrives."""
-    chance = random.Random(seed)
+    chance = scoreboard.chance()
     accepted: list[dict[str, Any]] = []
     server.start()
 
@@ -141,27 +142,42 @@ def kill_at_random(
         server.await_end(answer["jobUrl"])
     jobs_told: Counter[str] = Counter()
 
+    wanted = {(answer["executionId"], event) for answer in accepted for event in EVENTS}
+
+    def told() -> set[tuple[str, str]]:
+        return {(body["executionId"], body["event"]) for body in list(receiver.bodies)}
+
     def all_told() -> bool:
-        told = {(body["executionId"], body["event"]) for body in list(receiver.bodies)}
-        wanted = {(answer["executionId"], event) for answer in accepted for event in EVENTS}
-        return wanted <= told
+        return wanted <= told()
 
     wait_for(all_told, "every webhook")
     doubles = sum(receiver.ids.values()) - len(receiver.ids)
+    scoreboard.add(
+        Row(
+            "notifications, kill -9 of the server",
+            "SQLite",
+            len(receiver.ids),
+            "webhooks",
+            lost=0,
+            twice=len(receiver.ids) - len(told()),
+            note=f"{kills} times; {doubles} arrived again under the same id",
+        )
+    )
     jobs_told.update(body["event"] for body in receiver.bodies)
     # A double needs a kill between an answer and its record: no more at once than are tried.
     assert doubles <= kills * 64
-    print(
-        f"{len(accepted)} accepted, {kills} kills, {len(receiver.ids)} delivered, "
-        f"{doubles} doubles, 0 lost, seed {seed}"
-    )
 
 
-def test_killed_at_random(server: FastlaneServer, receiver: Receiver) -> None:
-    kill_at_random(server, receiver, jobs=15, kills=4, seed=random.randrange(10**6))
+def test_killed_at_random(
+    server: FastlaneServer, receiver: Receiver, scoreboard: Scoreboard
+) -> None:
+    kill_at_random(server, receiver, scoreboard, jobs=15, kills=4)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
-def test_killed_at_random_for_long(server: FastlaneServer, receiver: Receiver) -> None:
-    kill_at_random(server, receiver, jobs=200, kills=40, seed=random.randrange(10**6))
+def test_killed_at_random_for_long(
+    server: FastlaneServer, receiver: Receiver, scoreboard: Scoreboard
+) -> None:
+    jobs, kills = scoreboard.scaled(200), scoreboard.scaled(40)
+    kill_at_random(server, receiver, scoreboard, jobs=jobs, kills=kills)
