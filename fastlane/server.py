@@ -20,6 +20,7 @@ from fastlane import __version__
 from fastlane.api.bounds import MAX_HEADER_BYTES
 from fastlane.api.connections import Connections, Listener, limits_for, raise_file_limit
 from fastlane.api.routes import make_app
+from fastlane.api.streaming.sockets import MAX_SOCKETS
 from fastlane.config import Config, is_loopback
 from fastlane.errors import ConfigError, StorageUnavailable
 from fastlane.executors.base import Executor
@@ -122,6 +123,7 @@ class Server:
             body_timeout=BODY_SECONDS,
         )
         limits = limits_for(raise_file_limit())
+        self.services.sockets.limit = self.config.max_sockets or min(MAX_SOCKETS, limits.total // 2)
         self.connections = Connections(limits, is_proxy=self._is_trusted_proxy)
         self._listener = Listener(self._http, self.connections)
         self._listener.listen(sockets)

@@ -298,6 +298,8 @@ class Connections:
 
     def add_unsent(self, connection: Connection, size: int) -> None:
         """*size* bytes of an answer are about to wait for *connection*'s client."""
+        if size == 0:
+            return
         if connection.unsent == 0:
             connection.progressed_at = self.now()
             self._sending[connection] = None

@@ -111,6 +111,14 @@ class Config(BaseSettings):
         form="a size from 1k to 1g, like 1m",
     )
 
+    max_sockets: int = count(
+        0,
+        0,
+        10_000,
+        "Most log viewers (WebSockets) at a time; one address has at most half of them. 0: 1000, "
+        "or fewer where the limit on open files is low.",
+    )
+
     # Where data is kept.
     data_dir: types.Directory = Field(
         default_factory=types.default_data_dir,

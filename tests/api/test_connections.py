@@ -331,3 +331,29 @@ async def test_a_proxys_connection_belongs_to_its_client(
                 == {"10.0.0.7": 2, "127.0.0.1": 3}
             )
         )
+
+
+async def test_a_flood_of_requests_leaves_the_loop_to_others(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that are answered at once, sent before the answers to others were read."""
+    site = await make_site(still=True)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    request = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    counting = asyncio.create_task(count())
+    async with connected(site, 1, request * 200 + REQUEST) as (reader,):
+        await eventually(lambda: turns > 0)
+        before, answers = turns, b""
+        while not answers.endswith(b'"backend":"sqlite"}'):
+            answers += await reader.read(1 << 20)
+        # Otherwise it would be a handful.
+        assert turns - before >= 200
+        assert answers.count(b"HTTP/1.1 404") == 200
+    counting.cancel()

@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from fastlane.api.streaming import websocket
+from fastlane.api.streaming.sockets import Sockets
 from fastlane.model import Execution, LogCap, Schedule, Stream
 from tests.api.log_owner import FARM, Owner
 from tests.api.log_site import Site, serve
@@ -443,7 +445,8 @@ async def test_a_get_without_upgrade_says_what_this_is(site: Site, owner: Owner)
 
 async def test_too_many_sockets_is_503(site: Site, owner: Owner) -> None:
     await owner.start()
-    site.services.sockets.limit = 2
+    # One address has at most half of them.
+    site.services.sockets.limit = 4
     viewers = [await Viewer.connect(site, f"{owner.path}/ws/") for _ in range(2)]
     error = await refusal(site, f"{owner.path}/ws/")
     assert error.code == 503
@@ -453,6 +456,97 @@ async def test_too_many_sockets_is_503(site: Site, owner: Owner) -> None:
     await eventually(lambda: len(site.services.sockets) == 1)
     viewers.append(await Viewer.connect(site, f"{owner.path}/ws/"))
     assert len(viewers) == 2
+
+
+class FakeSocket:
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.told = False
+
+    def shut_down(self) -> None:
+        self.told = True
+
+    def cut_off(self) -> None:
+        raise AssertionError
+
+
+async def test_the_next_viewer_gets_a_place_of_who_has_most(site: Site) -> None:
+    sockets = Sockets(site.services.sockets.feed, limit=20)
+    opened = []
+    for peer in [*"a" * 12, *"b" * 12, "c"]:
+        if sockets.admits(peer):
+            opened.append(FakeSocket(peer))
+            sockets.add(opened[-1])
+    assert [one.peer for one in opened] == [*"a" * 10, *"b" * 10, "c"]
+    assert [one.told for one in opened].index(True) == 0
+    # Nobody leaves for one who has as many, and not many leave at a time.
+    assert not sockets.admits("b")
+    assert sockets.admits("d")
+    sockets.add(FakeSocket("d"))
+    assert not sockets.admits("e")
+    sockets.discard(opened[0])
+    assert sockets.admits("e")
+
+
+HANDSHAKE = (
+    "GET {path}/ws/ HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+@asynccontextmanager
+async def handshaken(
+    site: Site, owner: Owner
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection whose next bytes are frames."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=2**16)
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            writer.write(HANDSHAKE.format(path=owner.path).encode())
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def test_an_unmasked_frame_ends_the_connection(site: Site, owner: Owner) -> None:
+    """RFC 6455, section 5.1."""
+    await owner.start()
+    async with handshaken(site, owner) as (reader, writer):
+        writer.write(b"\x81\x02hi")
+        assert (await reader.read())[2:4] == (1002).to_bytes(2, "big")
+
+
+async def test_pings_whose_answers_are_not_read_are_not_read_either(
+    site: Site, owner: Owner
+) -> None:
+    """Regression: the answers piled up in memory; others are served meanwhile."""
+    await owner.start()
+    ping = b"\x89\xfd\0\0\0\0" + b"x" * 125
+    async with handshaken(site, owner) as (_, writer):
+        (viewer,) = site.services.sockets._open
+        assert isinstance(viewer, websocket.LogSocket)
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            while True:
+                writer.write(ping * 100)
+                await writer.drain()
+                sent += 1
+
+        flooding = asyncio.create_task(flood())
+        client = AsyncHTTPClient()
+        try:
+            # It gets no further once both directions are full.
+            before = -1
+            while before != sent:
+                before = sent
+                for _ in range(20):
+                    assert (await client.fetch(site.url("/healthcheck/", "http"))).code == 200
+        finally:
+            flooding.cancel()
+        assert len(viewer._wire._write_buffer) < 128 * 1024
 
 
 # -- every spelling -------------------------------------------------------------------------------

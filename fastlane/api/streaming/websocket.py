@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 from tornado.iostream import IOStream, StreamClosedError
-from tornado.websocket import WebSocketHandler
+from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 from fastlane import policy
 from fastlane.api import parameters
@@ -52,11 +52,37 @@ DONE = "done"
 RETRY = "retry"
 
 # RFC 6455, section 7.4.1, and the registry that it established.
-NORMAL, GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 1001, 1011, 1013
+NORMAL, GOING_AWAY, PROTOCOL_ERROR, INTERNAL_ERROR = 1000, 1001, 1002, 1011
+TRY_AGAIN_LATER = 1013
+# In the second byte of a frame (section 5.2). A server closes where it is missing (section 5.1).
+_MASKED = 0x80
 
 
 class _Stalled(Exception):
     """The client does not read."""
+
+
+class _Protocol(WebSocketProtocol13):
+    """Reads frames as a server must, and no faster than its client reads the answers."""
+
+    _at_header = False
+
+    async def _receive_frame(self) -> None:
+        if self.stream.writing():
+            # Otherwise the answers to a flood of pings would pile up.
+            await self.stream.write(b"")
+        self._at_header = True
+        await super()._receive_frame()
+
+    async def _read_bytes(self, n: int) -> bytes:
+        data = await super()._read_bytes(n)
+        if self._at_header:
+            self._at_header = False
+            if not data[1] & _MASKED:
+                self.close(PROTOCOL_ERROR, "a client's frames are masked")
+                self._abort()
+                raise StreamClosedError
+        return data
 
 
 class LogSocket(BaseHandler, WebSocketHandler):
@@ -91,10 +117,10 @@ class LogSocket(BaseHandler, WebSocketHandler):
                 "This is a WebSocket; connect to it by a ws or wss URL.",
                 headers={"Upgrade": "websocket"},
             )
-        if self.services.sockets.full:
+        if not self.services.sockets.admits(self.peer):
             raise Problem(
                 503,
-                "The server has too many open sockets; try again later.",
+                "The server, or your address, has too many open sockets; try again later.",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
         await super().get()
@@ -105,6 +131,17 @@ class LogSocket(BaseHandler, WebSocketHandler):
         self._with_state = STATE.choice(self) == "true"
         if self._with_state and self._stream_format is not Format.JSON:
             raise Problem(400, "state=true requires format=json.")
+
+    @property
+    def peer(self) -> str:
+        """See :class:`fastlane.api.streaming.sockets.Socket`."""
+        return self.caller.address
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        found = super().get_websocket_protocol()
+        if isinstance(found, WebSocketProtocol13):
+            return _Protocol(self, mask_outgoing=False, params=found.params)
+        return found
 
     @property
     def ping_interval(self) -> float | None:
