@@ -346,7 +346,7 @@ class Lifecycle:
         """
         epoch = execution.epoch
         for _ in range(COMPARE_ATTEMPTS):
-            now = self._clock()
+            now = policy.not_before(self._clock(), execution)
             decided = policy.with_stop_intent(outcome, execution.stop_reason, execution)
             try:
                 final, retry = await self._storage.executions.finish(

@@ -457,6 +457,8 @@ class Outcome:
     reason: Reason
     exit_code: int | None = None
     error: str | None = None
+    ran_seconds: float | None = None
+    """How long the run lasted, by one clock of its host; None where that is unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,27 +130,34 @@ def execution_of(job: Job, farm: Farm | None, *, id: str, now: float) -> Executi
     )
 
 
-def outcome_of_exit(exit_code: int | None, *, oom: bool, error: str | None) -> Outcome:
+def outcome_of_exit(
+    exit_code: int | None, *, oom: bool, error: str | None, ran_seconds: float | None = None
+) -> Outcome:
     """How a run that ended by itself ended; *error* is what the host says of it."""
+    status, reason = Status.FAILED, Reason.EXIT_CODE
     if exit_code == 0:
-        return Outcome(Status.DONE, Reason.EXIT_CODE, 0)
-    if oom:
-        return Outcome(Status.FAILED, Reason.OOM, exit_code, "The container ran out of memory.")
-    return Outcome(Status.FAILED, Reason.EXIT_CODE, exit_code, error)
+        status, error = Status.DONE, None
+    elif oom:
+        reason, error = Reason.OOM, "The container ran out of memory."
+    return Outcome(status, reason, exit_code, error, ran_seconds)
 
 
 def with_stop_intent(outcome: Outcome, intent: Reason | None, execution: Execution) -> Outcome:
     """*outcome*, changed where an early end had been requested.
 
     The intent wins over the exit code: 137 and 143 do not tell who sent the signal, and a command
-    may well exit with 0 when it is stopped.
+    may well exit with 0 when it is stopped. But a run that lasted no longer than its limit has not
+    timed out, even if a stop was on its way.
     """
     if intent is Reason.TIMEOUT:
+        limit_seconds = execution.definition.timeout_seconds
+        if outcome.ran_seconds is not None and outcome.ran_seconds <= limit_seconds:
+            return outcome
         return replace(
             outcome,
             status=Status.TIMEDOUT,
             reason=Reason.TIMEOUT,
-            error=f"The execution ran longer than {execution.definition.timeout_seconds:g} s.",
+            error=f"The execution ran longer than {limit_seconds:g} s.",
         )
     if intent is not None:
         return replace(
@@ -160,6 +167,13 @@ def with_stop_intent(outcome: Outcome, intent: Reason | None, execution: Executi
             error="The execution was stopped on request.",
         )
     return outcome
+
+
+def not_before(now: float, execution: Execution) -> float:
+    """*now* for a new time of *execution*: its times never run backwards, even where instances
+    whose clocks differ have written them, or a clock was set back.
+    """
+    return max(now, execution.created_at, execution.started_at or execution.created_at)
 
 
 def first_run_at(schedule: Schedule, now: float) -> float | None:

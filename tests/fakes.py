@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,9 @@ class FakeRun:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def end(self, exit_code: int = 0) -> None:
-        self.state = replace(self.state, phase=Phase.ENDED, exit_code=exit_code)
+        self.state = replace(
+            self.state, phase=Phase.ENDED, exit_code=exit_code, finished_at=time.monotonic()
+        )
         self.ended.set()
 
 
@@ -71,7 +74,8 @@ class MemoryExecutor(Executor):
         run = self._run(run_id)
         if run.state.phase is Phase.CREATED:
             self.calls["start"] += 1
-            run.state = replace(run.state, phase=Phase.RUNNING)
+            # The host's clock is nobody else's.
+            run.state = replace(run.state, phase=Phase.RUNNING, started_at=time.monotonic())
             run.output.append(b"out\n")
             if self.instant:
                 run.end()
@@ -85,6 +89,10 @@ class MemoryExecutor(Executor):
         run = self._run(run_id)
         await run.ended.wait()
         return self._run(run_id).state
+
+    async def ran_seconds(self, host: str, run_id: str) -> float:
+        started_at = self._run(run_id).state.started_at
+        return 0.0 if started_at is None else time.monotonic() - started_at
 
     async def logs(
         self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event

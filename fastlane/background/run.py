@@ -72,6 +72,10 @@ class Run:
         self._log = LogWriter(context, execution, empty=not resumed and execution.epoch <= 1)
         self._run_id: str | None = None
         self._resumed = resumed
+        # When the run was started, by the event loop's clock; None when an earlier task started it.
+        self._began_at: float | None = None
+        # How long the run lasted at least: it was still running then.
+        self._ran_seconds = 0.0
         self.may_exist = execution.status is Status.RUNNING
         """Whether the host may have a run, so that nobody else may be given the execution."""
 
@@ -219,6 +223,7 @@ class Run:
                 self._run_id, self.may_exist = None, False
                 raise Requeue(str(refused)) from refused
             await self._calls.until_answered(lambda: self._executor.start(self._host, run_id))
+        self._began_at = asyncio.get_running_loop().time()
 
     async def _pull(self, spec: RunSpec) -> None:
         hosts = self._context.hosts
@@ -248,9 +253,15 @@ class Run:
             give_up_after_seconds=self._options.host_lost_after_seconds,
         )
         wait = asyncio.create_task(self._await_end(run_id))
-        wait.add_done_callback(lambda _: ended.set())
         follow = asyncio.create_task(follower.follow(ended))
         keep_time = asyncio.create_task(self._keep_time(run_id, news))
+
+        def end(_: asyncio.Task[RunState]) -> None:
+            # Its log may be read for a long time yet, but the run has no time limit any more.
+            ended.set()
+            keep_time.cancel()
+
+        wait.add_done_callback(end)
         tasks = (follow, wait, keep_time)
         try:
             started = await retry_until_available(
@@ -260,7 +271,7 @@ class Run:
             while True:
                 # An error in any of them must not be lost.
                 for task in tasks:
-                    if task.done():
+                    if task.done() and not task.cancelled():
                         await task
                 if wait.done() and follow.done():
                     break
@@ -273,7 +284,13 @@ class Run:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return policy.outcome_of_exit(state.exit_code, oom=state.oom, error=state.error)
+        ran_seconds = state.ran_seconds
+        if ran_seconds is not None:
+            # A clock that was set back says less than we have seen.
+            ran_seconds = max(ran_seconds, self._ran_seconds)
+        return policy.outcome_of_exit(
+            state.exit_code, oom=state.oom, error=state.error, ran_seconds=ran_seconds
+        )
 
     async def _await_end(self, run_id: str) -> RunState:
         """Wait for as long as the run lasts.
@@ -299,18 +316,35 @@ class Run:
             await pause.wait()
 
     async def _keep_time(self, run_id: str, news: Subscription) -> None:
-        """Stop the run when its time limit has passed or somebody requests it."""
-        loop = asyncio.get_running_loop()
-        left_seconds = self._execution.definition.timeout_seconds
-        if self._execution.started_at is not None:
-            left_seconds -= self._context.clock() - self._execution.started_at
-        # Monotonic from here on: a step of the wall clock neither cuts nor stretches a run.
-        deadline = loop.time() + left_seconds
-        while not await self._stop_requested():
-            if loop.time() >= deadline:
+        """Stop the run when its time limit has passed or somebody requests it.
+
+        The limit counts in monotonic time from the answer to the start. Who did not start the run
+        asks its host how long it has been running: clocks of two machines are never compared.
+        """
+        now = asyncio.get_running_loop().time
+        limit_seconds = self._execution.definition.timeout_seconds
+        try:
+            if self._began_at is None:
+                ran_seconds = await self._calls.until_answered(
+                    lambda: self._executor.ran_seconds(self._host, run_id)
+                )
+                self._began_at = now() - ran_seconds
+            while not await self._stop_requested():
+                ran_seconds = now() - self._began_at
+                if ran_seconds < limit_seconds:
+                    await news.wait(min(limit_seconds - ran_seconds, STOP_POLL_SECONDS))
+                    continue
+                # It may have ended in time while nobody here noticed.
+                state = await self._calls.until_answered(
+                    lambda: self._executor.inspect(self._host, run_id)
+                )
+                if state.phase is Phase.ENDED:
+                    return
+                self._ran_seconds = ran_seconds
                 await retry_until_available(lambda: self._lifecycle.timed_out(self._execution))
-            else:
-                await news.wait(min(deadline - loop.time(), STOP_POLL_SECONDS))
+        except RunVanished:
+            # Who waits for the run knows what that means.
+            return
         grace_seconds = self._options.stop_grace_seconds
         await self._calls.until_answered(
             lambda: self._executor.stop(self._host, run_id, grace_seconds=grace_seconds)

@@ -96,6 +96,13 @@ class RunState:
     error: str | None = None
     """What the host says went wrong, where the output does not say it."""
 
+    @property
+    def ran_seconds(self) -> float | None:
+        """How long an ended run lasted; None where the host does not say it."""
+        if self.phase is not Phase.ENDED or self.started_at is None or self.finished_at is None:
+            return None
+        return self.finished_at - self.started_at
+
 
 @dataclass(frozen=True, slots=True)
 class ListedRun:
@@ -204,6 +211,17 @@ class Executor(ABC):
         :raises RunVanished: it was removed.
         :raises StartFailed: its command could not be executed, where a host knows that only now.
         """
+
+    async def ran_seconds(self, host: str, run_id: str) -> float:
+        """How long a started run has been running, by its host alone; rather less than more.
+
+        By a clock that is never set, where the host shows one, otherwise by its wall clock. The
+        caller's clocks play no part. An executor that cannot tell says 0, and the time limit of a
+        run begins again when its owner is restarted.
+
+        :raises RunVanished: there is no such run.
+        """
+        return 0.0
 
     @abstractmethod
     def logs(

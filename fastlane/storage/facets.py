@@ -211,7 +211,11 @@ class Jobs(ABC):
 
 
 class Executions(ABC):
-    """The life of an execution: queue, claim, start, finish, stop."""
+    """The life of an execution: queue, claim, start, finish, stop.
+
+    The times of an execution never run backwards: a start or an end before the time that is stored
+    already, by a clock that is behind or was set back, is stored as that time.
+    """
 
     @abstractmethod
     async def claim(

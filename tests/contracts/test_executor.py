@@ -36,6 +36,8 @@ from tests.eventually import eventually
 pytestmark = pytest.mark.timeout(90)
 ENGINE = pytest.mark.engine
 PATIENCE_SECONDS = 30.0
+# Bounds how far the clocks of this process and of a host on the same machine are apart.
+CLOCK_SECONDS = 0.05
 
 FOREVER = "while :; do sleep 0.05; done"
 
@@ -686,6 +688,28 @@ async def test_cancelled_logs_and_wait_leave_nothing_behind(stage: Stage) -> Non
     assert (await executor.inspect(stage.host, run_id)).phase is Phase.RUNNING
     await executor.close()
     await eventually(lambda: asyncio.all_tasks() <= tasks and descriptors() <= before)
+
+
+async def test_how_long_a_run_has_been_running(stage: Stage) -> None:
+    executor, began = await stage.executor(), time.monotonic()
+    run_id = await stage.shell(executor, until_term("echo ready", "exit 5"))
+    await stage.read_until(executor, run_id, b"ready\n")
+    # Another process, after a restart, asks as well.
+    successor = await stage.executor()
+
+    async def ran_for_a_while() -> bool:
+        ran_seconds = await successor.ran_seconds(stage.host, run_id)
+        assert ran_seconds <= time.monotonic() - began + CLOCK_SECONDS
+        return ran_seconds >= 1
+
+    await eventually(ran_for_a_while, every=0.1)
+    await executor.stop(stage.host, run_id, grace_seconds=20)
+    state = await executor.inspect(stage.host, run_id)
+    assert state.ran_seconds is not None
+    assert 1 <= state.ran_seconds <= time.monotonic() - began + CLOCK_SECONDS
+    await executor.remove(stage.host, run_id)
+    with pytest.raises(RunVanished):
+        await executor.ran_seconds(stage.host, run_id)
 
 
 # -- stop -------------------------------------------------------------------------------------

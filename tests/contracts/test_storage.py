@@ -420,6 +420,43 @@ async def test_replace_ends_retries_and_nothing_else(
     assert (await storage.executions.get(other.id)).status is Status.ENQUEUED
 
 
+def times(execution: Execution) -> list[float]:
+    """What is known of when it was made, started and ended, in this order."""
+    known = (execution.created_at, execution.started_at, execution.finished_at)
+    return [time for time in known if time is not None]
+
+
+async def test_times_never_run_backwards(storage: Storage) -> None:
+    """Instances whose clocks differ make, start and end the same executions."""
+    fast, slow = NOW + 60, NOW - 60
+    expiring = Definition.parse("busy:latest", ("true",), expires_at=slow)
+    stopped = await submit(storage, created_at=fast)
+    await storage.executions.stop(stopped.id, reason=Reason.STOPPED, now=slow)
+    expired = await submit(storage, created_at=fast, definition=expiring)
+    await storage.executions.expire(slow, 10)
+
+    job = make_job()
+    of_stopped_job = await submit(storage, job=job, created_at=fast)
+    await storage.jobs.stop(job.task_id, job.id, now=slow)
+
+    released = await submit(storage, created_at=fast)
+    taken = await claim(storage)
+    assert taken is not None
+    await storage.executions.stop(taken.id, reason=Reason.STOPPED, now=slow)
+    await storage.executions.release(taken.id, taken.epoch)
+
+    finished = await submit(storage, created_at=fast)
+    taken = await claim(storage)
+    assert taken is not None
+    await storage.executions.started(taken.id, taken.epoch, run_id="c1", started_at=slow)
+    await finish(storage, taken, finished_at=slow + 1)
+
+    for made in (stopped, expired, of_stopped_job, released, finished):
+        ended = await storage.executions.get(made.id)
+        assert ended.final
+        assert times(ended) == sorted(times(ended))
+
+
 async def test_an_idempotency_key_returns_what_was_stored_first(storage: Storage) -> None:
     key = IdempotencyKey("key", "print")
     job = make_job()

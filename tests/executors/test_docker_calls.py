@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -528,3 +529,38 @@ async def test_a_container_of_which_the_image_is_gone_is_pulled_for_again() -> N
     async with WithoutImage() as engine, opened() as executor:
         with pytest.raises(PullFailed, match="tool:1 is not on host"):
             await executor.create(engine.url, SPEC)
+
+
+# -- how long a run has been running ------------------------------------------------------------
+
+
+class ClockSet(FakeEngine):
+    """Its wall clock was set forward by an hour; *ages* are what ``ps`` says, if there is one."""
+
+    def __init__(self, ages: list[list[str]] | None) -> None:
+        super().__init__()
+        self.status = "running"
+        self._ages = ages
+
+    def details(self) -> dict[str, Any]:
+        """See :meth:`FakeEngine.details`."""
+        details = super().details()
+        details["State"]["StartedAt"] = "2026-01-01T12:00:00.123456789Z"
+        return details
+
+    async def on_top(self, request: web.Request) -> web.StreamResponse:
+        if self._ages is None:
+            return web.json_response({"message": "ps: unrecognized option"}, status=500)
+        return web.json_response({"Titles": ["PID", "ELAPSED"], "Processes": self._ages})
+
+    async def on_info(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"SystemTime": "2026-01-01T13:00:05.123456789Z"})
+
+
+@pytest.mark.parametrize(
+    ("ages", "seconds"), [([["17", "5"], ["23", "2"]], 4.0), (None, 3605.0)], ids=["ps", "no-ps"]
+)
+async def test_the_age_of_a_run_is_its_hosts(ages: list[list[str]] | None, seconds: float) -> None:
+    """By a clock that nobody sets, where the host has a ``ps`` that knows it."""
+    async with ClockSet(ages) as engine, opened() as executor:
+        assert await executor.ran_seconds(engine.url, RUN_ID) == pytest.approx(seconds)

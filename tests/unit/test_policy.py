@@ -119,6 +119,30 @@ def test_an_intent_wins_over_the_exit_code(
     assert (outcome.status, outcome.reason, outcome.exit_code) == (status, reason, 0)
 
 
+@pytest.mark.parametrize(
+    ("ran_seconds", "status"),
+    [
+        (None, Status.TIMEDOUT),
+        (1799.9, Status.DONE),
+        (1800.0, Status.DONE),
+        (1800.1, Status.TIMEDOUT),
+    ],
+)
+def test_a_run_that_ended_in_time_has_not_timed_out(
+    ran_seconds: float | None, status: Status
+) -> None:
+    """REGRESSIONS 42."""
+    exited = Outcome(Status.DONE, Reason.EXIT_CODE, 0, ran_seconds=ran_seconds)
+    assert execution().definition.timeout_seconds == 1800
+    assert policy.with_stop_intent(exited, Reason.TIMEOUT, execution()).status is status
+
+
+def test_times_of_an_execution_never_run_backwards() -> None:
+    started = execution(created_at=5.0, started_at=7.0)
+    assert [policy.not_before(now, started) for now in (6.0, 7.0, 8.0)] == [7.0, 7.0, 8.0]
+    assert policy.not_before(4.0, execution(created_at=5.0)) == 5.0
+
+
 def test_the_first_farm_that_matches_takes_the_task() -> None:
     farms = [Farm("gpu", ("a",), 1, "^gpu-"), Farm("rest", ("b",), 1, "")]
     first, second = farms

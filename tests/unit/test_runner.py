@@ -27,6 +27,7 @@ from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
     Backoff,
+    Clock,
     Definition,
     Execution,
     Farm,
@@ -66,8 +67,8 @@ class Instance:
         breaker: BreakerOptions | None = None,
         name: str = "one",
         storage: type[SqliteStorage] = SqliteStorage,
+        clock: Clock = time.time,
     ) -> None:
-        clock = time.time
         self.storage = storage(directory)
         self.executor: Any = executor
         self.bus = Bus()

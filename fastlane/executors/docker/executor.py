@@ -24,6 +24,7 @@ from fastlane.executors.docker.container import (
     listed_run,
     phase_of,
     run_state,
+    unix_time,
 )
 from fastlane.executors.docker.credentials import Login, login_of_docker
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
@@ -207,6 +208,21 @@ class DockerExecutor(Executor):
             if answered:
                 await pause.wait()
 
+    async def ran_seconds(self, host: str, run_id: str) -> float:
+        """See ``Executor.ran_seconds``: the age of the container's oldest process."""
+        engine = self._engines.of(host)
+        try:
+            # By `ps`, which counts from the boot of the host, in whole seconds at either end.
+            table = await engine.call(
+                "GET", f"containers/{run_id}/top", params={"ps_args": "-o pid,etimes"}
+            )
+            with engine.understood("the processes of a container"):
+                return max(0.0, max(float(age) for _, age in table["Processes"]) - 1)
+        except Refused:
+            # The host has no such `ps`, or the run has ended.
+            details = await self._present(host, run_id)
+            return await seconds_since(engine, run_state(details).started_at)
+
     async def logs(
         self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
     ) -> AsyncGenerator[LogBatch, None]:
@@ -310,6 +326,15 @@ class DockerExecutor(Executor):
             return
         if message := await init_failure(engine, state.run_id):
             raise StartFailed(f"The command cannot be executed: {message}", state.exit_code)
+
+
+async def seconds_since(engine: Engine, time: float | None) -> float:
+    """Seconds from *time* of the engine's wall clock until now by the same clock."""
+    if time is None:
+        return 0.0
+    info = await engine.call("GET", "info")
+    with engine.understood("its information"):
+        return max(0.0, (unix_time(info["SystemTime"]) or time) - time)
 
 
 async def stop_container(engine: Engine, container: str, grace_seconds: float) -> None:

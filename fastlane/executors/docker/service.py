@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastlane.errors import RunVanished
@@ -19,7 +21,7 @@ from fastlane.executors.docker.container import (
 )
 
 STARTED_LABEL = "fastlane.started"
-"""On a service that may make its task."""
+"""On a service that may make its task: when it was allowed to, see :func:`boot_mark`."""
 STOPPED_LABEL = "fastlane.stopped"
 """On a service whose task was removed."""
 # A task in one of these states does not change any more.
@@ -74,13 +76,26 @@ def _literal(text: str) -> str:
     return text.replace("{{", '{{"{{"}}')
 
 
-def complete_one(spec: dict[str, Any]) -> bool:
+def boot_mark() -> str:
+    """This moment by a clock that is never set, and the boot of the machine whose clock it is."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot_id} {time.clock_gettime(time.CLOCK_BOOTTIME):.3f}"
+
+
+def seconds_since_mark(mark: str) -> float | None:
+    """Seconds since :func:`boot_mark` gave *mark*; None where that was another machine or boot."""
+    boot_id, _, then = mark.partition(" ")
+    now_id, _, now = boot_mark().partition(" ")
+    return float(now) - float(then) if boot_id == now_id else None
+
+
+def complete_one(spec: dict[str, Any], mark: str) -> bool:
     """Let the service make its task; False when it was started or stopped before."""
     job = spec["Mode"]["ReplicatedJob"]
     if job["TotalCompletions"] or {STARTED_LABEL, STOPPED_LABEL} & spec["Labels"].keys():
         return False
     job["TotalCompletions"] = 1
-    spec["Labels"][STARTED_LABEL] = "1"
+    spec["Labels"][STARTED_LABEL] = mark
     return True
 
 

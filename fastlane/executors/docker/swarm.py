@@ -43,7 +43,11 @@ from fastlane.executors.docker.container import (
 from fastlane.executors.docker.credentials import Login, auth_header, login_of_docker
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
 from fastlane.executors.docker.engines import Engines
-from fastlane.executors.docker.executor import STOP_MARGIN_SECONDS, stop_container
+from fastlane.executors.docker.executor import (
+    STOP_MARGIN_SECONDS,
+    seconds_since,
+    stop_container,
+)
 from fastlane.executors.docker.farms import SwarmFactory, options_of
 from fastlane.executors.docker.logs import follow_logs, init_failure
 from fastlane.executors.docker.nodes import UNREACHABLE, Nodes
@@ -51,13 +55,16 @@ from fastlane.executors.docker.refusals import CANNOT_EXECUTE, pull_failure
 from fastlane.executors.docker.registries import Registries
 from fastlane.executors.docker.service import (
     OVER,
+    STARTED_LABEL,
     STOPPED_LABEL,
     TAKEN_AWAY,
     Details,
+    boot_mark,
     complete_nothing,
     complete_one,
     first_task,
     mark_stopped,
+    seconds_since_mark,
     service_spec,
     state_of,
     vanished,
@@ -165,7 +172,8 @@ class SwarmExecutor(Executor):
         return self._state_of(service, tasks)
 
     async def start(self, host: str, run_id: str) -> None:
-        await self._update(host, run_id, complete_one)
+        mark = boot_mark()
+        await self._update(host, run_id, lambda spec: complete_one(spec, mark))
 
     async def inspect(self, host: str, run_id: str) -> RunState:
         """See ``Executor.inspect``.
@@ -227,6 +235,18 @@ class SwarmExecutor(Executor):
             message = await init_failure(self._engines.of(host), state.run_id, kind="services")
             if message:
                 raise StartFailed(f"The command cannot be executed: {message}", state.exit_code)
+
+    async def ran_seconds(self, host: str, run_id: str) -> float:
+        """See ``Executor.ran_seconds``: by the manager's clock, from the task's creation.
+
+        If the server was started on the machine that it is on now, the clock may have been set in
+        the meantime: no run is older than its mark.
+        """
+        service, tasks = await self._within_reach(host, run_id)
+        started_at = self._state_of(service, tasks).started_at
+        ran_seconds = await seconds_since(self._engines.of(host), started_at)
+        age_seconds = seconds_since_mark(service["Spec"]["Labels"].get(STARTED_LABEL, ""))
+        return ran_seconds if age_seconds is None else min(ran_seconds, age_seconds)
 
     async def logs(
         self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event

@@ -274,6 +274,11 @@ class ProcessExecutor(Executor):
             else:
                 await asyncio.sleep(POLL_MAX_SECONDS)
 
+    async def ran_seconds(self, host: str, run_id: str) -> float:
+        """See ``Executor.ran_seconds``: since the boot's clock said so."""
+        view = await self._in_thread(host, self._inspect, host, run_id)
+        return 0.0 if view.processes is None else shim.age_seconds(view.processes)
+
     async def logs(
         self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
     ) -> AsyncGenerator[LogBatch, None]:

@@ -137,6 +137,19 @@ def alive(pid: int, ticks: int | None, boot: str) -> bool:
     return ticks is not None and start_ticks(pid) == ticks and boot_id() == boot
 
 
+def boot_seconds() -> float:
+    """Seconds since the boot, by a clock that is never set."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def age_seconds(state: dict[str, Any]) -> float:
+    """How long ago the command was started, of which ``state.json`` says *state*."""
+    # Supervisors of earlier versions did not note the moment.
+    if state["boot"] != boot_id() or "boot_seconds" not in state:
+        return 0.0
+    return boot_seconds() - float(state["boot_seconds"])
+
+
 def exec_failure(error: OSError) -> int:
     """The exit code that a shell gives for it: 127 when there is no such command, else 126."""
     return 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
@@ -207,7 +220,8 @@ def run(directory: str) -> None:
     starting = os.path.join(directory, STARTING)
     with open(starting, "w", opener=open_private):
         pass
-    write_once(os.path.join(directory, STATE), identities(child))
+    state = identities(child)
+    write_once(os.path.join(directory, STATE), state)
     os.write(go, b"g")
     os.close(go)
 
@@ -231,7 +245,8 @@ def run(directory: str) -> None:
             os.killpg(child, signal.SIGKILL)
         raise
     log.close()
-    finish(directory, result(status, log.lost_bytes))
+    # Not by the wall clock, which may have been set while the command ran.
+    finish(directory, result(status, log.lost_bytes, state["started_at"] + age_seconds(state)))
     return None
 
 
@@ -258,15 +273,16 @@ def identities(child: int) -> dict[str, Any]:
         "shim_ticks": start_ticks(os.getpid()),
         "boot": boot_id(),
         "started_at": time.time(),
+        "boot_seconds": boot_seconds(),
     }
 
 
-def result(status: int, lost_bytes: int) -> dict[str, Any]:
+def result(status: int, lost_bytes: int, finished_at: float) -> dict[str, Any]:
     """What ``exit.json`` says of a command that was executed."""
     code = os.waitstatus_to_exitcode(status)
     return {
         "exit_code": code if code >= 0 else 128 - code,
-        "finished_at": time.time(),
+        "finished_at": finished_at,
         "error": f"{lost_bytes} bytes of output could not be written to disk"
         if lost_bytes
         else None,

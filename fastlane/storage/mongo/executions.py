@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 
 from fastlane.errors import CompareFailed, NotFound
 from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
-from fastlane.policy import deliveries_of
+from fastlane.policy import deliveries_of, not_before
 from fastlane.storage.base import Executions, Page, PageRequest
 from fastlane.storage.codec import STOPPED, UNREADABLE, UNREADABLE_RUN
 from fastlane.storage.mongo.database import FOLLOW, Doc, confirm, insert, new_follow_up, swap
@@ -163,6 +163,7 @@ class MongoExecutions(Facet, Executions):
             execution = execution_from(doc)
             if execution.status is Status.RUNNING:
                 return execution
+            started_at = not_before(started_at, execution)
             running = copy_with(
                 execution, status=Status.RUNNING, run_id=run_id, started_at=started_at
             )

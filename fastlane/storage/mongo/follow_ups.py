@@ -15,7 +15,7 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
-from fastlane.policy import deliveries_of
+from fastlane.policy import deliveries_of, not_before
 from fastlane.storage.codec import STOPPED, words
 from fastlane.storage.mongo.database import (
     FOLLOW,
@@ -232,6 +232,7 @@ class FollowUps:
     ) -> Doc:
         """What *doc* is to be replaced with to make it final."""
         execution = execution_from(doc)
+        finished_at = not_before(finished_at, execution)
         ended = copy_with(
             execution,
             status=outcome.status,

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, Execution, Job, Outcome, Reason, Status
-from fastlane.policy import deliveries_of
+from fastlane.policy import deliveries_of, not_before
 from fastlane.storage.codec import clean, definition_text, delivery_values, execution_values
 from fastlane.storage.sqlite.records import (
     DELIVERY_COLUMNS,
@@ -137,6 +137,7 @@ def end(
 
     Where it waited itself, what waited for it waits for that one now: the chain stays a chain.
     """
+    finished_at = not_before(finished_at, execution)
     ended = change_execution(
         connection,
         execution,

@@ -11,6 +11,7 @@ from dataclasses import replace as copy_with
 
 from fastlane.errors import CompareFailed, NotFound
 from fastlane.model import ACTIVE, Execution, Outcome, Reason, Status
+from fastlane.policy import not_before
 from fastlane.storage.base import Executions, Page, PageRequest
 from fastlane.storage.codec import STOPPED, UNREADABLE, UNREADABLE_RUN, cursor_numbers
 from fastlane.storage.sqlite.changes import (
@@ -141,6 +142,7 @@ class SqliteExecutions(Facet, Executions):
         execution = _owned(connection, execution_id, epoch)
         if execution.status is Status.RUNNING:
             return execution
+        started_at = not_before(started_at, execution)
         running = change_execution(
             connection, execution, status=Status.RUNNING, run_id=run_id, started_at=started_at
         )
