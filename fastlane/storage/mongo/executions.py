@@ -27,8 +27,6 @@ from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.logs import MongoLogs
 from fastlane.storage.mongo.records import execution_doc, execution_from, page_of
 
-# Bounds what one look takes of those that are due or expired.
-DUE_BATCH = 1000
 # Bounds how far after an execution a retry without ``retry_of`` is looked for.
 RETRY_WITHIN = 1000
 # Bounds the writes of one batch that are under way together.

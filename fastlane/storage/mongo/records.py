@@ -32,27 +32,6 @@ T = TypeVar("T")
 # Bounds an offset to what MongoDB can count; no collection is that long.
 MAX_OFFSET = 2**62
 
-_OWN = ("_id", "seq", "rev", "todo")
-_JOB_EXTRA = (*_OWN, "applied", "removed", "idle")
-_EXECUTION_EXTRA = (
-    *_OWN,
-    "first_of_tick",
-    "queue",
-    "due",
-    "waits",
-    "delayed",
-    "expires",
-    "enqueued_of",
-    "active_owner",
-    "over",
-    "slot",
-)
-_DELIVERY_EXTRA = (*_OWN, "pending", "due", "open", "counted")
-
-_JOB_KNOWN = frozenset({*JOB_FIELDS, *_JOB_EXTRA})
-_EXECUTION_KNOWN = frozenset({*EXECUTION_FIELDS, *_EXECUTION_EXTRA})
-_DELIVERY_KNOWN = frozenset({*DELIVERY_FIELDS, *_DELIVERY_EXTRA})
-
 _JOB_NAMES = tuple("_id" if name == "id" else name for name in JOB_FIELDS)
 _EXECUTION_NAMES = ("_id", *EXECUTION_FIELDS[1:])
 _DELIVERY_NAMES = ("_id", *DELIVERY_FIELDS[1:])
@@ -68,12 +47,10 @@ def job_from(doc: Doc) -> Job:
 
 def job_doc(job: Job, base: Doc) -> Doc:
     """The document of *job*; *base* is the one it replaces, or has its ``seq``."""
-    doc = _merged(base, _JOB_KNOWN, _JOB_NAMES, job_values(job))
-    doc["applied"] = base.get("applied")
-    doc["removed"] = base.get("removed")
-    if job.next_run_at is None and job.execution_count == base.get("removed", 0):
-        # What the index for forgetting is on.
-        doc["idle"] = job.modified_at
+    doc = _merged(base, _JOB_NAMES, job_values(job))
+    idle = job.next_run_at is None and job.execution_count == base.get("removed", 0)
+    # What the index for forgetting is on.
+    doc["idle"] = job.modified_at if idle else None
     return _present(doc)
 
 
@@ -86,8 +63,7 @@ def execution_doc(execution: Execution, base: Doc) -> Doc:
     e = execution
     enqueued = e.status is Status.ENQUEUED
     active = e.status in ACTIVE
-    values = execution_values(e, base.get("definition"))
-    doc = _merged(base, _EXECUTION_KNOWN, _EXECUTION_NAMES, values)
+    doc = _merged(base, _EXECUTION_NAMES, execution_values(e, base.get("definition")))
     # What the indexes are on.
     doc["first_of_tick"] = e.tick if e.attempt == 0 else None
     doc["queue"] = e.position if enqueued else None
@@ -107,7 +83,7 @@ def delivery_from(doc: Doc) -> Delivery:
 
 
 def delivery_doc(delivery: Delivery, base: Doc) -> Doc:
-    doc = _merged(base, _DELIVERY_KNOWN, _DELIVERY_NAMES, delivery_values(delivery))
+    doc = _merged(base, _DELIVERY_NAMES, delivery_values(delivery))
     pending = delivery.state is DeliveryState.PENDING
     # What the indexes are on.
     doc["pending"] = doc["receiver"] if pending else None
@@ -117,14 +93,13 @@ def delivery_doc(delivery: Delivery, base: Doc) -> Doc:
     return _present(doc)
 
 
-def _merged(
-    base: Doc, known: frozenset[str], names: Sequence[str], values: Sequence[object]
-) -> Doc:
-    """*values* under *names*, the document's number and revision, and what is not *known*."""
-    doc = {name: value for name, value in base.items() if name not in known}
-    doc |= zip(names, values, strict=True)
-    doc["seq"] = base["seq"]
-    doc["rev"] = base.get("rev", 0)
+def _merged(base: Doc, names: Sequence[str], values: Sequence[object]) -> Doc:
+    """*base* with *values* under *names*, and without a follow-up.
+
+    The caller sets every field that is derived from a record, to None where it is not to be there.
+    """
+    doc = {"rev": 0} | base | dict(zip(names, values, strict=True))
+    doc.pop("todo", None)
     return doc
 
 
