@@ -38,7 +38,6 @@ ACTIVE = frozenset({Status.PULLING, Status.RUNNING})
 """An instance owns the execution and it takes a slot of its farm."""
 FINAL = frozenset({Status.DONE, Status.FAILED, Status.TIMEDOUT, Status.EXPIRED})
 """Nothing changes any more."""
-UNFINISHED = frozenset({Status.ENQUEUED}) | ACTIVE
 
 
 class Reason(StrEnum):
@@ -344,10 +343,6 @@ class Schedule:
     start_at: float | None = None
     cron: str | None = None
     timezone: str = "UTC"
-
-    @property
-    def immediate(self) -> bool:
-        return self.start_at is None and self.cron is None
 
 
 @dataclass(frozen=True, slots=True)
