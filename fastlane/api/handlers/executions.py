@@ -62,26 +62,32 @@ async def read_deliveries(
     return found
 
 
+async def read_details(
+    handler: BaseHandler, executions: Sequence[ExecutionRecord]
+) -> list[responses.Execution]:
+    """What *handler* answers for *executions*, in their order."""
+    services = handler.services
+    outputs = await read_outputs(services.storage, executions, handler.room)
+    deliveries = await read_deliveries(services.storage, executions)
+    waiting = await reasons(services, executions)
+    words = services.config.env_blacklisted_words
+    return [
+        build.execution_details(
+            one, outputs[one.id], words, handler.urls, deliveries[one.id], waiting[one.id]
+        )
+        for one in executions
+    ]
+
+
 class Execution(BaseHandler):
     """``/tasks/T/jobs/J/executions/E/``"""
 
     async def get(self, task_id: str, job_id: str, execution_id: str) -> None:
         """Its state or how it ended, with the end of its output."""
-        storage = self.services.storage
-        _, execution = await find_execution(storage, task_id, job_id, execution_id)
-        outputs = await read_outputs(storage, [execution], self.room)
-        deliveries = await read_deliveries(storage, [execution])
-        waiting = await reasons(self.services, [execution])
-        words = self.services.config.env_blacklisted_words
+        _, execution = await find_execution(self.services.storage, task_id, job_id, execution_id)
+        (details,) = await read_details(self, [execution])
         found: responses.ExecutionDetails = {
-            "execution": build.execution_details(
-                execution,
-                outputs[execution.id],
-                words,
-                self.urls,
-                deliveries[execution.id],
-                waiting[execution.id],
-            ),
+            "execution": details,
             "job": build.job_reference(task_id, job_id, self.urls),
             "task": build.task_reference(task_id, self.urls),
         }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from fastlane.api import large
 from fastlane.api.base import BaseHandler
-from fastlane.api.handlers.executions import read_deliveries, read_outputs
+from fastlane.api.handlers.executions import read_details
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import requested_page
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import build, responses
 from fastlane.api.schemas.json_body import read_json_object
 from fastlane.api.schemas.payload import take_submission
-from fastlane.api.waiting import reasons
 
 EXECUTIONS_PER_PAGE = 20
 
@@ -22,7 +21,7 @@ class Job(BaseHandler):
     async def get(self, task_id: str, job_id: str) -> None:
         """The job with a page of its executions, newest first."""
         request = requested_page(self, EXECUTIONS_PER_PAGE)
-        storage, words = self.services.storage, self.services.config.env_blacklisted_words
+        storage = self.services.storage
         job = await storage.jobs.get(task_id, job_id)
         # Each execution has a definition; usually it is the job's.
         await self.room(
@@ -30,23 +29,10 @@ class Job(BaseHandler):
         )
         page = await storage.executions.of_job(job.id, request)
         last = await storage.executions.last_of_job(job.id)
-        outputs = await read_outputs(storage, page.items, self.room)
-        deliveries = await read_deliveries(storage, page.items)
-        waiting = await reasons(self.services, page.items)
         keys = build.page_keys(
             page, request, self.urls.job(task_id, job_id), per_page=EXECUTIONS_PER_PAGE
         )
-        executions = [
-            build.execution_details(
-                execution,
-                outputs[execution.id],
-                words,
-                self.urls,
-                deliveries[execution.id],
-                waiting[execution.id],
-            )
-            for execution in page.items
-        ]
+        executions = await read_details(self, page.items)
         found: responses.JobDetails = {
             "task": build.task_reference(task_id, self.urls),
             "job": build.job_details(job, executions, last, self.services.config, self.urls),

@@ -14,7 +14,6 @@ import structlog
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
-from fastlane import policy
 from fastlane.api import parameters
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.api.lookup import find_log
@@ -24,7 +23,7 @@ from fastlane.api.streaming.feed import Format, Watch, frame_header, time_text
 from fastlane.api.waiting import reasons
 from fastlane.encoding import to_json
 from fastlane.errors import NotFound, StorageError
-from fastlane.model import Execution, Job, Outcome, Status
+from fastlane.model import Execution, Job, Status
 
 log = structlog.get_logger(__name__)
 
@@ -32,9 +31,6 @@ log = structlog.get_logger(__name__)
 STALL_SECONDS = 60.0
 # Bounds how long a dead peer goes unnoticed (an interval and a timeout of the same length).
 PING_SECONDS = 60.0
-# Bounds how long after the outcome a retry may be stored, and the pause between two looks for it.
-RETRY_STORED_SECONDS = 2.0
-RETRY_LOOK_SECONDS = 0.05
 # Bounds a message of a client, which has no reason to send one.
 MAX_MESSAGE_BYTES = 4096
 # Bounds ``after``: what JSON numbers hold exactly (RFC 8259, section 6).
@@ -208,7 +204,7 @@ class LogSocket(BaseHandler, WebSocketHandler):
             while True:
                 execution, version = watch.execution, watch.version
                 if execution != sent:
-                    retry = await self._retry_after(execution)
+                    retry = await self.services.lifecycle.retry_after(execution)
                     await self._send_state(execution, retry)
                     sent = execution
                 if execution.status is Status.ENQUEUED:
@@ -218,19 +214,6 @@ class LogSocket(BaseHandler, WebSocketHandler):
                     await self._send_end(execution)
                     return NORMAL, RETRY if self._follows_job and retry else DONE
                 await watch.news(version)
-
-    async def _retry_after(self, execution: Execution) -> Execution | None:
-        """The retry that follows *execution*; MongoDB stores it shortly after the outcome."""
-        while True:
-            retry = await self.services.lifecycle.retry_after(execution)
-            if retry is not None or execution.reason is None or execution.finished_at is None:
-                return retry
-            age_seconds = self.services.clock() - execution.finished_at
-            outcome = Outcome(execution.status, execution.reason)
-            expected = policy.follow_up_delay_seconds(execution, outcome) is not None
-            if not expected or age_seconds > RETRY_STORED_SECONDS:
-                return None
-            await asyncio.sleep(RETRY_LOOK_SECONDS)
 
     async def _drain(self, watch: Watch) -> None:
         while (page := await watch.page(self._after, self._stream_format)) is not None:
