@@ -97,68 +97,57 @@ class Notify(ChannelPayload):
 # -- how it is sent ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class EmailOptions:
-    """The mail server, and the sender of emails. Without a host every email fails for good."""
-
-    host: str = ""
-    port: int = 0
-    """0: 465 with TLS, 25 without."""
-    user: str = ""
-    password: str = ""
-    sender: str = "fastlane@localhost"
-    use_tls: bool = False
-    """From the first byte on port 465, by STARTTLS on every other port; never skipped."""
-    timeout_seconds: float = 30.0
-    """For a whole attempt."""
-    retries: int = 10
-
-
 class EmailSender(Sender):
-    """Sends each email on a connection of its own."""
+    """Sends each email on a connection of its own. Without ``SMTP_HOST`` each fails for good.
+
+    TLS begins with the first byte on port 465, by STARTTLS on every other port; it is never
+    skipped.
+    """
 
     def __init__(
         self,
-        options: EmailOptions,
+        config: Config,
+        _: Clock | None = None,
         *,
         tls: ssl.SSLContext | None = None,
         implicit_tls_port: int = IMPLICIT_TLS_PORT,
     ) -> None:
         """:param tls, implicit_tls_port: in place of the system's (tests)."""
         self._implicit_tls_port = implicit_tls_port
-        self._options = options
-        self.timeout_seconds = options.timeout_seconds
-        self.retries = options.retries
-        self._tls = tls or (ssl.create_default_context() if options.use_tls else None)
+        self._config = config
+        self.timeout_seconds = config.smtp_timeout_seconds
+        self.retries = config.smtp_retries
+        self._tls = tls or (ssl.create_default_context() if config.smtp_use_ssl else None)
 
     async def send(self, notification: Notification) -> int:
-        options = self._options
-        if not options.host:
+        config, use_tls = self._config, self._config.smtp_use_ssl
+        if not config.smtp_host:
             raise DeliveryFailed(NOT_CONFIGURED, final=True)
-        port = options.port or (IMPLICIT_TLS_PORT if options.use_tls else PLAIN_PORT)
-        implicit = options.use_tls and port == self._implicit_tls_port
+        port = config.smtp_port or (IMPLICIT_TLS_PORT if use_tls else PLAIN_PORT)
+        implicit = use_tls and port == self._implicit_tls_port
+        user, password = config.smtp_user, config.smtp_password.get_secret_value()
         try:
-            mail = compose(notification, options.sender)
+            mail = compose(notification, config.smtp_from)
         except ValueError as error:
             raise DeliveryFailed("The email could not be composed.", final=True) from error
         try:
-            async with asyncio.timeout(options.timeout_seconds):
+            async with asyncio.timeout(self.timeout_seconds):
                 await aiosmtplib.send(
                     mail,
-                    sender=parseaddr(options.sender)[1],
+                    sender=parseaddr(config.smtp_from)[1],
                     recipients=[notification.target.address],
-                    hostname=options.host,
+                    hostname=config.smtp_host,
                     port=port,
-                    username=options.user or None,
-                    password=options.password if options.user else None,
+                    username=user or None,
+                    password=password if user else None,
                     use_tls=implicit,
-                    start_tls=options.use_tls and not implicit,
+                    start_tls=use_tls and not implicit,
                     tls_context=self._tls,
-                    timeout=options.timeout_seconds,
+                    timeout=self.timeout_seconds,
                 )
         except (TimeoutError, aiosmtplib.SMTPTimeoutError):
             raise DeliveryFailed(
-                f"The mail server did not accept the email within {options.timeout_seconds:g} s."
+                f"The mail server did not accept the email within {self.timeout_seconds:g} s."
             ) from None
         except aiosmtplib.SMTPRecipientsRefused as error:
             refusal = error.recipients[0]
@@ -313,23 +302,8 @@ def _reason(error: Exception) -> str:
     return f"The email could not be handed to the mail server: {str(error)[:ANSWER_CHARS]}"
 
 
-def _sender(config: Config, _: Clock) -> EmailSender:
-    return EmailSender(
-        EmailOptions(
-            host=config.smtp_host,
-            port=config.smtp_port,
-            user=config.smtp_user,
-            password=config.smtp_password.get_secret_value(),
-            sender=config.smtp_from,
-            use_tls=config.smtp_use_ssl,
-            timeout_seconds=config.smtp_timeout_seconds,
-            retries=config.smtp_retries,
-        )
-    )
-
-
 def _error(config: Config) -> str | None:
     return None if config.smtp_host else NOT_CONFIGURED
 
 
-EMAIL = Channel("email", "notify", Notify, _sender, error_key="notifyError", error=_error)
+EMAIL = Channel("email", "notify", Notify, EmailSender, error_key="notifyError", error=_error)

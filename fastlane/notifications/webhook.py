@@ -12,9 +12,7 @@ import hmac
 import re
 import socket
 import ssl
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import urlsplit
@@ -27,7 +25,7 @@ from pydantic import AfterValidator, Field
 from yarl import URL
 
 from fastlane import __version__
-from fastlane.addresses import Address, Network, permitted
+from fastlane.addresses import Address, permitted
 from fastlane.checks import PayloadModel, Strings, check_entries, shown
 from fastlane.errors import DeliveryFailed
 from fastlane.model import Clock, Event
@@ -146,17 +144,6 @@ class Webhooks(ChannelPayload):
 # -- how it is sent ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookOptions:
-    """What the operator decides about webhooks."""
-
-    timeout_seconds: float = 10.0
-    """For a whole attempt: name, connection, TLS, request and answer."""
-    secret: str = ""
-    """``whsec_…``; several, separated by spaces, each adds a signature. Empty: no signature."""
-    allowed_networks: tuple[Network, ...] = ()
-
-
 @cache
 def _default_tls() -> ssl.SSLContext:
     # Reading the machine's authorities takes some 30 ms.
@@ -168,30 +155,30 @@ class WebhookSender(Sender):
 
     def __init__(
         self,
-        options: WebhookOptions,
+        config: Config,
+        clock: Clock,
         *,
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
-        clock: Clock = time.time,
     ) -> None:
         """:param resolve, tls: in place of the system's (tests)."""
-        self._options = options
-        self.timeout_seconds = options.timeout_seconds
-        self._keys = [
-            base64.b64decode(secret.removeprefix("whsec_")) for secret in options.secret.split()
-        ]
+        self._allowed_networks = config.webhooks_allowed_networks
+        self.timeout_seconds = config.webhooks_timeout_seconds
+        secrets = config.webhooks_secret.get_secret_value().split()
+        # Each adds a signature.
+        self._keys = [base64.b64decode(one.removeprefix("whsec_")) for one in secrets]
         self._resolve = resolve or Resolver()
         self._tls = tls or _default_tls()
         self._clock = clock
 
     async def send(self, notification: Notification) -> int:
-        seconds = self._options.timeout_seconds
         try:
-            async with asyncio.timeout(seconds):
+            # Name, connection, TLS, request and answer.
+            async with asyncio.timeout(self.timeout_seconds):
                 return await self._post(notification)
         except TimeoutError:
             raise DeliveryFailed(
-                f"The receiver did not answer completely within {seconds:g} s."
+                f"The receiver did not answer completely within {self.timeout_seconds:g} s."
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise DeliveryFailed(_reason(error)) from error
@@ -246,7 +233,7 @@ class WebhookSender(Sender):
             found = await self._resolve(host, port)
         except OSError as error:
             raise DeliveryFailed(f'The name "{host}" cannot be resolved.') from error
-        addresses = [one for one in found if permitted(one, self._options.allowed_networks)]
+        addresses = [one for one in found if permitted(one, self._allowed_networks)]
         if not addresses:
             # The addresses are only logged: submitters must not learn about the inner network.
             log.warning("Webhook refused", host=host, addresses=[str(one) for one in found])
@@ -341,15 +328,4 @@ def _reason(error: Exception) -> str:
     return "The request could not be made."
 
 
-def _sender(config: Config, clock: Clock) -> WebhookSender:
-    return WebhookSender(
-        WebhookOptions(
-            timeout_seconds=config.webhooks_timeout_seconds,
-            secret=config.webhooks_secret.get_secret_value(),
-            allowed_networks=config.webhooks_allowed_networks,
-        ),
-        clock=clock,
-    )
-
-
-WEBHOOKS = Channel("webhook", "webhooks", Webhooks, _sender, dispatch_key="webhookDispatch")
+WEBHOOKS = Channel("webhook", "webhooks", Webhooks, WebhookSender, dispatch_key="webhookDispatch")

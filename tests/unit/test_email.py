@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import trustme
 
+from fastlane.config import Config
 from fastlane.errors import DeliveryFailed
 from fastlane.model import Command, Definition, ImageReference, Reason, Status
 from fastlane.notifications.base import Notification
 from fastlane.notifications.email import (
     TAIL_LINES,
     Addressee,
-    EmailOptions,
     EmailSender,
     compose,
     outcome,
@@ -39,14 +39,15 @@ def mail(*, definition: Definition | None = None, **changes: Any) -> Notificatio
 def sender(
     server: MailServer, *, tls: ssl.SSLContext | None = None, implicit: bool = False, **options: Any
 ) -> EmailSender:
+    """*options* are those that begin with ``SMTP_``."""
     given: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": server.port,
-        "sender": "fastlane <fastlane@example.org>",
+        "from": "fastlane <fastlane@example.org>",
         "timeout_seconds": 5.0,
     }
     return EmailSender(
-        EmailOptions(**given | options),
+        Config(**{f"smtp_{name}": value for name, value in (given | options).items()}),
         tls=tls,
         implicit_tls_port=server.port if implicit else 465,
     )
@@ -186,7 +187,7 @@ async def test_tls_and_login(authority: trustme.CA, implicit: bool) -> None:
             server,
             tls=client_tls(authority),
             implicit=implicit,
-            use_tls=True,
+            use_ssl=True,
             **({} if implicit else login),
         )
         assert await mails.send(mail()) == 250
@@ -203,7 +204,7 @@ async def test_login_without_tls() -> None:
 async def test_a_wrong_password(authority: trustme.CA) -> None:
     async with mail_server(user="ann", password="right", starttls=server_tls(authority)) as server:
         failure = await refusal(
-            sender(server, user="ann", password="hunter2", use_tls=True, tls=client_tls(authority))
+            sender(server, user="ann", password="hunter2", use_ssl=True, tls=client_tls(authority))
         )
         assert (failure.status, failure.final) == (535, False)
         assert server.mails == []
@@ -212,7 +213,7 @@ async def test_a_wrong_password(authority: trustme.CA) -> None:
 async def test_tls_is_never_skipped() -> None:
     """A server that offers no STARTTLS gets neither password nor mail."""
     async with mail_server(user="ann", password="hunter2") as server:
-        await refusal(sender(server, use_tls=True, user="ann", password="hunter2"))
+        await refusal(sender(server, use_ssl=True, user="ann", password="hunter2"))
         assert (server.mails, server.logins) == ([], [])
 
 
@@ -222,7 +223,7 @@ async def test_a_wrong_certificate(authority: trustme.CA, implicit: bool) -> Non
     behaviour: dict[str, Any] = {"tls" if implicit else "starttls": wrong}
     async with mail_server(**behaviour) as server:
         failure = await refusal(
-            sender(server, use_tls=True, tls=client_tls(authority), implicit=implicit)
+            sender(server, use_ssl=True, tls=client_tls(authority), implicit=implicit)
         )
         assert "certificate" in str(failure)
         assert server.mails == []
@@ -265,6 +266,6 @@ async def test_no_server() -> None:
 
 
 async def test_nothing_is_configured() -> None:
-    failure = await refusal(EmailSender(EmailOptions()))
+    failure = await refusal(EmailSender(Config()))
     assert failure.final
     assert "SMTP_HOST" in str(failure)

@@ -20,10 +20,11 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from fastlane.addresses import Address, carried, is_public, permitted
+from fastlane.config import Config
 from fastlane.errors import DeliveryFailed
 from fastlane.notifications.base import Notification
 from fastlane.notifications.webhook import Webhook as Target
-from fastlane.notifications.webhook import WebhookOptions, WebhookSender
+from fastlane.notifications.webhook import WebhookSender
 from fastlane.resolver import Resolver
 from tests.receivers import (
     Behave,
@@ -52,9 +53,12 @@ def message(target: str, headers: Mapping[str, str] | None = None, **report: Any
 
 
 def sender(seconds: float = 5.0, **options: Any) -> WebhookSender:
-    parts = {name: options.pop(name) for name in ("resolve", "tls", "clock") if name in options}
+    """*options* are those that begin with ``WEBHOOKS_``, and parts of the sender."""
+    parts = {name: options.pop(name) for name in ("resolve", "tls") if name in options}
+    clock = options.pop("clock", time.time)
     given: dict[str, Any] = {"timeout_seconds": seconds, "allowed_networks": LOCAL}
-    return WebhookSender(WebhookOptions(**given | options), **parts)
+    config = Config(**{f"webhooks_{name}": value for name, value in (given | options).items()})
+    return WebhookSender(config, clock, **parts)
 
 
 async def refusal(hooks: WebhookSender, target: str, **changes: Any) -> DeliveryFailed:
