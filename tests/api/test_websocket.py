@@ -21,7 +21,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from fastlane.api.streaming import websocket
 from fastlane.api.streaming.sockets import Sockets
-from fastlane.model import Execution, LogCap, Schedule, Stream
+from fastlane.model import LogCap, Schedule, Stream
 from tests.api.log_owner import FARM, Owner
 from tests.api.log_site import Site, serve
 from tests.eventually import eventually
@@ -261,26 +261,6 @@ async def test_retry_while_a_retry_is_due(site: Site, owner: Owner) -> None:
     assert viewer.end == (1000, "done")
     # The first attempt's own socket is done, as before.
     assert (await watch(site, f"{first}/ws/")).end == (1000, "done")
-
-
-async def test_a_retry_that_is_stored_after_the_outcome_is_not_missed(
-    site: Site, owner: Owner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """MongoDB makes the execution final by one write, and adds the retry by another."""
-    lifecycle = site.services.lifecycle
-    stored, looks = lifecycle.retry_after, 0
-
-    async def stored_late(execution: Execution) -> Execution | None:
-        nonlocal looks
-        looks += execution.final
-        return await stored(execution) if looks > 3 else None
-
-    monkeypatch.setattr(lifecycle, "retry_after", stored_late)
-    await owner.start(retries=1)
-    viewer = await Viewer.connect(site, f"{owner.job_path}/ws/")
-    await owner.finish(1)
-    await viewer.rest()
-    assert viewer.end == (1000, "retry")
 
 
 async def test_the_page_is_told_why_it_waits(site: Site, owner: Owner) -> None:
