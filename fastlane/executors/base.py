@@ -38,22 +38,14 @@ from fastlane.model import Farm, ImageReference, PullPolicy, Resources, Stream
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an executor can do. What it cannot is refused or reported, never silently promised."""
+    """What a farm may ask of an executor. What it cannot do is refused or reported at the start."""
 
     isolated: bool = True
     """Runs cannot read or change the machine that the server runs on."""
     images: bool = True
     """Runs have an image."""
-    pull_policy: bool = True
-    """The job says when its image is pulled."""
     limits: frozenset[str] = frozenset({"cpus", "memory", "pids"})
     """Which resources of a run it can limit."""
-    no_new_privileges: bool = True
-    """A run cannot gain privileges by setuid programs."""
-    separate_streams: bool = True
-    """The log tells stdout from stderr."""
-    exit_code_after_stop: bool = True
-    """A run that was stopped has an exit code, on whichever machine it ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +132,6 @@ class Executor(ABC):
 
     name: str
     """As in ``EXECUTOR=`` and in ``/status/``."""
-    capabilities: Capabilities = Capabilities()
 
     @abstractmethod
     async def open(self, installation: str) -> None:

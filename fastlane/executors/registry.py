@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 
 from fastlane.executors.base import Executor, ExecutorFactory, Settings
-from fastlane.executors.docker.farms import DockerFactory, SwarmFactory
+from fastlane.executors.docker.factory import DockerFactory, SwarmFactory
 from fastlane.executors.process.farms import ProcessFactory
 from fastlane.model import Farm
 

@@ -54,6 +54,5 @@ def test_an_executor_is_what_its_factory_says(name: str, tmp_path: Path) -> None
     factory = registry.factory(name)
     executor = factory.make(Config(data_dir=tmp_path), ())
     assert executor.name == factory.name == name
-    assert executor.capabilities == factory.capabilities
     for scheme in factory.schemes:
         assert registry.name_for(f"{scheme}://host", name) == name

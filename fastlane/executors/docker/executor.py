@@ -29,7 +29,7 @@ from fastlane.executors.docker.container import (
 from fastlane.executors.docker.credentials import Login, login_of_docker
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
 from fastlane.executors.docker.engines import Engines
-from fastlane.executors.docker.farms import DockerFactory, options_of
+from fastlane.executors.docker.farms import options_of
 from fastlane.executors.docker.logs import (
     details_or_vanished,
     follow_logs,
@@ -70,8 +70,7 @@ class DockerExecutor(Executor):
     :param resolve: resolves the names of registries; by the system's resolver by default.
     """
 
-    name = DockerFactory.name
-    capabilities = DockerFactory.capabilities
+    name = "docker"
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -13,9 +13,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from fastlane.checks import is_loopback, shown
 from fastlane.errors import ConfigError
 from fastlane.executors.base import (
-    Capabilities,
-    Executor,
-    ExecutorFactory,
     FarmOptions,
     RunSpec,
     Settings,
@@ -24,8 +21,9 @@ from fastlane.executors.docker.credentials import RegistryCredentials, read_logi
 from fastlane.model import Farm, ImageReference
 from fastlane.redact import HIDDEN
 
+SCHEMES = frozenset({"unix", "tcp", "http", "https"})
 # Hosts that cannot use TLS.
-_PLAIN = ("unix://", "http://")
+PLAIN = ("unix://", "http://")
 
 
 class TlsFiles(BaseModel):
@@ -106,57 +104,6 @@ class DockerOptions(FarmOptions):
         return found
 
 
-class DockerFactory(ExecutorFactory):
-    """Containers on Docker engines."""
-
-    name = "docker"
-    schemes = frozenset({"unix", "tcp", "http", "https"})
-    options = DockerOptions
-
-    def default_host(self, settings: Settings) -> tuple[str, str | None]:
-        return settings.docker_host, "docker_host"
-
-    def check_host(self, host: str, options: FarmOptions | None = None) -> None:
-        """Accept a socket, ``tcp://``, ``http(s)://`` or ``name:port``."""
-        check_host(host)
-        if isinstance(options, DockerOptions) and options.tls and host.startswith(_PLAIN):
-            raise ValueError(f"host {shown(host)} cannot use TLS")
-
-    def make(self, settings: Settings, farms: Sequence[Farm]) -> Executor:
-        # Imported where it is used: the client takes 0.3 s, and the configuration needs none.
-        from fastlane.executors.docker.executor import DockerExecutor
-
-        return DockerExecutor(
-            tls=tls_of(settings, farms), registries_allowed=settings.registries_allowed
-        )
-
-    def warnings(self, settings: Settings, farm: Farm) -> Iterable[str]:
-        if settings.docker_tls_verify or options_of(farm).tls:
-            return
-        for host in farm.hosts:
-            if not host.startswith(("unix://", "https://")) and not _is_local(host):
-                yield (
-                    f'Host "{host}" of farm "{farm.name}" is reached without TLS: anyone on the '
-                    "network between can run anything on it. Give the farm tls."
-                )
-
-
-class SwarmFactory(DockerFactory):
-    """Services of Docker swarms; hosts are managers."""
-
-    name = "swarm"
-    capabilities = Capabilities(
-        pull_policy=False, no_new_privileges=False, exit_code_after_stop=False
-    )
-
-    def make(self, settings: Settings, farms: Sequence[Farm]) -> Executor:
-        from fastlane.executors.docker.swarm import SwarmExecutor
-
-        return SwarmExecutor(
-            tls=tls_of(settings, farms), registries_allowed=settings.registries_allowed
-        )
-
-
 def check_host(host: str) -> None:
     """:raises ValueError: *host* names no Docker engine."""
     named = f"host {shown(host)}"
@@ -165,7 +112,7 @@ def check_host(host: str) -> None:
             raise ValueError(f"{named} must name an absolute path")
         return
     scheme, separator, rest = host.rpartition("://")
-    if separator and scheme not in DockerFactory.schemes:
+    if separator and scheme not in SCHEMES:
         raise ValueError(f"{named} must have the scheme unix, tcp, http or https")
     try:
         parts = urlsplit(f"//{rest}")
@@ -181,7 +128,8 @@ def options_of(farm: Farm | RunSpec) -> DockerOptions:
     return farm.options if isinstance(farm.options, DockerOptions) else DockerOptions()
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether *host* is this machine."""
     name = urlsplit(host if "://" in host else f"//{host}").hostname
     return name is not None and is_loopback(name)
 
@@ -203,7 +151,7 @@ def tls_of(settings: Settings, farms: Sequence[Farm]) -> dict[str, ssl.SSLContex
             secure = host.startswith("https://") and bool(settings.docker_cert_path)
             if (
                 files is None
-                and not host.startswith(_PLAIN)
+                and not host.startswith(PLAIN)
                 and (settings.docker_tls_verify or secure)
             ):
                 source = f'DOCKER_CERT_PATH "{directory}"'

@@ -48,7 +48,7 @@ from fastlane.executors.docker.executor import (
     seconds_since,
     stop_container,
 )
-from fastlane.executors.docker.farms import SwarmFactory, options_of
+from fastlane.executors.docker.farms import options_of
 from fastlane.executors.docker.logs import follow_logs, init_failure
 from fastlane.executors.docker.nodes import UNREACHABLE, Nodes
 from fastlane.executors.docker.refusals import CANNOT_EXECUTE, pull_failure
@@ -96,8 +96,7 @@ class SwarmExecutor(Executor):
         :class:`~fastlane.executors.docker.executor.DockerExecutor`.
     """
 
-    name = SwarmFactory.name
-    capabilities = SwarmFactory.capabilities
+    name = "swarm"
 
     def __init__(
         self,

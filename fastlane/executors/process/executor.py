@@ -52,7 +52,6 @@ import structlog
 from fastlane.errors import HostUnavailable, RunVanished, StartFailed
 from fastlane.executors.base import Executor, ListedRun, LogBatch, Phase, RunSpec, RunState
 from fastlane.executors.process import shim
-from fastlane.executors.process.farms import ProcessFactory
 from fastlane.executors.process.output import LogReader, peek
 from fastlane.executors.process.records import (
     STATE_FIELDS,
@@ -94,8 +93,7 @@ class ProcessExecutor(Executor):
     :param in_use: whether a farm has it; otherwise nothing is made in *data_dir* before a run is.
     """
 
-    name = ProcessFactory.name
-    capabilities = ProcessFactory.capabilities
+    name = "process"
 
     def __init__(self, *, data_dir: Path, in_use: bool = True) -> None:
         self._root = Path(data_dir).absolute() / "runs"

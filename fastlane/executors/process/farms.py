@@ -15,13 +15,7 @@ class ProcessFactory(ExecutorFactory):
 
     name = "process"
     schemes = frozenset({"process"})
-    capabilities = Capabilities(
-        isolated=False,
-        images=False,
-        pull_policy=False,
-        limits=frozenset({"memory"}),
-        no_new_privileges=False,
-    )
+    capabilities = Capabilities(isolated=False, images=False, limits=frozenset({"memory"}))
 
     def default_host(self, settings: Settings) -> tuple[str, str | None]:
         return DEFAULT_HOST, None
