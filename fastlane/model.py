@@ -85,6 +85,17 @@ class PullPolicy(StrEnum):
     NEVER = "never"
 
 
+class Network(StrEnum):
+    """What a run can reach."""
+
+    BRIDGE = "bridge"
+    """What its host's default network leads to."""
+    NONE = "none"
+    """Nothing; it has no interface but the loopback."""
+    ISOLATED = "isolated"
+    """Nothing; it has an interface in a network of its own."""
+
+
 class Event(StrEnum):
     """What of an execution others are notified of."""
 
@@ -571,6 +582,8 @@ class Farm:
     """Caps over what its jobs ask for; None leaves the server's own."""
     images: tuple[str, ...] = ()
     """Regular expressions, one of which must match the whole image reference; empty: any image."""
+    network: Network = Network.BRIDGE
+    """What its runs can reach."""
     image_ids: bool = True
     """Whether a job may name an image by its id."""
     executor: str = ""

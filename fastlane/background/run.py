@@ -37,6 +37,7 @@ from fastlane.executors.base import Phase, RunSpec, RunState
 from fastlane.model import (
     Execution,
     Farm,
+    Network,
     Outcome,
     Reason,
     Resources,
@@ -398,5 +399,6 @@ def _spec_of(execution: Execution, farm: Farm | None, caps: Resources) -> RunSpe
             definition.resources, caps if farm is None else policy.farm_caps(farm, caps)
         ),
         dns_entries=definition.dns_entries,
+        network=Network.BRIDGE if farm is None else farm.network,
         options=None if farm is None else farm.options,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +22,7 @@ from fastlane.checks import shown
 from fastlane.config.types import parse_size
 from fastlane.executors import registry
 from fastlane.executors.base import ExecutorFactory, FarmOptions
-from fastlane.model import Farm, Resources
+from fastlane.model import Farm, Network, Resources
 from fastlane.patterns import pattern
 
 # Bounds a farm's pattern: it is run on every task id.
@@ -106,6 +106,9 @@ class _Entry(_Model):
         max_length=_IMAGES_MAX,
         description=f"a list of 1 to {_IMAGES_MAX} patterns",
     )
+    network: Literal["bridge", "none", "isolated"] = Field(
+        default="bridge", description="bridge, none or isolated"
+    )
     executor: Annotated[str, AfterValidator(_known)] | None = Field(
         default=None, description="the name of an executor"
     )
@@ -158,6 +161,7 @@ def _parse_farm(entry: object, number: int, max_running: int, default: str | Non
     options = None
     if name is not None:
         options = _options(registry.factory(name), read.hosts, read.model_extra or {})
+        _check_network(read, registry.factory(name))
     limits = read.limits or _Limits()
     return Farm(
         read.name or ("default" if number == 1 else f"farm-{number}"),
@@ -166,6 +170,7 @@ def _parse_farm(entry: object, number: int, max_running: int, default: str | Non
         read.match,
         limits=Resources(limits.cpus, limits.memory, limits.pids),
         images=tuple(read.images or ()),
+        network=Network(read.network),
         image_ids=not (read.images or (options and options.private_images)),
         executor=name or "",
         options=options,
@@ -198,6 +203,16 @@ def _options(
     for host in hosts:
         factory.check_host(host, options)
     return options
+
+
+def _check_network(read: _Entry, factory: ExecutorFactory) -> None:
+    able = factory.capabilities.networks
+    if "network" in read.model_fields_set and read.network not in able:
+        remedy = f"use {' or '.join(sorted(able))}" if able else "leave it out"
+        raise ValueError(
+            f"network {shown(read.network)} is not supported by the {factory.name} executor; "
+            f"{remedy}"
+        )
 
 
 def _check_shared(host: str, farm: Farm, connections: dict[str, tuple[str, object]]) -> None:
@@ -272,6 +287,8 @@ def written(farm: Farm) -> dict[str, object]:
     )
     if found := {key: limit for key, limit in limits if limit is not None}:
         entry["limits"] = found
+    if farm.network is not Network.BRIDGE:
+        entry["network"] = str(farm.network)
     if farm.images:
         entry["images"] = list(farm.images)
     if isinstance(farm.options, FarmOptions):

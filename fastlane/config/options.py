@@ -182,11 +182,12 @@ class Config(BaseSettings):
         'a JSON list like [{"name": "builds", "match": "^build-", "hosts": ["localhost:1234"], '
         '"maxRunning": 8}, {"match": "", "hosts": ["unix:///var/run/docker.sock"]}]',
         "Farms as a JSON list of {name?, match?, hosts, maxRunning?, executor?, limits?, images?, "
-        "tls?, registryAuth?, registriesAllowed?}; a task runs on the first farm whose pattern is "
-        "found in its id. "
+        "network?, tls?, registryAuth?, registriesAllowed?}; a task runs on the first farm whose "
+        "pattern is found in its id. "
         "executor: what runs its jobs; by default what the hosts' scheme implies, else EXECUTOR. "
         "limits: the most cpus, memory and pids of one run; images: patterns, one of which must "
-        "match the whole image reference. Only of Docker hosts: tls, a directory with ca.pem, "
+        "match the whole image reference; network: what runs can reach, bridge (default), none or "
+        "isolated. Only of Docker hosts: tls, a directory with ca.pem, "
         "cert.pem and key.pem, or an object with the paths ca, cert and key; registryAuth, an "
         "object of registry to {username, password}, or the path of a Docker config file; "
         "registriesAllowed, as REGISTRIES_ALLOWED.",

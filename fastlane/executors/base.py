@@ -33,7 +33,7 @@ from typing import ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from fastlane.model import Farm, ImageReference, PullPolicy, Resources, Stream
+from fastlane.model import Farm, ImageReference, Network, PullPolicy, Resources, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Capabilities:
     """Runs have an image."""
     limits: frozenset[str] = frozenset({"cpus", "memory", "pids"})
     """Which resources of a run it can limit."""
+    networks: frozenset[Network] = frozenset({Network.BRIDGE})
+    """To which a run can be limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class RunSpec:
     pull_policy: PullPolicy = PullPolicy.MISSING
     resources: Resources = Resources()
     dns_entries: Mapping[str, str] = field(default_factory=dict)
+    network: Network = Network.BRIDGE
     options: object = None
     """The farm's options for its executor (:attr:`~fastlane.model.Farm.options`); None where the
     farm has none, or is no longer configured."""

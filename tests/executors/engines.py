@@ -170,6 +170,9 @@ class FakeEngine:
         """How many follows were asked for."""
         return self.count("follow=1")
 
+    async def on_networks(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response([])
+
     async def on_image(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "No such image: tool:1"}, status=404)
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +19,9 @@ from urllib.parse import quote
 
 import pytest
 
+from fastlane.executors.base import RunSpec
+from fastlane.executors.docker.networks import network_config
+from fastlane.model import ImageReference
 from scripts.engine import Engine
 from tests.engine import EngineServer, RegistryServer, find_engine
 from tests.engines import EngineProxy, SwarmEngine, TlsEngine, TwoNodeSwarm
@@ -462,6 +466,49 @@ def test_an_engine_that_speaks_tls(tmp_path: Path) -> None:
             answer = server.submit("tls", image=image, command="echo never")
             await_waiting(server, answer["executionUrl"], "No host is available")
             assert host_of(server, engine.host)["error"]
+
+
+def test_the_network_of_an_isolated_run_ends_with_it(tmp_path: Path) -> None:
+    """Also where the server that made it was killed."""
+    host, image = find_engine()
+
+    def networks() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = Engine(host).get("/networks")
+        return [each for each in found if each["Name"] == f"fastlane-{answer['executionId']}"]
+
+    options = farms({"hosts": [host], "network": "isolated"})
+    with FastlaneServer(tmp_path, **options) as server:
+        answer = server.submit("isolated", image=image, command="ls /sys/class/net")
+        assert await_end(server, answer["executionUrl"])["log"] == "eth0\nlo\n"
+        wait_for(lambda: not networks(), "the network to go")
+        answer = server.submit("isolated", image=image, command=sh("echo here; exec sleep 60"))
+        await_log(server, answer["executionUrl"], "here\n")
+        assert len(networks()) == 1
+        server.restart()
+        assert len(networks()) == 1
+        server.request("POST", f"{answer['executionUrl']}stop/")
+        assert await_end(server, answer["executionUrl"])["reason"] == "stopped"
+        wait_for(lambda: not networks(), "the network to go")
+
+
+def test_what_a_crash_left_of_an_isolated_run_is_swept(tmp_path: Path) -> None:
+    host, image = find_engine()
+    installation = f"test-{uuid.uuid4().hex[:8]}"
+    options = {**farms({"hosts": [host], "network": "isolated"}), "INSTALLATION": installation}
+    with FastlaneServer(tmp_path, **options) as server:
+        answer = server.submit("isolated", image=image, command="true")
+        await_end(server, answer["executionUrl"])
+        wait_for(lambda: not containers(host, answer["executionId"]), "its container to go")
+        server.kill()
+        spec = RunSpec(answer["executionId"], "isolated", "j", ImageReference.parse(image), ())
+        body = json.dumps(network_config(spec, installation, 0)).encode()
+        network = json.loads(Engine(host).call("POST", "/networks/create", body))["Id"]
+        server.start()
+
+        def gone() -> bool:
+            return all(each["Id"] != network for each in Engine(host).get("/networks"))
+
+        wait_for(gone, "the network to go")
 
 
 def test_a_private_registry_and_the_progress_of_a_pull(tmp_path: Path) -> None:

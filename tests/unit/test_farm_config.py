@@ -76,6 +76,15 @@ def test_a_farm_says_more_of_its_hosts(tmp_path: Path) -> None:
         ({"limits": {"cpus": True}}, "cpus in limits must be a number"),
         ({"limits": {"pids": 0}}, "pids in limits must be a whole number"),
         ({"limits": {"cpu": 1}}, '"cpu" in limits is not a known key: did you mean "cpus"?'),
+        ({"network": "host"}, "network must be bridge, none or isolated"),
+        (
+            {"network": "isolated", "executor": "swarm"},
+            'network "isolated" is not supported by the swarm executor; use bridge',
+        ),
+        (
+            {"network": "none", "executor": "process", "hosts": ["a"]},
+            'network "none" is not supported by the process executor; leave it out',
+        ),
         ({"registriesAllowed": "r"}, "registriesAllowed must be a list of registries"),
         ({"registriesAllowed": ["r"]}, '"r" in registriesAllowed is not a registry'),
         ({"registriesAllowed": ["http://r.example"]}, "is not a registry"),
@@ -105,6 +114,24 @@ def test_a_malformed_login_is_named_and_not_shown(login: Any, says: str) -> None
     (sentence,) = faults({"DOCKER_HOSTS": json.dumps(farm)})
     assert says in sentence
     assert "hunter2" not in sentence
+
+
+def test_what_the_runs_of_a_farm_can_reach() -> None:
+    farms = [
+        {"hosts": ["a:1"], "match": "a"},
+        {"hosts": ["b:1"], "match": "b", "network": "isolated"},
+        {"hosts": ["c:1"], "match": "c", "network": "none"},
+        {"hosts": ["d:1"], "match": "d", "network": "bridge", "executor": "swarm"},
+    ]
+    config = load(environ={"DOCKER_HOSTS": json.dumps(farms)})
+    assert [str(farm.network) for farm in config.docker_hosts] == [
+        "bridge",
+        "isolated",
+        "none",
+        "bridge",
+    ]
+    (shown,) = (each for each in options(config) if each.name == "DOCKER_HOSTS")
+    assert load(environ={"DOCKER_HOSTS": shown.value}).docker_hosts == config.docker_hosts
 
 
 def test_what_a_farm_allows_of_images() -> None:

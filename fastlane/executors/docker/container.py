@@ -1,7 +1,7 @@
 """What a run's container looks like: its name, labels, configuration, and its state read back.
 
 A submitter chooses the image, command, environment, limits and extra hosts; everything else is
-fixed here: no mounts, no privileges, no network other than the engine's default.
+fixed here: no mounts, no privileges, no network other than what the farm says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastlane.executors.base import ListedRun, Phase, RunSpec, RunState
-from fastlane.model import ImageReference, Resources
+from fastlane.model import ImageReference, Network, Resources
 
 INSTALLATION_LABEL = "fastlane.installation"
 EXECUTION_LABEL = "fastlane.execution"
@@ -94,8 +94,12 @@ def log_driver(limits: LogLimits) -> dict[str, str]:
     }
 
 
-def container_config(spec: RunSpec, *, installation: str, log_limits: LogLimits) -> dict[str, Any]:
+def container_config(
+    spec: RunSpec, *, installation: str, log_limits: LogLimits, network: str | None = None
+) -> dict[str, Any]:
     """The body of ``POST /containers/create``.
+
+    :param network: the id of the run's own network, if it has one.
 
     Source: https://docs.docker.com/reference/api/engine/version/v1.47/#tag/Container/operation/ContainerCreate
     """
@@ -117,9 +121,17 @@ def container_config(spec: RunSpec, *, installation: str, log_limits: LogLimits)
             "AutoRemove": False,
             "ExtraHosts": [f"{name}:{address}" for name, address in spec.dns_entries.items()],
             "LogConfig": {"Type": "local", "Config": log_driver(log_limits)},
+            **_network(spec, network),
             **_limits(spec.resources),
         },
     }
+
+
+def _network(spec: RunSpec, network: str | None) -> dict[str, Any]:
+    if network is not None:
+        # An engine looks names up by itself, and by default wherever its own machine does.
+        return {"NetworkMode": network, "Dns": ["127.0.0.1"]}
+    return {"NetworkMode": "none"} if spec.network is Network.NONE else {}
 
 
 def _limits(asked: Resources) -> dict[str, int]:

@@ -7,7 +7,7 @@ import json
 import math
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from fastlane.errors import HostUnavailable, NotStarted, PullFailed, RunVanished, StartFailed
@@ -36,9 +36,11 @@ from fastlane.executors.docker.logs import (
     init_failure,
     vanished_or,
 )
+from fastlane.executors.docker.networks import PREFIX, Networks
 from fastlane.executors.docker.pull import Pulls
 from fastlane.executors.docker.refusals import CANNOT_EXECUTE, is_the_jobs
 from fastlane.executors.docker.registries import Registries
+from fastlane.model import Network
 from fastlane.pause import Pause
 from fastlane.resolver import Resolve
 
@@ -84,6 +86,7 @@ class DockerExecutor(Executor):
         self._installation = ""
         self._log_limits = log_limits or LogLimits()
         self._engines = Engines(tls)
+        self._networks = Networks()
         self._pulls = Pulls(login, Registries(registries_allowed, login, resolve))
 
     async def open(self, installation: str) -> None:
@@ -104,7 +107,29 @@ class DockerExecutor(Executor):
 
     async def create(self, host: str, spec: RunSpec) -> str:
         engine = self._engines.of(host)
-        body = container_config(spec, installation=self._installation, log_limits=self._log_limits)
+        network = None
+        if spec.network is Network.ISOLATED:
+            network = await self._networks.make(engine, spec, self._installation)
+        try:
+            run_id = await self._create(engine, spec, network)
+        except (PullFailed, StartFailed):
+            if network is not None:
+                # What cannot be removed now is swept later.
+                with suppress(HostUnavailable):
+                    await self._networks.remove(engine, f"{PREFIX}{network}")
+            raise
+        if network is not None:
+            self._networks.note(run_id, network)
+        return run_id
+
+    async def _create(self, engine: Engine, spec: RunSpec, network: str | None) -> str:
+        host = engine.host
+        body = container_config(
+            spec,
+            installation=self._installation,
+            log_limits=self._log_limits,
+            network=network,
+        )
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + NAME_TAKEN_SECONDS
         while True:
@@ -144,7 +169,10 @@ class DockerExecutor(Executor):
         details = await self._details(self._engines.of(host), container_name(execution_id))
         if details is None or details["State"]["Status"] in GOING:
             return None
-        return run_state(details) if self._is_run_of(details, execution_id) else None
+        if not self._is_run_of(details, execution_id):
+            return None
+        self._networks.note(details["Id"], details)
+        return run_state(details)
 
     async def start(self, host: str, run_id: str) -> None:
         # The engine would run an ended container once more. It answers this after a start that is
@@ -257,14 +285,15 @@ class DockerExecutor(Executor):
         raise HostUnavailable(host, f"container {run_id[:12]} does not stop")
 
     async def remove(self, host: str, run_id: str) -> None:
+        engine = self._engines.of(host)
         try:
-            await self._engines.of(host).call(
+            await engine.call(
                 "DELETE", f"containers/{run_id}", params={"v": "1"}, seconds=SLOW_CALL_SECONDS
             )
         except Refused as refused:
-            if isinstance(vanished_or(refused, run_id), RunVanished):
-                return
-            raise
+            if not isinstance(vanished_or(refused, run_id), RunVanished):
+                raise
+        await self._networks.remove(engine, run_id)
 
     async def archive(self, host: str, run_id: str) -> None:
         try:
@@ -275,6 +304,7 @@ class DockerExecutor(Executor):
                 await self._engines.of(host).call(
                     "POST", f"containers/{run_id}/rename", params={"name": name}
                 )
+            await self._networks.remove(self._engines.of(host), run_id)
         except RunVanished:
             return
         except Refused as refused:
@@ -291,11 +321,13 @@ class DockerExecutor(Executor):
             params={"all": "1", "filters": json.dumps({"label": [label]})},
         )
         with engine.understood("a list"):
-            return [
+            listed = [
                 listed_run(each["Labels"], each["Id"], phase_of(each["State"]))
                 for each in found
                 if each["State"] not in GOING and EXECUTION_LABEL in each["Labels"]
             ]
+        having = {each.execution_id for each in listed}
+        return [*listed, *await self._networks.orphans(engine, self._installation, having)]
 
     async def _details(self, engine: Engine, name: str) -> Mapping[str, Any] | None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fastlane.checks import shown
-from fastlane.executors.base import Executor, ExecutorFactory, FarmOptions, Settings
+from fastlane.executors.base import Capabilities, Executor, ExecutorFactory, FarmOptions, Settings
 from fastlane.executors.docker.farms import (
     PLAIN,
     SCHEMES,
@@ -15,7 +15,7 @@ from fastlane.executors.docker.farms import (
     options_of,
     tls_of,
 )
-from fastlane.model import Farm
+from fastlane.model import Farm, Network
 
 
 class DockerFactory(ExecutorFactory):
@@ -23,6 +23,7 @@ class DockerFactory(ExecutorFactory):
 
     name = "docker"
     schemes = SCHEMES
+    capabilities = Capabilities(networks=frozenset(Network))
     options = DockerOptions
 
     def default_host(self, settings: Settings) -> tuple[str, str | None]:
@@ -57,6 +58,7 @@ class SwarmFactory(DockerFactory):
     """Services of Docker swarms; hosts are managers."""
 
     name = "swarm"
+    capabilities = Capabilities()
 
     def make(self, settings: Settings, farms: Sequence[Farm]) -> Executor:
         from fastlane.executors.docker.swarm import SwarmExecutor

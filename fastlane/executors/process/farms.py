@@ -15,7 +15,9 @@ class ProcessFactory(ExecutorFactory):
 
     name = "process"
     schemes = frozenset({"process"})
-    capabilities = Capabilities(isolated=False, images=False, limits=frozenset({"memory"}))
+    capabilities = Capabilities(
+        isolated=False, images=False, limits=frozenset({"memory"}), networks=frozenset()
+    )
 
     def default_host(self, settings: Settings) -> tuple[str, str | None]:
         return DEFAULT_HOST, None
