@@ -147,6 +147,12 @@ async def endless_headers(_: Receiver, __: Request, writer: asyncio.StreamWriter
         await writer.drain()
 
 
+async def never_answers_finally(_: Receiver, __: Request, writer: asyncio.StreamWriter) -> None:
+    """100,000 interim answers before the one that counts."""
+    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000)
+    await answer(writer, 200)
+
+
 async def talks_nonsense(_: Receiver, __: Request, writer: asyncio.StreamWriter) -> None:
     writer.write(b"220 smtp.example.org ESMTP\r\n")
     await writer.drain()

@@ -11,7 +11,7 @@ credentials. The rules:
   when all of them are busy, the new one is closed.
 * Bytes of answers that clients have not read are counted, and so are those of large answers that
   are being made: a large answer waits for room before it is read from the storage, peers in turn.
-  While the budget is used up, the answers that have made no progress for longest (at least
+  While the budget is exceeded, the answers that have made no progress for longest (at least
   :attr:`Limits.stalled_seconds`) are dropped; otherwise one is dropped after
   :attr:`Limits.abandoned_seconds`.
 * Bytes of request bodies that are not complete are counted, and a body that makes no progress ends.
@@ -429,7 +429,7 @@ class Connections:
             self._sweep_soon()
 
     def _drop_stalled(self, now: float) -> None:
-        """Drop abandoned answers, and stalled ones as long as a budget is used up."""
+        """Drop abandoned answers, and stalled ones as long as a budget is exceeded."""
         for connection in sorted(self._sending, key=lambda each: each.progressed_at):
             stalled = now - connection.progressed_at
             if stalled < self.limits.stalled_seconds:

@@ -13,13 +13,16 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from functools import cache, partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
+from aiohttp import StreamReader
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import RawResponseMessage
 from multidict import CIMultiDict
 from pydantic import AfterValidator, Field
 from yarl import URL
@@ -40,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 # Bounds what is read of an answer before it counts as endless; none of it is kept.
 ANSWER_MAX_BYTES = 1024 * 1024
+# Bounds the answers 1xx before the answer (RFC 9110, section 15.2).
+MAX_INTERIM = 16
 # Bounds one line and one header of an answer.
 HEADER_MAX_BYTES = 8190
 # Bound what a payload may hold.
@@ -193,7 +198,7 @@ class WebhookSender(Sender):
             # The client does not resolve such a host, so it must read exactly as it was checked.
             url = url.with_host(str(addresses[0]))
         body = notification.report.body
-        connector = aiohttp.TCPConnector(
+        connector = _Connector(
             resolver=_Pinned(addresses),
             ssl=self._tls,
             use_dns_cache=False,
@@ -267,6 +272,43 @@ def signature(key: bytes, notification_id: str, timestamp: int, body: bytes) -> 
     signed = b".".join((notification_id.encode(), str(timestamp).encode(), body))
     digest = hmac.new(key, signed, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
+
+
+class _Answer(ResponseHandler):
+    """Reads an answer without being kept busy by what a receiver may send before it."""
+
+    _interim = 0
+    _begun = False
+
+    def data_received(self, data: bytes) -> None:
+        # A part is parsed as a whole, and may hold thousands of interim answers.
+        while len(data) > HEADER_MAX_BYTES and not self._begun:
+            super().data_received(data[:HEADER_MAX_BYTES])
+            data = data[HEADER_MAX_BYTES:]
+        if self._interim <= MAX_INTERIM:
+            super().data_received(data)
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        message, _ = data
+        if message.code >= 200:
+            self._begun = True
+        else:
+            self._interim += 1
+        if self._interim <= MAX_INTERIM:
+            super().feed_data(data, size)
+        elif not self._begun:
+            self._begun = True
+            self.set_exception(
+                DeliveryFailed(f"The receiver sent more than {MAX_INTERIM} interim answers.")
+            )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes connections that read with :class:`_Answer`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = cast("partial[ResponseHandler]", partial(_Answer, loop=self._loop))
 
 
 class _Pinned(AbstractResolver):

@@ -32,6 +32,7 @@ from tests.receivers import (
     drips,
     endless_headers,
     hangs,
+    never_answers_finally,
     never_ends,
     receiving,
     redirects_to,
@@ -146,6 +147,7 @@ async def test_each_attempt_is_signed_with_its_own_time_and_the_same_id() -> Non
         (never_ends, 200, "with more than 1 MiB"),
         (endless_headers, None, ""),
         (talks_nonsense, None, "not HTTP"),
+        (never_answers_finally, None, "more than 16 interim answers"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -49,7 +49,7 @@ class Sockets:
         return len(self._open) + len(self._leaving)
 
     def admits(self, peer: str) -> bool:
-        """Whether *peer* may open one more; if another has to leave for it, it is told to."""
+        """Whether *peer* may open one more; another may have to leave for it."""
         counts = Counter(socket.peer for socket in self._open)
         if self.closing or counts[peer] >= max(1, self.limit // 2):
             return False
