@@ -10,6 +10,7 @@
     ├── StorageError
     │   ├── StorageUnavailable   the store is unreachable; try again later (HTTP 503)
     │   ├── StorageInUse         another server owns the embedded data directory
+    │   ├── HostDrained          the host gets no new executions
     │   └── CompareFailed        the record has changed since it was read
     ├── DeliveryFailed           a receiver did not accept a notification
     └── ExecutorError
@@ -64,6 +65,13 @@ class StorageUnavailable(StorageError):
 
 class StorageInUse(StorageError):
     """Another server owns the embedded data directory."""
+
+
+class HostDrained(StorageError):
+    """The host is black-listed, so nothing is claimed for it."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f'Host "{host}" is black-listed.')
 
 
 class CompareFailed(StorageError):

@@ -283,7 +283,10 @@ class Lifecycle:
     # -- done by the owner of an execution ----------------------------------------------------
 
     async def claim(self, farm: Farm, host: str) -> Execution | None:
-        """Claim the next execution of *farm* to run it on *host*; None when there is none."""
+        """Claim the next execution of *farm* to run it on *host*; None when there is none.
+
+        :raises HostDrained: *host* is black-listed.
+        """
         execution = await self._storage.executions.claim(
             farm.name,
             host=host,

@@ -7,6 +7,7 @@ from collections import Counter
 from fastlane import policy
 from fastlane.background.context import Context
 from fastlane.background.runner import Runner
+from fastlane.errors import HostDrained
 from fastlane.events import Event, ExecutionChanged, JobChange, JobChanged, QueueChanged
 from fastlane.model import Farm, Status
 
@@ -55,8 +56,13 @@ class Dispatcher:
             host = await self._host_for_next(farm, load)
             if host is None:
                 return
-            if not await self._runner.claim(farm, host):
-                return
+            try:
+                if not await self._runner.claim(farm, host):
+                    return
+            except HostDrained:
+                # By another instance, whose news is still on its way.
+                self._hosts.take(await self._storage.hosts.all())
+                continue
             load[host] += 1
             self._hosts.given(host)
 

@@ -228,6 +228,8 @@ class Executions(ABC):
         *max_running* executions of the farm active, over all owners.
 
         :return: the execution, or None when the queue is empty or the farm is full.
+        :raises HostDrained: *host* is black-listed. Once :meth:`Hosts.blacklist` has returned, no
+            claim for that host takes place, of any instance.
         """
 
     @abstractmethod

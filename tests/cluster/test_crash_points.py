@@ -13,11 +13,12 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
-from fastlane.errors import CompareFailed, StorageUnavailable
+from fastlane.errors import CompareFailed, HostDrained, StorageUnavailable
 from fastlane.model import Reason, Status
 from fastlane.storage.base import IdempotencyKey, PageRequest
 from fastlane.storage.mongo import ClusterStorage
 from fastlane.storage.mongo.database import INDEXES
+from tests.cluster.gates import Gate, gated, held
 from tests.contracts.test_storage import (
     FAILED,
     NOW,
@@ -33,6 +34,8 @@ from tests.contracts.test_storage import (
 )
 from tests.contracts.test_storage_outbox import submit_telling, told
 from tests.services import MongoServer, RedisServer
+
+__all__ = ["gated"]  # a fixture
 
 
 class Killed(BaseException):
@@ -208,6 +211,25 @@ async def test_claim_between_slot_and_execution(
         {"_id": execution.id, "rev": doc["rev"]}, {"$set": {"status": "pulling"}}
     )
     assert late.matched_count == 0
+
+
+@pytest.mark.usefixtures("gated")
+@pytest.mark.parametrize("write", [1, 2, 3, 4])
+async def test_a_claim_that_is_under_way_when_its_host_is_black_listed(
+    write: int, storage: ClusterStorage, other: ClusterStorage
+) -> None:
+    """Held before each write: a slot of the farm that is new, the farm, the slot, the execution."""
+    execution = await submit(storage, farm="new")
+    gate = Gate(write)
+    claiming = await held(gate, claimed(storage, farm="new"))
+    assert not claiming.done()
+    await other.hosts.blacklist("host:1", blacklisted=True)
+    gate.opened.set()
+    with pytest.raises(HostDrained):
+        await claiming
+    assert (await other.executions.get(execution.id)).status is Status.ENQUEUED
+    await other.hosts.blacklist("host:1", blacklisted=False)
+    assert (await claimed(other, farm="new", max_running=1)).id == execution.id
 
 
 async def test_append_before_its_decision(storage: ClusterStorage, other: ClusterStorage) -> None:

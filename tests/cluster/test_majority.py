@@ -12,17 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from pymongo.asynchronous.collection import AsyncCollection
 
 from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailable
 from fastlane.model import Definition, DeliveryState, HostRecord, Reason, Status
 from fastlane.storage.base import IdempotencyKey, Storage
 from fastlane.storage.mongo import ClusterStorage
+from tests.cluster.gates import Gate, gated, held
 from tests.cluster.replica_set import ReplicaSet
 from tests.contracts.test_storage import (
     DONE,
@@ -39,50 +38,15 @@ from tests.contracts.test_storage import claimed as claimed_of
 from tests.contracts.test_storage_outbox import OK, hook, submit_telling
 from tests.eventually import eventually
 
-pytestmark = pytest.mark.timeout(120)
+__all__ = ["gated"]  # a fixture
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("gated")]
 
 # What an operation that is cut off may take: less than in production, because all of them wait.
 CUT_OFF_SECONDS = 1.0
 
 Call = Callable[[Storage], Awaitable[object]]
 Holds = Callable[[Storage], Awaitable[bool]]
-
-
-@dataclass
-class Gate:
-    """Holds an operation before its *stop_at*-th write, and before those that follow."""
-
-    stop_at: int
-    writes: int = 0
-    reached: asyncio.Event = field(default_factory=asyncio.Event)
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def write(self) -> None:
-        self.writes += 1
-        if self.writes >= self.stop_at:
-            self.reached.set()
-            await self.opened.wait()
-
-
-_gate: ContextVar[Gate | None] = ContextVar("gate", default=None)
-
-
-@pytest.fixture(autouse=True)
-def gated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every write passes the gate of its operation."""
-
-    def through(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def write(self: Any, *args: Any, **options: Any) -> Any:
-            gate = _gate.get()
-            # Numbers are handed out by a task that all share.
-            if gate is not None and self.name != "counters":
-                await gate.write()
-            return await method(self, *args, **options)
-
-        return write
-
-    for name in ("insert_one", "insert_many", "update_one", "update_many", "delete_one"):
-        monkeypatch.setattr(AsyncCollection, name, through(getattr(AsyncCollection, name)))
 
 
 @dataclass
@@ -380,8 +344,8 @@ async def test_what_was_answered_survives_a_fail_over(
             *await _others(witness),
         ]
         await _cut_off(operations, replica_set, storage, witness, write)
-        for operation in operations:
-            await _survived(operation, storage, witness)
+        undone = [one for one in operations if not await _survived(one, storage, witness)]
+        assert not undone, {one.name: one.told for one in undone}
     finally:
         await storage.close()
         await witness.close()
@@ -405,13 +369,7 @@ async def _cut_off(
     first = []
     for operation in operations:
         operation.gate = Gate(write)
-        token = _gate.set(operation.gate)
-        first.append(asyncio.create_task(operation.run(storage, "at first")))
-        _gate.reset(token)
-    for task, operation in zip(first, operations, strict=True):
-        reached = asyncio.create_task(operation.gate.reached.wait())
-        await asyncio.wait({task, reached}, return_when=asyncio.FIRST_COMPLETED)
-        reached.cancel()
+        first.append(await held(operation.gate, operation.run(storage, "at first")))
     primary = await asyncio.to_thread(replica_set.hold)
     try:
         for operation in operations:
@@ -425,7 +383,9 @@ async def _cut_off(
         await asyncio.to_thread(primary.start)
 
 
-async def _survived(operation: Operation, storage: ClusterStorage, witness: Storage) -> None:
+async def _survived(operation: Operation, storage: Storage, witness: Storage) -> bool:
+    """Whether what became known of *operation* is still so. It comes to its end in any case."""
+
     async def holds() -> bool | None:
         try:
             return await operation.holds(witness)
@@ -439,7 +399,6 @@ async def _survived(operation: Operation, storage: ClusterStorage, witness: Stor
         return None if now is None else [now]
 
     (now,) = await eventually(known, "an answer of the next primary")
-    assert now or not operation.told, f"{operation.name} was {operation.told}, and is undone"
 
     async def ends() -> bool:
         with contextlib.suppress(StorageUnavailable, CompareFailed, Rejected):
@@ -447,3 +406,4 @@ async def _survived(operation: Operation, storage: ClusterStorage, witness: Stor
         return bool(await holds())
 
     await eventually(ends, f"the end of {operation.name}")
+    return now or not operation.told

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastlane.errors import CompareFailed, NotFound
+from fastlane.errors import CompareFailed, HostDrained, NotFound
 from fastlane.model import (
     Attempt,
     Definition,
@@ -26,6 +26,7 @@ from tests.contracts.test_storage import (
     FARM,
     NOW,
     Place,
+    claim,
     finish,
     make_execution,
     make_job,
@@ -251,3 +252,18 @@ async def test_a_notification_on_its_way_keeps_its_execution(storage: Storage) -
     assert list(await storage.outbox.of_executions([execution.id])) == []
     overview = await storage.overview()
     assert (sum(overview.pending.values()), overview.undelivered) == (0, 0)
+
+
+async def test_nothing_is_claimed_for_a_host_that_is_black_listed(storage: Storage) -> None:
+    execution = await submit(storage)
+    await storage.hosts.store_breaker(HostRecord("host:1", 1, "reset"))
+    await storage.hosts.blacklist("host:1", blacklisted=True)
+    with pytest.raises(HostDrained):
+        await claim(storage)
+    assert (await storage.executions.get(execution.id)) == execution
+    other = await storage.executions.claim(FARM, host="host:2", owner="one", max_running=1, now=NOW)
+    assert other is not None
+    await submit(storage)
+    await storage.hosts.blacklist("host:1", blacklisted=False)
+    # The slot that the refused claim had taken is free again.
+    assert await claim(storage, max_running=2) is not None

@@ -16,7 +16,7 @@ from typing import Any
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import PyMongoError
 
-from fastlane.errors import CompareFailed, NotFound
+from fastlane.errors import CompareFailed, HostDrained, NotFound
 from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
 from fastlane.policy import deliveries_of, not_before
 from fastlane.storage.base import Executions, Page, PageRequest
@@ -78,6 +78,10 @@ class MongoExecutions(Facet, Executions):
                 if not got:
                     taken_by_others.append(doc["_id"])
                     continue
+                # Read while the token is there: a host that is black-listed from now on spoils it.
+                if await self._db.hosts.find_one({"_id": host, "blacklisted": True}, {"_id": 1}):
+                    await self._follow_ups.free_slot(farm, token)
+                    raise HostDrained(host)
                 claimed = copy_with(
                     execution,
                     status=Status.PULLING,

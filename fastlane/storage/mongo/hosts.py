@@ -1,4 +1,4 @@
-"""Hosts: their circuit breakers, and which of them take nothing new. Each change is one write."""
+"""Hosts: their circuit breakers, and which of them take nothing new."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pymongo import ASCENDING
 from fastlane.model import HostRecord
 from fastlane.storage.base import Hosts
 from fastlane.storage.codec import clean
+from fastlane.storage.mongo.executions import named_by
 from fastlane.storage.mongo.facet import Facet, operation
 
 
@@ -45,6 +46,22 @@ class MongoHosts(Facet, Hosts):
 
     @operation
     async def blacklist(self, host: str, *, blacklisted: bool) -> None:
+        """One write; then claims are spoilt that may have looked at the host before it.
+
+        Such a claim has taken its slot, whose token names the execution's ``rev``; it starts again
+        when that has changed.
+        """
         await self._db.hosts.update_one(
             {"_id": host}, {"$set": {"blacklisted": blacklisted}}, upsert=True
         )
+        if not blacklisted:
+            return
+        farms = await self._db.farms.find({}).to_list(None)
+        held = dict(named_by(token) for farm in farms for token in farm["held"])
+        executions = self._db.executions
+        enqueued = executions.find(
+            {"_id": {"$in": list(held)}, "enqueued_of": {"$exists": True}}, {"rev": 1}
+        )
+        for doc in await enqueued.to_list(None):
+            if doc["rev"] == held[doc["_id"]]:
+                await executions.update_one(doc, {"$inc": {"rev": 1}})

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace as copy_with
 
-from fastlane.errors import CompareFailed, NotFound
+from fastlane.errors import CompareFailed, HostDrained, NotFound
 from fastlane.model import ACTIVE, Execution, Outcome, Reason, Status
 from fastlane.policy import not_before
 from fastlane.storage.base import Executions, Page, PageRequest
@@ -31,6 +31,7 @@ from fastlane.storage.sqlite.changes import (
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, MAX_OFFSET, execution_from, page_of
 
+IS_BLACKLISTED = "SELECT 1 FROM hosts WHERE host = ? AND blacklisted"
 COUNT_ACTIVE = """
 SELECT count(*) FROM executions WHERE farm = ? AND status IN ('pulling', 'running')
 """
@@ -104,6 +105,8 @@ class SqliteExecutions(Facet, Executions):
     ) -> Execution | None:
         if connection.execute(COUNT_ACTIVE, (farm,)).fetchone()[0] >= max_running:
             return None
+        if connection.execute(IS_BLACKLISTED, (host,)).fetchone() is not None:
+            raise HostDrained(host)
         while (row := connection.execute(FIRST_QUEUED, (farm, now)).fetchone()) is not None:
             first = execution_from(row)
             if first.definition != UNREADABLE:
