@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
+
+from tornado.util import ObjectDict
 
 from fastlane.api import openapi
 from fastlane.api.base import BaseHandler
@@ -39,7 +40,7 @@ class Docs(Page):
             description=openapi.DESCRIPTION,
             tags=TAGS,
             operations=tuple(page.operations(self.settings["routes"], self.urls.base)),
-            schemas=tuple(page.shown_schemas()),
+            schemas=page.objects(),
             everywhere={
                 str(status): openapi.PROBLEMS[status][0]
                 for status in sorted(openapi.EVERYWHERE - {400})
@@ -48,127 +49,71 @@ class Docs(Page):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A parameter, or a key of an object."""
-
-    name: str
-    place: str
-    required: bool
-    kind: str
-    reference: str | None
-    """The name of the schema that *kind* speaks of."""
-    default: str | None
-    description: str
-    example: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShownAnswer:
-    """One status of an operation."""
-
-    status: str
-    description: str
-    media: str
-    reference: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ShownOperation:
-    """An operation as the page shows it."""
-
-    operation: Operation
-    tag: str
-    description: str
-    methods: tuple[str, ...]
-    path: str
-    others: tuple[str, ...]
-    """Further spellings, beside the one without the slash at its end."""
-    parameters: tuple[Row, ...]
-    body: tuple[Row, ...]
-    answers: tuple[ShownAnswer, ...]
-    call: str | None
-    example: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ShownSchema:
-    """An object that answers and payloads are made of."""
-
-    name: str
-    description: str
-    rows: tuple[Row, ...]
-
-
 class _Page:
-    """Shows one document."""
+    """What the template shows of one document."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._paths = document["paths"]
         self._schemas: Mapping[str, Any] = document["components"]["schemas"]
 
-    def operations(self, routes: Sequence[Route], base: str) -> Iterator[ShownOperation]:
+    def operations(self, routes: Sequence[Route], base: str) -> Iterator[ObjectDict]:
         for route in routes:
             for operation in route.operations.values():
                 yield self._operation(route, operation, base)
 
-    def shown_schemas(self) -> Iterator[ShownSchema]:
+    def objects(self) -> Iterator[ObjectDict]:
+        """The objects that answers and payloads are made of."""
         for name, schema in sorted(self._schemas.items()):
             if schema.get("type") == "object":
-                yield ShownSchema(name, schema.get("description", ""), tuple(self._rows(schema)))
+                description, rows = schema.get("description", ""), self._rows(schema)
+                yield ObjectDict(name=name, description=description, rows=rows)
 
-    def _operation(self, route: Route, operation: Operation, base: str) -> ShownOperation:
+    def _operation(self, route: Route, operation: Operation, base: str) -> ObjectDict:
         path = document_path(route)
         item = self._paths[path]
         described = item[operation.method]
         parameters = [*item["parameters"], *described["parameters"]]
         body, answer = operation.body, operation.answer
-        example = (
-            self._schemas[answer.__name__]["examples"][0] if isinstance(answer, type) else None
-        )
-        return ShownOperation(
-            operation,
-            route.tag,
-            described["description"],
-            (operation.method, "head")
-            if operation.method == "get" and "head" in item
-            else (operation.method,),
-            path,
-            tuple(one for one in spellings(route)[2:] if one.endswith("/")),
-            tuple(map(self._parameter, parameters)),
-            () if body is None else tuple(self._rows(self._schemas[body.__name__])),
-            tuple(_answers(described["responses"])),
-            None if answer is None else _call(operation, base + path, parameters),
-            example,
-        )
-
-    def _parameter(self, parameter: Mapping[str, Any]) -> Row:
-        kind, named = self._kind(parameter["schema"])
-        return Row(
-            parameter["name"],
-            parameter["in"],
-            parameter["required"],
-            kind,
-            named,
-            _text(parameter["schema"].get("default")),
-            parameter["description"],
-            parameter.get("example"),
+        has_head = operation.method == "get" and "head" in item
+        return ObjectDict(
+            operation=operation,
+            tag=route.tag,
+            description=described["description"],
+            methods=[operation.method, *(["head"] if has_head else [])],
+            path=path,
+            # Beside the one without the slash at its end.
+            others=[one for one in spellings(route)[2:] if one.endswith("/")],
+            parameters=[self._row(one["schema"], one) for one in parameters],
+            body=[] if body is None else self._rows(self._schemas[body.__name__]),
+            answers=list(_answers(described["responses"])),
+            call=None if answer is None else _call(operation, base + path, parameters),
+            example=self._schemas[answer.__name__]["examples"][0]
+            if isinstance(answer, type)
+            else None,
         )
 
-    def _rows(self, schema: Mapping[str, Any]) -> Iterator[Row]:
-        for name, inner in schema.get("properties", {}).items():
-            kind, named = self._kind(inner)
-            examples = inner.get("examples", ())
-            yield Row(
-                name,
-                "",
-                name in schema.get("required", ()),
-                kind,
-                named,
-                _text(inner.get("default")),
-                inner.get("description", ""),
-                ", ".join(str(_text(example)) for example in examples) or None,
+    def _rows(self, schema: Mapping[str, Any]) -> list[ObjectDict]:
+        """The keys of an object."""
+        required = schema.get("required", ())
+        return [
+            self._row(
+                inner,
+                {
+                    "name": name,
+                    "required": name in required,
+                    "description": inner.get("description", ""),
+                    "example": ", ".join(str(_text(one)) for one in inner.get("examples", ())),
+                },
             )
+            for name, inner in schema.get("properties", {}).items()
+        ]
+
+    def _row(self, schema: Mapping[str, Any], described: Mapping[str, Any]) -> ObjectDict:
+        """A parameter, or a key of an object."""
+        # The name of the schema that the kind speaks of.
+        kind, reference = self._kind(schema)
+        default = _text(schema.get("default"))
+        return ObjectDict(described, kind=kind, reference=reference, default=default)
 
     def _kind(self, schema: Mapping[str, Any]) -> tuple[str, str | None]:
         """A schema's type in words, and the name of the schema in it if there is one."""
@@ -210,22 +155,23 @@ def _call(operation: Operation, url: str, parameters: Sequence[Mapping[str, Any]
     return " ".join([*words, url])
 
 
-def _answers(responses: Mapping[str, Any]) -> Iterator[ShownAnswer]:
+def _answers(responses: Mapping[str, Any]) -> Iterator[ObjectDict]:
     for status, response in responses.items():
         if status == "304" or int(status) in openapi.EVERYWHERE - {400}:
             # Said once for all.
             continue
         if "$ref" in response:
             model = "PayloadProblem" if status == "400" else "ProblemDetails"
-            yield ShownAnswer(status, openapi.PROBLEMS[int(status)][0], PROBLEM, model)
+            description = openapi.PROBLEMS[int(status)][0]
+            yield ObjectDict(status=status, description=description, media=PROBLEM, reference=model)
             continue
         content: Mapping[str, Any] = response.get("content") or {}
         named = next((value["schema"].get("$ref") for value in content.values()), None)
-        yield ShownAnswer(
-            status,
-            response["description"],
-            ", ".join(content),
-            None if named is None else named.rpartition("/")[2],
+        yield ObjectDict(
+            status=status,
+            description=response["description"],
+            media=", ".join(content),
+            reference=named and named.rpartition("/")[2],
         )
 
 
