@@ -85,8 +85,14 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
     """The end of a sentence about a *wrong* name: which of the *known* ones was meant, if any."""
     names = {name.lower(): name for name in known}
     wanted = wrong.lower().replace("_", "")[:SHOWN_CHARS]
-    close = difflib.get_close_matches(wanted, names, n=1, cutoff=SUGGESTED_FROM)
-    return f" Did you mean {shown(names[close[0]])}?" if close else ""
+    close = closest(wanted, names)
+    return f" Did you mean {shown(names[close])}?" if close else ""
+
+
+def closest(wrong: str, known: Iterable[str], *, least: float = SUGGESTED_FROM) -> str | None:
+    """The one of the *known* names that is most similar to *wrong*, if it is *least* similar."""
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=least)
+    return close[0] if close else None
 
 
 def is_loopback(host: str) -> bool:

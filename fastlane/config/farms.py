@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
@@ -18,7 +17,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from fastlane.checks import shown
+from fastlane.checks import closest, shown
 from fastlane.config.types import parse_size
 from fastlane.executors import registry
 from fastlane.executors.base import ExecutorFactory, FarmOptions
@@ -248,8 +247,8 @@ def _clause(error: ValidationError, model: type[BaseModel], also: Sequence[str] 
 
 
 def _unknown(key: str, place: str, keys: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    remedy = f"did you mean {shown(close[0])}?" if close else f"use one of {', '.join(keys)}"
+    close = closest(key, keys)
+    remedy = f"did you mean {shown(close)}?" if close else f"use one of {', '.join(keys)}"
     return f"{shown(key)}{place} is not a known key: {remedy}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from fastlane.checks import is_loopback
+from fastlane.checks import closest, is_loopback
 from fastlane.config.farms import written
 from fastlane.config.options import Config, OtherOption
 from fastlane.config.types import SHOWN_CHARS, default_data_dir
@@ -30,8 +29,8 @@ _MISSPELLING_MIN_CHARS = 6
 
 
 def unknown(name: str, place: str) -> str:
-    close = difflib.get_close_matches(name.upper(), NAMES, n=1, cutoff=0.6)
-    remedy = f"did you mean {close[0]}?" if close else "`fastlane config` lists every option."
+    close = closest(name[:SHOWN_CHARS].upper(), NAMES)
+    remedy = f"did you mean {close}?" if close else "`fastlane config` lists every option."
     return f"{name[:SHOWN_CHARS]} in {place} is not an option: {remedy}"
 
 
@@ -158,9 +157,9 @@ def misspellings(environ: Mapping[str, str] | None = None) -> list[str]:
     for name in sorted(environ):
         if name in NAMES or not name.isupper() or len(name) < _MISSPELLING_MIN_CHARS:
             continue
-        close = difflib.get_close_matches(name, NAMES, n=1, cutoff=_MISSPELLING_RATIO)
-        if close and close[0] not in environ:
-            found.append(f"{name} in the environment is ignored: did you mean {close[0]}?")
+        close = closest(name, NAMES, least=_MISSPELLING_RATIO)
+        if close and close not in environ:
+            found.append(f"{name} in the environment is ignored: did you mean {close}?")
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
@@ -24,6 +24,8 @@ SHOWN_CHARS = 100
 _MAX_SECONDS = 366 * 24 * 3600
 _SIZE = re.compile(r"(?P<number>\d{1,15})\s*(?P<unit>[kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_ORIGIN = re.compile(r"\*|https?://[^/\s@?#]+")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 
 T = TypeVar("T")
 
@@ -88,59 +90,40 @@ def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
-def _each(check: Callable[[str], None]) -> AfterValidator:
-    """Checks every word of a list, and makes the words lower case."""
+def _matching(pattern: str, fault: str) -> AfterValidator:
+    """Accepts text that *pattern* matches as a whole."""
+
+    def validate(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(fault)
+        return text
+
+    return AfterValidator(validate)
+
+
+def _each(accepts: Callable[[str], object], what: str) -> AfterValidator:
+    """Accepts words that are *what*, and makes them lower case."""
 
     def validate(words: tuple[str, ...]) -> tuple[str, ...]:
         for word in words:
-            check(word)
+            if not accepts(word):
+                raise ValueError(f"{word[:SHOWN_CHARS]!r} is not {what}")
         return tuple(word.lower() for word in words)
 
     return AfterValidator(validate)
 
 
-def _check_origin(origin: str) -> None:
-    if origin != "*" and not re.fullmatch(r"https?://[^/\s@?#]+", origin):
-        raise ValueError(f"{origin[:SHOWN_CHARS]!r} is not an origin")
-
-
-def _check_host_name(host: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", host):
-        raise ValueError(f"{host[:SHOWN_CHARS]!r} is not a host name")
-
-
-def _check_registry(registry: str) -> None:
-    if not ImageReference.is_registry(registry):
-        raise ValueError(f"{registry[:SHOWN_CHARS]!r} is not a registry")
-
-
-def _address(host: str) -> str:
-    if not host or not re.fullmatch(r"[A-Za-z0-9._:\[\]%-]+", host):
-        raise ValueError("it is not an address")
-    return host.strip("[]")
-
-
-def _user_name(user: str) -> str:
-    # RFC 7617, section 2: the first colon ends the user-id.
-    if ":" in user:
-        raise ValueError("a user name cannot contain a colon")
-    return user
-
-
-def _label(installation: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{0,63}", installation):
-        raise ValueError("it cannot be used as a label")
-    return installation
+def _is_http(url: str, accepts: Callable[[SplitResult], object]) -> bool:
+    """Whether *url* is one of HTTP, and *accepts* its parts."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.scheme in {"http", "https"} and parts.hostname and accepts(parts))
+    except ValueError:
+        return False
 
 
 def _base_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname)
-        good = good and not (parts.query or parts.fragment or "@" in parts.netloc)
-    except ValueError:
-        good = False
-    if url and not good:
+    if url and not _is_http(url, lambda it: not (it.query or it.fragment or "@" in it.netloc)):
         raise ValueError("it is not the URL of a server")
     return url.rstrip("/")
 
@@ -166,12 +149,7 @@ def _signing_secrets(secret: SecretStr) -> SecretStr:
 
 def _dsn(dsn: SecretStr) -> SecretStr:
     text = dsn.get_secret_value()
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in {"http", "https"} and bool(parts.username and parts.hostname)
-    except ValueError:
-        good = False
-    if text and not good:
+    if text and not _is_http(text, lambda it: it.username):
         raise ValueError("it does not have the form https://key@host/project")
     return dsn
 
@@ -186,18 +164,23 @@ def _absolute(path: Path) -> Path:
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-LowerWords = Annotated[Words, _each(lambda word: None)]
-Origins = Annotated[Words, _each(_check_origin)]
-HostNames = Annotated[Words, _each(_check_host_name)]
-Registries = Annotated[Words, _each(_check_registry)]
+LowerWords = Annotated[Words, _each(bool, "a word")]
+Origins = Annotated[Words, _each(_ORIGIN.fullmatch, "an origin")]
+HostNames = Annotated[Words, _each(_HOST_NAME.fullmatch, "a host name")]
+Registries = Annotated[Words, _each(ImageReference.is_registry, "a registry")]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Limit = Annotated[T | None, BeforeValidator(_zero_is_none)]
 """A limit, where 0 stands for no limit."""
 Lower = Annotated[T, BeforeValidator(_lower)]
 """One of a few words, in any case."""
-Address = Annotated[str, AfterValidator(_address)]
-UserName = Annotated[str, AfterValidator(_user_name)]
-Label = Annotated[str, AfterValidator(_label)]
+Address = Annotated[
+    str,
+    _matching(r"[A-Za-z0-9._:\[\]%-]+", "it is not an address"),
+    AfterValidator(lambda host: host.strip("[]")),
+]
+# RFC 7617, section 2: the first colon ends the user-id.
+UserName = Annotated[str, _matching(r"[^:]*", "a user name cannot contain a colon")]
+Label = Annotated[str, _matching(r"[A-Za-z0-9._-]{0,63}", "it cannot be used as a label")]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 MailAddress = Annotated[str, AfterValidator(_mail_address)]
 SigningSecrets = Annotated[SecretStr, AfterValidator(_signing_secrets)]
