@@ -19,6 +19,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -212,9 +213,14 @@ def next_tick(cron: str, timezone: str, after: float) -> float | None:
             return None
         after = 0
     # A tick is a whole second, so it is later than `after` when it is later than its floor.
-    start = _local(zone, math.floor(after))
+    return _next_tick(plain, zone, math.floor(after))
+
+
+# Many jobs with one expression are due in the same second.
+@lru_cache(maxsize=_CACHE_SIZE)
+def _next_tick(plain: str, zone: ZoneInfo, after: int) -> float | None:
     try:
-        minute = _matcher(plain, start).get_next(datetime)
+        minute = _matcher(plain, _local(zone, after)).get_next(datetime)
     except (CroniterBadDateError, OverflowError):
         return None
     return _happens(zone, minute)
@@ -240,7 +246,15 @@ def previous_tick(cron: str, timezone: str, at: float) -> float | None:
 
 
 def _matcher(plain: str, start: datetime) -> croniter:
-    return croniter(plain, start, max_years_between_matches=_HORIZON_YEARS)
+    matcher = copy(_parsed(plain))
+    matcher.set_current(start)
+    return matcher
+
+
+@lru_cache(maxsize=_CACHE_SIZE)
+def _parsed(plain: str) -> croniter:
+    """Only copies of it are moved, so that several threads may use it."""
+    return croniter(plain, _EPOCH, max_years_between_matches=_HORIZON_YEARS)
 
 
 def _local(zone: ZoneInfo, at: int) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeVar
 
 from fastlane.cron import next_tick, previous_tick
@@ -38,11 +39,19 @@ _DELIVERIES = uuid.UUID("6ad56c54-8d0d-4a53-9b6c-33ce6ac0ae8b")
 LOST_RERUNS_MAX = 5
 # Bounds what is called on time: a tick found later than this is recorded as late.
 LATE_AFTER_SECONDS = 10.0
+# Bounds from below how far two ticks of a cron expression are apart.
+TICKS_APART_SECONDS = 60.0
 
 
 def farm_for(task_id: str, farms: Sequence[Farm]) -> Farm | None:
     """The first farm whose pattern is found in *task_id*; None if no farm matches."""
-    return next((farm for farm in farms if pattern(farm.match).is_in(task_id)), None)
+    return next((farm for farm in farms if _matches(farm.match, task_id)), None)
+
+
+# Bounds what is remembered; a thousand ticks in one minute ask about the same tasks again.
+@lru_cache(maxsize=4096)
+def _matches(match: str, task_id: str) -> bool:
+    return pattern(match).is_in(task_id)
 
 
 def least_loaded(hosts: Sequence[str], load: Mapping[str, int]) -> Sequence[str]:
@@ -187,7 +196,7 @@ def first_run_at(schedule: Schedule, now: float) -> float | None:
 
 def tick_to_run(schedule: Schedule, next_run_at: float, now: float) -> float:
     """The tick to run for all that are due: the latest of several missed ones."""
-    if schedule.cron is None:
+    if schedule.cron is None or now < next_run_at + TICKS_APART_SECONDS:
         return next_run_at
     latest = previous_tick(schedule.cron, schedule.timezone, now)
     return next_run_at if latest is None else max(next_run_at, latest)

@@ -10,6 +10,7 @@ from benchmarks.rows import (
     log_viewers,
     scheduled,
     throughput,
+    ticks,
 )
 
 ROWS: tuple[Row, ...] = (
@@ -20,5 +21,6 @@ ROWS: tuple[Row, ...] = (
     log_viewers,
     scheduled,
     lateness,
+    ticks,
     instances,
 )

@@ -17,10 +17,9 @@ from fastlane.storage.base import Storage
 
 log = structlog.get_logger(__name__)
 
-# Bounds one round of due work, so that a long absence is made up for in steps.
-BATCH = 200
-# Bounds the ticks that are under way together: the storage commits them in groups.
-TICKS_TOGETHER = 64
+# Bounds one round of due work, so that a long absence is made up for in steps. Its ticks are under
+# way together, so that the storage commits them in few groups.
+BATCH = 250
 # Bounds how late a step of the wall clock is noticed while something is scheduled.
 WATCH_SECONDS = 1.0
 # Bounds how late other jobs are while some are due that cannot be ticked.
@@ -90,13 +89,7 @@ class Scheduler:
         jobs = [
             job for name, job in due.items() if self._held_back.get(name, (None, now))[1] <= now
         ]
-        room = asyncio.Semaphore(TICKS_TOGETHER)
-
-        async def tick(job: Job) -> None:
-            async with room:
-                await self._tick(job)
-
-        results = await asyncio.gather(*map(tick, jobs), return_exceptions=True)
+        results = await asyncio.gather(*map(self._tick, jobs), return_exceptions=True)
         self._hold_back(
             [
                 (job, result)

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
+from fastlane import cron as cron_module
 from fastlane import policy
 from fastlane.background.scheduler import Scheduler
 from fastlane.bus.local import Bus
@@ -30,6 +32,7 @@ from fastlane.model import (
 )
 from fastlane.storage.base import IdempotencyKey, PageRequest
 from fastlane.storage.sqlite import SqliteStorage
+from tests import storage_calls
 
 FARM = Farm("default", ("host",), 100)
 MINUTE = 60.0
@@ -454,5 +457,45 @@ async def test_ticks_that_are_due_together_are_committed_together(scene: Scene) 
     while await scene.scheduler.run_due():
         pass
     assert scene.storage.commits - before < 30
+    for job in jobs:
+        assert len(await scene.executions(job)) == 1
+
+
+async def test_a_whole_round_of_ticks_is_under_way_before_the_first_is_stored(
+    scene: Scene,
+) -> None:
+    """Otherwise the last ones of a minute are made one commit after another."""
+    jobs = await asyncio.gather(*(scene.submit(EVERY_MINUTE) for _ in range(200)))
+    scene.now += MINUTE
+    asked = 0
+    everyone = asyncio.Event()
+
+    def gather_all(call: storage_calls.Call) -> storage_calls.Call:
+        async def tick(*args: Any, **kwargs: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == len(jobs):
+                everyone.set()
+            async with asyncio.timeout(10):
+                await everyone.wait()
+            return await call(*args, **kwargs)
+
+        return tick
+
+    storage_calls.wrap(scene.storage, "jobs.tick", gather_all)
+    await scene.scheduler.run_due()
+    for job in jobs:
+        assert len(await scene.executions(job)) == 1
+
+
+async def test_the_tick_after_a_minute_is_computed_once_for_all_jobs_of_an_expression(
+    scene: Scene,
+) -> None:
+    schedule = Schedule(cron="* 5-23,0-4 * * *")
+    jobs = await asyncio.gather(*(scene.submit(schedule) for _ in range(50)))
+    scene.now += MINUTE
+    before = cron_module._next_tick.cache_info().misses
+    await scene.scheduler.run_due()
+    assert cron_module._next_tick.cache_info().misses == before + 1
     for job in jobs:
         assert len(await scene.executions(job)) == 1

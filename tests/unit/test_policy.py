@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastlane import policy
+from fastlane.cron import previous_tick
 from fastlane.model import (
     Backoff,
     Definition,
@@ -226,6 +227,15 @@ def test_an_id_of_an_image_says_nothing_about_its_registry(image: str) -> None:
     assert policy.image_refusal(ImageReference.parse(image), replace(farm, image_ids=True)) is None
     named = ImageReference.parse(f"x@sha256:{'a' * 64}")
     assert policy.image_refusal(named, farm) is None
+
+
+@pytest.mark.parametrize("late", [-5.0, 0.0, 0.25, 59.999, 60.0, 61.0, 3599.0, 3600.0, 7200.5])
+def test_the_tick_to_run_is_the_latest_one_however_late_it_is_noticed(late: float) -> None:
+    for schedule in (Schedule(cron="* * * * *"), Schedule(cron="0 * * * *")):
+        assert schedule.cron is not None
+        due = 7200.0
+        latest = previous_tick(schedule.cron, "UTC", due + late)
+        assert policy.tick_to_run(schedule, due, due + late) == max(due, latest or 0)
 
 
 def test_missed_ticks_are_one_run_for_the_latest() -> None:
