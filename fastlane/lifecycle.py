@@ -293,6 +293,8 @@ class Lifecycle:
             owner=self.instance,
             max_running=farm.max_running,
             now=self._clock(),
+            max_per_task=farm.max_running_per_task,
+            fifo=farm.fifo,
         )
         self._publish(execution)
         return execution

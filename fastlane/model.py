@@ -590,3 +590,7 @@ class Farm:
     """The name of the executor that serves it; empty: the one that ``EXECUTOR`` names."""
     options: object = field(default=None, repr=False)
     """What is only its executor's business; None for nothing."""
+    max_running_per_task: int | None = None
+    """Most executions of one task at a time; None: only ``max_running`` holds."""
+    fifo: bool = False
+    """Executions start in the order in which they were queued; otherwise tasks take turns."""

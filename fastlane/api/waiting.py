@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fastlane.api.services import Services
-from fastlane.model import Execution, Status, Stream
+from fastlane.model import Execution, Farm, Status, Stream
 
 # Bounds what is read of the notes on a pull; the last line is shown.
 PROGRESS_BYTES = 1024
+# Bounds how many executions ahead of another are counted.
+AHEAD_COUNTED = 100
 
 
 async def reasons(services: Services, executions: Sequence[Execution]) -> dict[str, str | None]:
@@ -18,7 +20,7 @@ async def reasons(services: Services, executions: Sequence[Execution]) -> dict[s
     Of one that is enqueued what it waits for; of one that is pulling how far that is.
     """
     found: dict[str, str | None] = {one.id: None for one in executions}
-    running: Counter[str] | None = None
+    running: Counter[object] | None = None
     for one in executions:
         if one.status is Status.PULLING:
             found[one.id] = await _progress(services, one)
@@ -26,13 +28,17 @@ async def reasons(services: Services, executions: Sequence[Execution]) -> dict[s
             if running is None:
                 running = Counter()
                 counts = await services.storage.executions.active_counts()
-                for (farm, _), count in counts.items():
-                    running[farm] += count
-            found[one.id] = _waits_for(services, one, running)
+                for (farm_name, task_id, _), count in counts.items():
+                    running[farm_name] += count
+                    running[farm_name, task_id] += count
+            found[one.id] = await _waits_for(services, one, running)
     return found
 
 
-def _waits_for(services: Services, execution: Execution, running: Counter[str]) -> str | None:
+async def _waits_for(
+    services: Services, execution: Execution, running: Counter[object]
+) -> str | None:
+    """:param running: how many executions run, by farm and by (farm, task)."""
     if execution.waits_for is not None:
         return f"It waits for execution {execution.waits_for} to end."
     if execution.due_at is not None:
@@ -43,9 +49,26 @@ def _waits_for(services: Services, execution: Execution, running: Counter[str]) 
     blocked = services.hosts.blocked(farm.hosts)
     if blocked is not None:
         return blocked
-    if running[farm.name] >= farm.max_running:
+    reason = _full(farm, execution.task_id, running)
+    if reason is None:
+        return None
+    count = await services.storage.executions.ahead_of(
+        execution, fifo=farm.fifo, limit=AHEAD_COUNTED
+    )
+    if not count:
+        return reason
+    start = "execution starts" if count == 1 else "executions start"
+    return f"{reason} At least {count} {start} before this one."
+
+
+def _full(farm: Farm, task_id: str, running: Counter[object]) -> str | None:
+    here, of_task = running[farm.name], running[farm.name, task_id]
+    if here >= farm.max_running:
+        return f"Farm {farm.name} runs {here} executions, the most it may run at a time."
+    if farm.max_running_per_task is not None and of_task >= farm.max_running_per_task:
         return (
-            f"Farm {farm.name} runs {running[farm.name]} executions, the most it may run at a time."
+            f'Task "{task_id}" runs {of_task} executions, the most that farm {farm.name} runs of '
+            "one task at a time."
         )
     return None
 

@@ -41,7 +41,7 @@ class Dispatcher:
     async def step(self) -> float:
         """Claim until every farm is full or its queue is empty."""
         load: Counter[str] = Counter()
-        for (_, host), count in (await self._storage.executions.active_counts()).items():
+        for (_, _, host), count in (await self._storage.executions.active_counts()).items():
             load[host] += count
         next_seconds = PERIOD_SECONDS
         for farm in self._farms.values():
@@ -74,7 +74,12 @@ class Dispatcher:
         hosts = policy.least_loaded(self._hosts.available(farm.hosts), load)
         if len(hosts) < 2:
             return next(iter(hosts), None)
-        execution = await self._storage.executions.next_queued(farm.name, now=self._clock())
+        execution = await self._storage.executions.next_queued(
+            farm.name,
+            now=self._clock(),
+            max_per_task=farm.max_running_per_task,
+            fifo=farm.fifo,
+        )
         if execution is None:
             return None
         image = str(execution.definition.image)

@@ -98,6 +98,9 @@ class _Entry(_Model):
     max_running: int | None = Field(
         default=None, ge=1, le=10_000, description="a whole number from 1 to 10000"
     )
+    max_running_per_task: int | None = Field(
+        default=None, ge=1, le=10_000, description="a whole number from 1 to 10000"
+    )
     limits: _Limits | None = Field(default=None, description="an object of cpus, memory and pids")
     images: list[Pattern] | None = Field(
         default=None,
@@ -173,6 +176,7 @@ def _parse_farm(entry: object, number: int, max_running: int, default: str | Non
         image_ids=not (read.images or (options and options.private_images)),
         executor=name or "",
         options=options,
+        max_running_per_task=read.max_running_per_task,
     )
 
 
@@ -281,6 +285,8 @@ def written(farm: Farm) -> dict[str, object]:
         "maxRunning": farm.max_running,
         "executor": farm.executor,
     }
+    if farm.max_running_per_task is not None:
+        entry["maxRunningPerTask"] = farm.max_running_per_task
     limits = zip(
         _keys(_Limits), (farm.limits.cpus, farm.limits.memory_bytes, farm.limits.pids), strict=True
     )

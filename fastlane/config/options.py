@@ -177,14 +177,21 @@ class Config(BaseSettings):
         10_000,
         "Most executions at a time on the default farm, and on farms without maxRunning.",
     )
+    queue_order: Lower[Literal["fair", "fifo"]] = option(
+        "fair",
+        "fair or fifo",
+        "fair: on a farm, tasks take turns, and the executions of one task start in the order in "
+        "which they were queued. fifo: all executions of a farm start in that order.",
+    )
     docker_hosts: Annotated[tuple[Farm, ...], NoDecode] = option(
         (),
         'a JSON list like [{"name": "builds", "match": "^build-", "hosts": ["localhost:1234"], '
         '"maxRunning": 8}, {"match": "", "hosts": ["unix:///var/run/docker.sock"]}]',
-        "Farms as a JSON list of {name?, match?, hosts, maxRunning?, executor?, limits?, images?, "
-        "network?, tls?, registryAuth?, registriesAllowed?}; a task runs on the first farm whose "
-        "pattern is found in its id. "
-        "executor: what runs its jobs; by default what the hosts' scheme implies, else EXECUTOR. "
+        "Farms as a JSON list of {name?, match?, hosts, maxRunning?, maxRunningPerTask?, "
+        "executor?, limits?, images?, network?, tls?, registryAuth?, registriesAllowed?}; a task "
+        "runs on the first farm whose pattern is found in its id. maxRunningPerTask: the most "
+        "executions of one task at a time. executor: what runs its jobs; by default what the "
+        "hosts' scheme implies, else EXECUTOR. "
         "limits: the most cpus, memory and pids of one run; images: patterns, one of which must "
         "match the whole image reference; network: what runs can reach, bridge (default), none or "
         "isolated. Only of Docker hosts: tls, a directory with ca.pem, "
@@ -452,7 +459,9 @@ class Config(BaseSettings):
         # If MAX_RUNNING itself is faulty, any number will do: its own fault is reported.
         max_running = info.data.get("max_running", 1)
         if value in ("", ()):
-            return (_default_farm(executor, max_running, info),) if executor else ()
+            farm = _default_farm(executor, max_running, info) if executor else None
+            fifo = info.data.get("queue_order") == "fifo"
+            return () if farm is None else (replace(farm, fifo=fifo),)
         if isinstance(value, str):
             value = tuple(parse_farms(value, max_running, executor))
         if not isinstance(value, tuple) or executor is None:
@@ -465,7 +474,15 @@ class Config(BaseSettings):
             if farm.executor != executor:
                 named = f"farm {shown(farm.name)} uses the {farm.executor} executor, which"
                 _require_isolation(farm.executor, info, named)
-        return tuple(farms)
+        if info.data.get("queue_order") != "fifo":
+            return tuple(farms)
+        for farm in farms:
+            if farm.max_running_per_task is not None:
+                raise ValueError(
+                    f"farm {shown(farm.name)} has maxRunningPerTask, which needs turns, and "
+                    "QUEUE_ORDER is fifo; remove one of them"
+                )
+        return tuple(replace(farm, fifo=True) for farm in farms)
 
     @field_validator("exponential_backoff_max_ms")
     @classmethod

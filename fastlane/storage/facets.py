@@ -219,15 +219,28 @@ class Executions(ABC):
 
     @abstractmethod
     async def claim(
-        self, farm: str, *, host: str, owner: str, max_running: int, now: float
+        self,
+        farm: str,
+        *,
+        host: str,
+        owner: str,
+        max_running: int,
+        now: float,
+        max_per_task: int | None = None,
+        fifo: bool = False,
     ) -> Execution | None:
-        """Take the first queued execution of *farm* and make it ``pulling``.
+        """Take the next queued execution of *farm* and make it ``pulling``.
 
-        First in, first out by ``position``; one that expired by *now* is skipped (see
-        :meth:`expire`). Sets ``owner``, ``host`` and the next ``epoch``. Never makes more than
-        *max_running* executions of the farm active, over all owners.
+        The tasks of a farm take turns, in rounds: a round gives each task that waited at its start
+        one turn, whoever claims. A task's executions are claimed first in, first out by
+        ``position``. With *fifo*, all executions of the farm are, and nobody takes turns.
 
-        :return: the execution, or None when the queue is empty or the farm is full.
+        One that expired by *now* is skipped (see :meth:`expire`). Sets ``owner``, ``host`` and the
+        next ``epoch``. Never makes more than *max_running* executions of the farm active, over all
+        owners, nor more than *max_per_task* of one task. (With *fifo*, *max_per_task* is ignored.)
+
+        :return: the execution, or None when the queue is empty, the farm is full, or all tasks that
+            wait have their share.
         :raises HostDrained: *host* is black-listed. Once :meth:`Hosts.blacklist` has returned, no
             claim for that host takes place, of any instance.
         """
@@ -296,7 +309,9 @@ class Executions(ABC):
         """
 
     @abstractmethod
-    async def next_queued(self, farm: str, *, now: float) -> Execution | None:
+    async def next_queued(
+        self, farm: str, *, now: float, max_per_task: int | None = None, fifo: bool = False
+    ) -> Execution | None:
         """The execution that :meth:`claim` would take next if the farm has room; None without.
 
         Only a hint: by the time of the claim it may be another.
@@ -334,8 +349,15 @@ class Executions(ABC):
         """The execution that was stored to follow this one (see ``Execution.retry_of``)."""
 
     @abstractmethod
-    async def active_counts(self) -> Mapping[tuple[str, str], int]:
-        """How many executions are pulling or running, by farm and host; reads no record."""
+    async def ahead_of(self, execution: Execution, *, fifo: bool, limit: int) -> int:
+        """How many executions of its task start before a queued one; with *fifo*, of its farm.
+
+        Counts to *limit* at most.
+        """
+
+    @abstractmethod
+    async def active_counts(self) -> Mapping[tuple[str, str, str], int]:
+        """How many executions are pulling or running, by farm, task and host; reads no record."""
 
     @abstractmethod
     async def active(self, *, owner: str | None = None) -> Sequence[Execution]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import threading
 import uuid
 from typing import Any
@@ -361,6 +362,37 @@ async def test_status(make_site: MakeSite) -> None:
     assert (await site.post(other["stopUrl"])).status == 200
     assert len((await site.get("/status/")).json["jobs"]["scheduled"]) == 1
     assert (await site.execution(waiting))["status"] == "enqueued"
+
+
+async def test_waiting_tells_how_many_start_before(make_site: MakeSite) -> None:
+    site = await make_site(max_running=1)
+    running = await site.submit("many")
+    await site.run_of(running)
+    await site.status(running, "running")
+    waiting = [await site.submit("many") for _ in range(3)] + [await site.submit("single")]
+    told = [(await site.execution(one))["metadata"]["waiting"] for one in waiting]
+    full = "Farm default runs 1 executions, the most it may run at a time."
+    assert told == [
+        full,
+        f"{full} At least 1 execution starts before this one.",
+        f"{full} At least 2 executions start before this one.",
+        full,
+    ]
+
+
+async def test_waiting_tells_that_a_task_has_its_share(make_site: MakeSite) -> None:
+    farm = {"hosts": ["localhost:1234"], "maxRunning": 9, "maxRunningPerTask": 1}
+    site = await make_site(docker_hosts=json.dumps([farm]))
+    running = await site.submit("many")
+    await site.run_of(running)
+    await site.status(running, "running")
+    waiting = await site.submit("many")
+    told = (await site.execution(waiting))["metadata"]["waiting"]
+    assert told == (
+        'Task "many" runs 1 executions, the most that farm default runs of one task at a time.'
+    )
+    other = await site.submit("other")
+    await site.run_of(other)
 
 
 async def test_json_whatever_it_calls_itself(still: Site) -> None:

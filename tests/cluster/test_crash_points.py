@@ -18,6 +18,7 @@ from fastlane.model import Reason, Status
 from fastlane.storage.base import IdempotencyKey, PageRequest
 from fastlane.storage.mongo import ClusterStorage
 from fastlane.storage.mongo.database import INDEXES
+from fastlane.storage.mongo.turns import Slot
 from tests.cluster.gates import Gate, gated, held
 from tests.contracts.test_storage import (
     FAILED,
@@ -198,17 +199,16 @@ async def test_claim_between_slot_and_execution(
     storage: ClusterStorage, other: ClusterStorage
 ) -> None:
     execution = await submit(storage)
-    executions = cast(Any, storage.executions)
-    doc = await executions._first_queued("default", NOW, ())
-    assert doc is not None
-    token = f"{execution.id}|{doc['rev']}"
-    assert await executions._take_slot("default", token, 1)
+    turns = cast(Any, storage.executions)._turns
+    found = await turns.next("default", NOW, max_per_task=None, fifo=False)
+    assert await turns.take_slot(found, 1) is Slot.MOVED, "now the farm has its document"
+    assert await turns.take_slot(found, 1) is Slot.TAKEN
     assert await claim(other, max_running=1) is None
     await sweep(other)
     assert (await claimed(other, max_running=1)).id == execution.id
     # The one that was frozen in between comes too late.
     late = await storage._db.executions.update_one(
-        {"_id": execution.id, "rev": doc["rev"]}, {"$set": {"status": "pulling"}}
+        {"_id": execution.id, "rev": found.doc["rev"]}, {"$set": {"status": "pulling"}}
     )
     assert late.matched_count == 0
 
@@ -230,6 +230,66 @@ async def test_a_claim_that_is_under_way_when_its_host_is_black_listed(
     assert (await other.executions.get(execution.id)).status is Status.ENQUEUED
     await other.hosts.blacklist("host:1", blacklisted=False)
     assert (await claimed(other, farm="new", max_running=1)).id == execution.id
+
+
+async def test_a_turn_without_a_claim_is_lost_and_nothing_else(
+    storage: ClusterStorage, other: ClusterStorage
+) -> None:
+    """Killed after the write that takes the slot and the turn of task "a"."""
+    for task in "aab":
+        await submit(storage, task)
+    turns = cast(Any, storage.executions)._turns
+    found = await turns.next("default", NOW, max_per_task=1, fifo=False)
+    while await turns.take_slot(found, 9) is not Slot.TAKEN:
+        pass
+    options: dict[str, Any] = {"owner": "two", "max_running": 9, "now": NOW, "max_per_task": 1}
+    one = await other.executions.claim("default", host="h", **options)
+    assert one is not None
+    assert one.task_id == "b"
+    assert await other.executions.claim("default", host="h", **options) is None, "a has its share"
+    await sweep(other)
+    one = await other.executions.claim("default", host="h", **options)
+    assert one is not None
+    assert one.id == found.doc["_id"]
+
+
+async def test_who_looked_before_another_took_a_turn_looks_again(
+    storage: ClusterStorage, other: ClusterStorage
+) -> None:
+    for task in "abab":
+        await submit(storage, task)
+    assert (await claimed(storage)).task_id == "a"
+    turns = cast(Any, storage.executions)._turns
+    found = await turns.next("default", NOW, max_per_task=None, fifo=False)
+    assert found.doc["task_id"] == "b"
+    turn = await claimed(other)
+    assert turn.id == found.doc["_id"]
+    assert await turns.take_slot(found, 9) is Slot.OTHERS
+    await finish(other, turn)
+    assert await turns.take_slot(found, 9) is Slot.MOVED
+    assert (await claimed(storage)).task_id == "a"
+
+
+async def test_the_release_before_claims_beside_this_one(storage: ClusterStorage) -> None:
+    """It takes the first in the queue and a slot, and no turn."""
+    first = await submit(storage, "a")
+    for task in "ab":
+        await submit(storage, task)
+    assert (await claimed(storage)).id == first.id
+    doc = await storage._db.executions.find_one({"queue": {"$exists": True}}, sort=[("queue", 1)])
+    assert doc is not None
+    token = f"{doc['_id']}|{doc['rev']}"
+    await storage._db.farms.update_one({"_id": "default"}, {"$push": {"held": token}})
+    await storage._db.executions.update_one(
+        {"_id": doc["_id"], "rev": doc["rev"]},
+        {
+            "$set": {"status": "pulling", "slot": token, "active_owner": "old", "owner": "old"},
+            "$unset": {"queue": "", "enqueued_of": ""},
+            "$inc": {"rev": 1, "epoch": 1},
+        },
+    )
+    assert (await claimed(storage)).task_id == "b"
+    assert await claim(storage) is None
 
 
 async def test_append_before_its_decision(storage: ClusterStorage, other: ClusterStorage) -> None:
@@ -334,6 +394,7 @@ async def test_no_query_looks_at_everything(storage: ClusterStorage, urls: tuple
             ({"over": {"$lt": NOW}}, "over"),
             ({"due": there}, "due"),
             ({"farm": "x", "queue": there, "$or": [{"expires": {"$exists": False}}]}, "queue"),
+            ({"farm": "x", "task_id": "x", "queue": {"$lt": 1}}, None),
             ({"job_id": "x"}, "number"),
         ],
         "jobs": [

@@ -1945,8 +1945,8 @@ async def test_active_executions_are_counted_by_farm_and_host(storage: Storage) 
             await submit(storage, farm=farm)
             await storage.executions.claim(farm, host=host, owner="me", max_running=9, now=NOW)
     await submit(storage, farm="a")
-    expected = {("a", "h:1"): 2, ("a", "h:2"): 1, ("b", "h:1"): 1}
+    expected = {("a", "task", "h:1"): 2, ("a", "task", "h:2"): 1, ("b", "task", "h:1"): 1}
     assert await storage.executions.active_counts() == expected
     (first, *_) = await storage.executions.active()
     await finish(storage, first, DONE)
-    assert await storage.executions.active_counts() == expected | {("a", "h:1"): 1}
+    assert await storage.executions.active_counts() == expected | {("a", "task", "h:1"): 1}

@@ -195,7 +195,7 @@ async def test_retries_go_ahead(storage: Storage, lifecycle: Lifecycle) -> None:
 async def test_what_runs_is_adopted_and_continued(storage: Storage, lifecycle: Lifecycle) -> None:
     (adopted,) = await lifecycle.adopt(10)
     assert (adopted.id, adopted.owner, adopted.host) == (CRON_RUN, "new", "host:1")
-    assert await storage.executions.active_counts() == {("default", "host:1"): 1}
+    assert await storage.executions.active_counts() == {("default", "cron", "host:1"): 1}
     more = LogRecord(2, LATER, Stream.STDOUT, b"more\n")
     await storage.logs.append(adopted.id, adopted.epoch, [more], bookmark="2", cap=None)
     assert [one.data for one in await whole_log(storage, adopted)] == [b"running\n", b"more\n"]

@@ -365,6 +365,10 @@ def test_docker_host_is_looked_into_only_where_it_is_used() -> None:
         ('[{"hosts": ["a:1"], "match": 1}]', "match must be a pattern"),
         ('[{"hosts": ["a:1"], "maxRunning": 0}]', "maxRunning must be a whole number from 1"),
         ('[{"hosts": ["a:1"], "maxRunning": true}]', "maxRunning must be a whole number from 1"),
+        (
+            '[{"hosts": ["a:1"], "maxRunningPerTask": 0}]',
+            "maxRunningPerTask must be a whole number from 1",
+        ),
         ('[{"hosts": ["a:1"], "name": "a b"}]', "name must be 1 to 63"),
         (
             '[{"hosts": ["a:1"], "name": "x"}, {"hosts": ["b:1"], "name": "x"}]',
@@ -377,6 +381,20 @@ def test_a_malformed_farm_is_named(text: str, says: str) -> None:
     assert sentence.startswith("DOCKER_HOSTS is ")
     assert says in sentence
     assert "give a JSON list like" in sentence
+
+
+def test_the_order_of_the_queue() -> None:
+    farms = '[{"hosts": ["a:1"], "maxRunningPerTask": 2}, {"hosts": ["b:1"]}]'
+    first, second = load(environ={"DOCKER_HOSTS": farms}).docker_hosts
+    assert (first.max_running_per_task, first.fifo) == (2, False)
+    assert (second.max_running_per_task, second.fifo) == (None, False)
+    for hosts in ('[{"hosts": ["b:1"]}]', ""):
+        (farm,) = load(environ={"DOCKER_HOSTS": hosts, "QUEUE_ORDER": "FIFO"}).docker_hosts
+        assert farm.fifo
+    (sentence,) = faults({"DOCKER_HOSTS": farms, "QUEUE_ORDER": "fifo"})
+    assert 'farm "default" has maxRunningPerTask, which needs turns' in sentence
+    (sentence,) = faults({"QUEUE_ORDER": "lifo"})
+    assert "fair or fifo" in sentence
 
 
 @settings(deadline=None)

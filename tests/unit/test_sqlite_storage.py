@@ -526,6 +526,10 @@ def test_the_hot_queries_need_no_sorting(tmp_path: Path) -> None:
     connection = schema.connect_writer(tmp_path / "x.db")
     for query in (
         executions.FIRST_QUEUED,
+        executions.FIRST_OF_NEXT_TASK,
+        executions.AHEAD_IN_TASK,
+        executions.AHEAD_IN_FARM,
+        executions.ACTIVE_COUNTS,
         executions.DUE_EXECUTIONS,
         executions.EXPIRED_EXECUTIONS,
         changes.LAST_EXECUTION,

@@ -78,6 +78,16 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
             name="queue",
             partialFilterExpression={"queue": {"$exists": True}},
         ),
+        IndexModel(
+            [
+                ("farm", ASCENDING),
+                ("task_id", ASCENDING),
+                ("queue", ASCENDING),
+                ("expires", ASCENDING),
+            ],
+            name="turns",
+            partialFilterExpression={"queue": {"$exists": True}},
+        ),
         IndexModel([("due", ASCENDING)], name="due", sparse=True),
         IndexModel([("waits", ASCENDING)], name="waits", sparse=True),
         IndexModel([("delayed", ASCENDING)], name="delayed", sparse=True),
@@ -85,8 +95,13 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("enqueued_of", ASCENDING)], name="enqueued", sparse=True),
         IndexModel([("active_owner", ASCENDING)], name="active", sparse=True),
         IndexModel(
-            [("active_owner", ASCENDING), ("farm", ASCENDING), ("host", ASCENDING)],
-            name="load",
+            [
+                ("active_owner", ASCENDING),
+                ("farm", ASCENDING),
+                ("task_id", ASCENDING),
+                ("host", ASCENDING),
+            ],
+            name="load_of_tasks",
             partialFilterExpression={"active_owner": {"$exists": True}},
         ),
         IndexModel([("retry_of", ASCENDING)], name="retry", sparse=True),

@@ -1,9 +1,4 @@
-"""The life of an execution: claim, start, finish, stop; the slots of ``maxRunning``.
-
-A farm's document holds one token for each slot in use, so ``maxRunning`` holds for any number of
-instances. A token names the execution and the ``rev`` at which it is to be claimed: two
-who claim the same one want the same token, and one of them gets it.
-"""
+"""The life of an execution: claim, start, finish, stop."""
 
 from __future__ import annotations
 
@@ -21,11 +16,12 @@ from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
 from fastlane.policy import deliveries_of, not_before
 from fastlane.storage.base import Executions, Page, PageRequest
 from fastlane.storage.codec import STOPPED, UNREADABLE, UNREADABLE_RUN
-from fastlane.storage.mongo.database import FOLLOW, Doc, confirm, insert, new_follow_up, swap
+from fastlane.storage.mongo.database import Doc, confirm, new_follow_up, swap
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.logs import MongoLogs
 from fastlane.storage.mongo.records import execution_doc, execution_from, page_of
+from fastlane.storage.mongo.turns import Slot, Turns, slot_token
 
 # Bounds how far after an execution a retry without ``retry_of`` is looked for.
 RETRY_WITHIN = 1000
@@ -42,6 +38,7 @@ class MongoExecutions(Facet, Executions):
         super().__init__(connection)
         self._follow_ups = follow_ups
         self._logs = logs
+        self._turns = Turns(connection.database)
         self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         # Ends whose answer was lost; whether they took place is found out when they are repeated.
         self._unsure_ends: dict[str, int] = {}
@@ -50,9 +47,17 @@ class MongoExecutions(Facet, Executions):
 
     @operation
     async def claim(
-        self, farm: str, *, host: str, owner: str, max_running: int, now: float
+        self,
+        farm: str,
+        *,
+        host: str,
+        owner: str,
+        max_running: int,
+        now: float,
+        max_per_task: int | None = None,
+        fifo: bool = False,
     ) -> Execution | None:
-        """Two writes: the slot, then the execution, which decides.
+        """Two writes: the slot with the turn, then the execution, which decides.
 
         Killed between them, it leaves a token without an execution; the sweep takes that back after
         it has made the claim impossible. When the answer of the second write is lost, the owner
@@ -61,9 +66,12 @@ class MongoExecutions(Facet, Executions):
         async with self._claiming[farm]:
             taken_by_others: list[str] = []
             while True:
-                doc = await self._first_queued(farm, now, taken_by_others)
-                if doc is None:
+                found = await self._turns.next(
+                    farm, now, max_per_task=max_per_task, fifo=fifo, without=taken_by_others
+                )
+                if found is None:
                     return None
+                doc = found.doc
                 if "todo" in doc:
                     await self._follow_ups.settle_execution(doc)
                     continue
@@ -71,13 +79,14 @@ class MongoExecutions(Facet, Executions):
                 if execution.definition == UNREADABLE:
                     await self._follow_ups.end(doc, UNREADABLE_RUN, now)
                     continue
-                token = slot_token(doc)
-                got = await self._take_slot(farm, token, max_running)
-                if got is None:
+                slot = await self._turns.take_slot(found, max_running)
+                if slot is Slot.FULL:
                     return None
-                if not got:
+                if slot is Slot.OTHERS:
                     taken_by_others.append(doc["_id"])
+                if slot is not Slot.TAKEN:
                     continue
+                token = slot_token(doc)
                 # Read while the token is there: a host that is black-listed from now on spoils it.
                 if await self._db.hosts.find_one({"_id": host, "blacklisted": True}, {"_id": 1}):
                     await self._follow_ups.free_slot(farm, token)
@@ -94,40 +103,20 @@ class MongoExecutions(Facet, Executions):
                     return claimed
                 await self._follow_ups.free_slot(farm, token)
 
-    async def _first_queued(self, farm: str, now: float, without: Sequence[str]) -> Doc | None:
-        wanted: Doc = {
-            "farm": farm,
-            "queue": {"$exists": True},
-            "$or": [{"expires": {"$exists": False}}, {"expires": {"$gt": now}}],
-        }
-        if without:
-            wanted["_id"] = {"$nin": list(without)}
-        return await self._db.executions.find_one(wanted, sort=[("queue", ASCENDING)], hint="queue")
+    @operation
+    async def next_queued(
+        self, farm: str, *, now: float, max_per_task: int | None = None, fifo: bool = False
+    ) -> Execution | None:
+        found = await self._turns.next(farm, now, max_per_task=max_per_task, fifo=fifo)
+        return None if found is None else execution_from(found.doc)
 
     @operation
-    async def next_queued(self, farm: str, *, now: float) -> Execution | None:
-        doc = await self._first_queued(farm, now, ())
-        return None if doc is None else execution_from(doc)
-
-    async def _take_slot(self, farm: str, token: str, max_running: int) -> bool | None:
-        """Whether *token* took a slot; None when there is none left."""
-        farms = self._db.farms.with_options(write_concern=FOLLOW)
-        while True:
-            free: Doc = {
-                "_id": farm,
-                "held": {"$ne": token},
-                f"held.{max_running - 1}": {"$exists": False},
-            }
-            result = await farms.update_one(free, {"$push": {"held": token}})
-            if result.matched_count:
-                return True
-            found = await farms.find_one({"_id": farm})
-            if found is None:
-                await insert(farms, {"_id": farm, "held": []})
-            elif token in found["held"]:
-                return False
-            elif len(found["held"]) >= max_running:
-                return None
+    async def ahead_of(self, execution: Execution, *, fifo: bool, limit: int) -> int:
+        wanted: Doc = {"farm": execution.farm, "queue": {"$lt": execution.position}}
+        if not fifo:
+            wanted["task_id"] = execution.task_id
+        hint = "queue" if fifo else "turns"
+        return await self._db.executions.count_documents(wanted, hint=hint, limit=limit)
 
     @operation
     async def release(self, execution_id: str, epoch: int) -> None:
@@ -386,17 +375,22 @@ class MongoExecutions(Facet, Executions):
         return None if doc is None else execution_from(doc)
 
     @operation
-    async def active_counts(self) -> Mapping[tuple[str, str], int]:
+    async def active_counts(self) -> Mapping[tuple[str, str, str], int]:
         """Counts the keys of an index, which holds all that is wanted."""
         found = await self._db.executions.aggregate(
             [
                 {"$match": {"active_owner": {"$gt": ""}}},
-                {"$group": {"_id": {"farm": "$farm", "host": "$host"}, "count": {"$sum": 1}}},
+                {
+                    "$group": {
+                        "_id": {"farm": "$farm", "task": "$task_id", "host": "$host"},
+                        "count": {"$sum": 1},
+                    }
+                },
             ],
-            hint="load",
+            hint="load_of_tasks",
         )
         return {
-            (doc["_id"]["farm"], doc["_id"]["host"]): doc["count"]
+            (doc["_id"]["farm"], doc["_id"]["task"], doc["_id"]["host"]): doc["count"]
             for doc in await found.to_list(None)
         }
 
@@ -405,14 +399,3 @@ class MongoExecutions(Facet, Executions):
         wanted: Any = {"$exists": True} if owner is None else owner
         found = self._db.executions.find({"active_owner": wanted}).sort("seq", ASCENDING)
         return [execution_from(doc) for doc in await found.to_list(None)]
-
-
-def slot_token(doc: Doc) -> str:
-    """The token in a farm's document for the claim of *doc* as it is now."""
-    return f"{doc['_id']}|{doc['rev']}"
-
-
-def named_by(token: str) -> tuple[str, int]:
-    """The execution and the ``rev`` of a token."""
-    execution_id, _, rev = token.rpartition("|")
-    return execution_id, int(rev)

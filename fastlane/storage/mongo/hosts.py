@@ -9,8 +9,8 @@ from pymongo import ASCENDING
 from fastlane.model import HostRecord
 from fastlane.storage.base import Hosts
 from fastlane.storage.codec import clean
-from fastlane.storage.mongo.executions import named_by
 from fastlane.storage.mongo.facet import Facet, operation
+from fastlane.storage.mongo.turns import named_by
 
 
 class MongoHosts(Facet, Hosts):

@@ -14,9 +14,9 @@ from pymongo import ASCENDING
 
 from fastlane.model import ACTIVE, Status
 from fastlane.storage.mongo.database import HINT, Database, Doc, remove_follow_up
-from fastlane.storage.mongo.executions import named_by
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.jobs import MongoJobs
+from fastlane.storage.mongo.turns import named_by
 
 log = structlog.get_logger(__name__)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple
 from dataclasses import replace as copy_with
 
 from fastlane.errors import CompareFailed, HostDrained, NotFound
@@ -30,16 +31,43 @@ from fastlane.storage.sqlite.changes import (
 )
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, MAX_OFFSET, execution_from, page_of
+from fastlane.storage.turns import Turn
 
 IS_BLACKLISTED = "SELECT 1 FROM hosts WHERE host = ? AND blacklisted"
 COUNT_ACTIVE = """
 SELECT count(*) FROM executions WHERE farm = ? AND status IN ('pulling', 'running')
 """
-FIRST_QUEUED = f"""
-SELECT {EXECUTION_COLUMNS} FROM executions
+ACTIVE_OF_TASK = f"{COUNT_ACTIVE} AND task_id = ?"
+FIRST_QUEUED = """
+SELECT task_id, position, seq FROM executions INDEXED BY executions_queue
 WHERE farm = ? AND status = 'enqueued' AND position IS NOT NULL
     AND (expires_at IS NULL OR expires_at > ?)
 ORDER BY position LIMIT 1
+"""
+FIRST_OF_NEXT_TASK = """
+SELECT task_id, position, seq FROM executions INDEXED BY executions_turns
+WHERE farm = ? AND task_id > ? AND task_id <= ? AND status = 'enqueued' AND position IS NOT NULL
+    AND (expires_at IS NULL OR expires_at > ?)
+ORDER BY task_id, position LIMIT 1
+"""
+BY_SEQ = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE seq = ?"
+LAST_TURN = "SELECT task_id, start, upto, wrapped FROM turns WHERE farm = ?"
+KEEP_TURN = """
+INSERT OR REPLACE INTO turns (farm, task_id, start, upto, wrapped) VALUES (?, ?, ?, ?, ?)
+"""
+LAST_POSITION = "SELECT position FROM counters"
+AHEAD_IN_TASK = """
+SELECT count(*) FROM (
+    SELECT 1 FROM executions INDEXED BY executions_turns
+    WHERE farm = ? AND task_id = ? AND status = 'enqueued' AND position IS NOT NULL
+        AND position < ? LIMIT ?
+)
+"""
+AHEAD_IN_FARM = """
+SELECT count(*) FROM (
+    SELECT 1 FROM executions INDEXED BY executions_queue
+    WHERE farm = ? AND status = 'enqueued' AND position IS NOT NULL AND position < ? LIMIT ?
+)
 """
 DUE_EXECUTIONS = """
 SELECT id FROM executions
@@ -76,8 +104,8 @@ WHERE job_id = ? AND number < ? ORDER BY number DESC LIMIT ? OFFSET ?
 """
 RETRY_OF = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE retry_of = ?"
 ACTIVE_COUNTS = """
-SELECT farm, host, count(*) FROM executions INDEXED BY executions_active
-WHERE status IN ('pulling', 'running') GROUP BY farm, host
+SELECT farm, task_id, host, count(*) FROM executions INDEXED BY executions_active
+WHERE status IN ('pulling', 'running') GROUP BY farm, task_id, host
 """
 ACTIVE_EXECUTIONS = f"""
 SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_active
@@ -102,14 +130,18 @@ class SqliteExecutions(Facet, Executions):
         owner: str,
         max_running: int,
         now: float,
+        max_per_task: int | None = None,
+        fifo: bool = False,
     ) -> Execution | None:
         if connection.execute(COUNT_ACTIVE, (farm,)).fetchone()[0] >= max_running:
             return None
         if connection.execute(IS_BLACKLISTED, (host,)).fetchone() is not None:
             raise HostDrained(host)
-        while (row := connection.execute(FIRST_QUEUED, (farm, now)).fetchone()) is not None:
-            first = execution_from(row)
+        while (found := _next(connection, farm, now, max_per_task, fifo)) is not None:
+            first, turn = found
             if first.definition != UNREADABLE:
+                if not fifo:
+                    connection.execute(KEEP_TURN, (farm, *astuple(turn)))
                 return change_execution(
                     connection,
                     first,
@@ -203,10 +235,16 @@ class SqliteExecutions(Facet, Executions):
 
     @on_reader
     def next_queued(
-        self, connection: sqlite3.Connection, farm: str, *, now: float
+        self,
+        connection: sqlite3.Connection,
+        farm: str,
+        *,
+        now: float,
+        max_per_task: int | None = None,
+        fifo: bool = False,
     ) -> Execution | None:
-        row = connection.execute(FIRST_QUEUED, (farm, now)).fetchone()
-        return None if row is None else execution_from(row)
+        found = _next(connection, farm, now, max_per_task, fifo)
+        return None if found is None else found[0]
 
     @on_reader
     def orphaned(
@@ -256,9 +294,20 @@ class SqliteExecutions(Facet, Executions):
         return next(executions(connection, RETRY_OF, (execution_id,)), None)
 
     @on_reader
-    def active_counts(self, connection: sqlite3.Connection) -> Mapping[tuple[str, str], int]:
+    def ahead_of(
+        self, connection: sqlite3.Connection, execution: Execution, *, fifo: bool, limit: int
+    ) -> int:
+        farm, position = execution.farm, execution.position
+        if fifo:
+            count = connection.execute(AHEAD_IN_FARM, (farm, position, limit))
+        else:
+            count = connection.execute(AHEAD_IN_TASK, (farm, execution.task_id, position, limit))
+        return int(count.fetchone()[0])
+
+    @on_reader
+    def active_counts(self, connection: sqlite3.Connection) -> Mapping[tuple[str, str, str], int]:
         counts = connection.execute(ACTIVE_COUNTS).fetchall()
-        return {(farm, host): count for farm, host, count in counts}
+        return {(farm, task_id, host): count for farm, task_id, host, count in counts}
 
     @on_reader
     def active(
@@ -269,6 +318,49 @@ class SqliteExecutions(Facet, Executions):
         else:
             rows = connection.execute(ACTIVE_EXECUTIONS_OF_OWNER, (owner,))
         return [execution_from(row) for row in rows]
+
+
+def _next(
+    connection: sqlite3.Connection, farm: str, now: float, max_per_task: int | None, fifo: bool
+) -> tuple[Execution, Turn] | None:
+    """The execution that is to be claimed next, and the turn that this is."""
+    if fifo:
+        row = connection.execute(FIRST_QUEUED, (farm, now)).fetchone()
+        return None if row is None else (next(executions(connection, BY_SEQ, row[2:])), Turn())
+    row = connection.execute(LAST_TURN, (farm,)).fetchone()
+    turn = Turn() if row is None else Turn(*row)
+    found = _rest_of_round(connection, farm, now, max_per_task, turn)
+    if found is None:
+        turn = turn.next_round(connection.execute(LAST_POSITION).fetchone()[0])
+        found = _rest_of_round(connection, farm, now, max_per_task, turn)
+    return found
+
+
+def _rest_of_round(
+    connection: sqlite3.Connection, farm: str, now: float, max_per_task: int | None, turn: Turn
+) -> tuple[Execution, Turn] | None:
+    """Each step is one look into the index.
+
+    It passes over a task that has its share (which runs something), or that came after the start
+    of the round (which happens to it once).
+    """
+    for part in turn.rest():
+        # A blob comes after every text.
+        task_id, to = part.after, b"" if part.to is None else part.to
+        while row := connection.execute(FIRST_OF_NEXT_TASK, (farm, task_id, to, now)).fetchone():
+            task_id, position, seq = row
+            if position <= turn.upto and not _has_share(connection, farm, task_id, max_per_task):
+                return next(executions(connection, BY_SEQ, (seq,))), part.turn.of(task_id)
+    return None
+
+
+def _has_share(
+    connection: sqlite3.Connection, farm: str, task_id: str, max_per_task: int | None
+) -> bool:
+    if max_per_task is None:
+        return False
+    active: int = connection.execute(ACTIVE_OF_TASK, (farm, task_id)).fetchone()[0]
+    return active >= max_per_task
 
 
 def _owned(connection: sqlite3.Connection, execution_id: str, epoch: int) -> Execution:

@@ -327,7 +327,23 @@ DROP INDEX executions_active;
 CREATE INDEX executions_active ON executions (farm, host) WHERE status IN ('pulling', 'running');
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
+_VERSION_7 = """
+CREATE TABLE turns (
+    -- The last turn of each farm: fastlane.storage.turns.Turn.
+    farm TEXT PRIMARY KEY,
+    task_id TEXT NOT NULL,
+    start TEXT NOT NULL,
+    upto INTEGER NOT NULL,
+    wrapped INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX executions_turns ON executions (farm, task_id, position, expires_at)
+    WHERE status = 'enqueued' AND position IS NOT NULL;
+DROP INDEX executions_active;
+CREATE INDEX executions_active ON executions (farm, task_id, host)
+    WHERE status IN ('pulling', 'running');
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 
 
