@@ -12,10 +12,11 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from io import StringIO
 from typing import TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from fastlane.config import Config
 from fastlane.redact import HIDDEN, redactor
@@ -34,6 +35,7 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     :param stream: where lines are written; standard error by default.
     """
     stream = stream or sys.stderr
+    redact = redactor(tuple(config.env_blacklisted_words))
     level = logging.getLevelNamesMapping()[config.log_level.upper()]
     people = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
     shared: list[Processor] = [
@@ -49,13 +51,21 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
         colors = stream.isatty() and not os.environ.get("NO_COLOR")
         # The pretty tracebacks of rich show local variables.
         plain = structlog.dev.plain_traceback
+
+        def traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+            text = StringIO()
+            plain(text, exc_info)
+            stream.write(redact.text(text.getvalue()))
+
         render = [
             _printable,
-            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain),
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=traceback),
         ]
     else:
         render = [
             structlog.processors.format_exc_info,
+            # The texts of exceptions are known now.
+            _hide(config.env_blacklisted_words),
             structlog.processors.JSONRenderer(),
         ]
     structlog.configure(
@@ -86,7 +96,9 @@ def _hide(words: tuple[str, ...]) -> Processor:
         for key, value in event_dict.items():
             if redact.is_secret(key):
                 event_dict[key] = HIDDEN
-            elif isinstance(value, (str, Mapping, list)) or (
+            elif isinstance(value, str):
+                event_dict[key] = redact.text(value)
+            elif isinstance(value, (Mapping, list)) or (
                 isinstance(value, tuple) and key != "exc_info"
             ):
                 event_dict[key] = redact.value(value)

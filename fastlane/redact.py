@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import re2
 
 HIDDEN = "***"
 """Replaces a secret."""
 
-Command = TypeVar("Command", str, tuple[str, ...])
+Command = TypeVar("Command", bound=str | tuple[str, ...])
 
 WHOLE_WORDS = frozenset(
     {
@@ -39,8 +39,9 @@ WHOLE_WORDS = frozenset(
 
 # Bounds how deep a value is searched; deeper values are hidden.
 DEPTH = 20
-# Bounds the cache of names.
+# Bound the caches of names and of commands.
 _NAMES_REMEMBERED = 10_000
+_COMMANDS_REMEMBERED = 8
 # Longer names are treated as secret without a look.
 _NAME_MAX_CHARS = 1000
 
@@ -63,6 +64,8 @@ class Redactor:
     def __init__(self, words: Iterable[str]) -> None:
         self._words = tuple(word.casefold() for word in words if word)
         self.is_secret = lru_cache(maxsize=_NAMES_REMEMBERED)(self._is_secret)
+        # The executions of one job have the same one, which may be a megabyte.
+        self._command = lru_cache(maxsize=_COMMANDS_REMEMBERED)(self._hide_in_command)
 
     def _is_secret(self, name: str) -> bool:
         if len(name) > _NAME_MAX_CHARS:
@@ -98,6 +101,7 @@ class Redactor:
         """*text* without the passwords of the URLs in it."""
         if "://" not in text or "@" not in text:
             return text
+        text = _encodable(text)
         text = _USER_IN_URL.sub(rf"\1:{HIDDEN}@", text)
         # A user without a password is usually a token.
         return str(_ONLY_USER_IN_URL.sub(_hide_lone_user, text))
@@ -107,7 +111,9 @@ class Redactor:
 
         Values are recognised after ``NAME=``, ``NAME:`` and ``--name`` with a space.
         """
-        text = self.url(text)
+        if not self._may_hold_secret(text):
+            return text
+        text = self.url(_encodable(text))
         parts: list[str] = []
         done = 0
         for found in _NAME_BEFORE_VALUE.finditer(text):
@@ -121,15 +127,20 @@ class Redactor:
             done = value.end()
         return "".join((*parts, text[done:])) if done else text
 
+    def _may_hold_secret(self, text: str) -> bool:
+        """A quick look: most texts have no separator that could stand before a secret."""
+        return "=" in text or ":" in text or "-" in text
+
     def _precedes_secret(self, name: str, written: str) -> bool:
         separated = written[len(name) :].strip("\"' \t\n") in {":", "="}
         return (separated or name.startswith("-")) and self.is_secret(name)
 
     def command(self, command: Command) -> Command:
         """*command*, a string or its words, without the values of secret options."""
-        if isinstance(command, str):
-            return self.text(command)
-        return self._words_of(command)
+        return cast(Command, self._command(command))
+
+    def _hide_in_command(self, command: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return self.text(command) if isinstance(command, str) else self._words_of(command)
 
     def _words_of(self, words: Sequence[str]) -> tuple[str, ...]:
         shown: list[str] = []
@@ -139,6 +150,11 @@ class Redactor:
             shown.append(HIDDEN if hidden else self.text(word))
             hide_next = word.startswith("-") and "=" not in word and self.is_secret(word)
         return tuple(shown)
+
+
+def _encodable(text: str) -> str:
+    """*text* with something else in place of lone surrogates, which RE2 does not take."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _hide_lone_user(found: Any) -> str:

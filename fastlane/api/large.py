@@ -6,20 +6,26 @@ works, so one call over the whole answer would hold up the loop from a thread as
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastlane.encoding import to_json
 
 # Bounds what is encoded on the loop (characters): a few milliseconds' worth with compression.
 LARGE_CHARS = 256 * 1024
+# Bounds what is searched for secrets on the loop (characters).
+SLOW_CHARS = 64 * 1024
 # zlib: the format of gzip, and the level that Tornado uses.
 _GZIP_WINDOW, _GZIP_LEVEL = 16 + zlib.MAX_WBITS, 6
 _CONTAINERS = (dict, list, tuple)
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,11 @@ def size(value: Any, enough: float = math.inf) -> int:
             elif kind in _CONTAINERS:
                 waiting.append(item)
     return found
+
+
+async def off_the_loop(size: int, make: Callable[[], T]) -> T:
+    """What *make* returns: called in a thread if it works on so many characters that it is slow."""
+    return await asyncio.to_thread(make) if size > SLOW_CHARS else make()
 
 
 def encode(value: Any, *, compressed: bool) -> Encoded:

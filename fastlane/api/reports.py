@@ -9,9 +9,9 @@ from dataclasses import replace
 from fastlane.api.handlers.executions import read_outputs
 from fastlane.api.schemas.build import report
 from fastlane.api.urls import Urls
-from fastlane.model import Event, Execution
+from fastlane.model import Command, Event, Execution
 from fastlane.notifications.base import Report
-from fastlane.redact import redact
+from fastlane.redact import redactor
 from fastlane.storage.base import Storage
 
 
@@ -29,12 +29,8 @@ class Reports:
         outputs = await read_outputs(self._storage, [execution])
         urls = Urls(self.base_url)
         body = report(execution, outputs[execution.id], self._words, urls)
-        definition = execution.definition
-        definition = replace(
-            definition, envs=redact(definition.envs, self._words), subscriptions=()
-        )
         return Report(
-            execution=replace(execution, definition=definition),
+            execution=self._redacted(execution),
             log=body["log"],
             log_truncated=body["logTruncated"],
             error=body["error"],
@@ -45,3 +41,16 @@ class Reports:
             # ASCII: a log may hold what UTF-8 cannot carry.
             body=json.dumps({"event": event, **body}).encode(),
         )
+
+    def _redacted(self, execution: Execution) -> Execution:
+        hide, definition = redactor(tuple(self._words)), execution.definition
+        command = hide.command(definition.command.submitted)
+        definition = replace(
+            definition,
+            command=Command(command, (command,) if isinstance(command, str) else command),
+            envs=hide.mapping(definition.envs),
+            custom=hide.value(definition.custom),
+            subscriptions=(),
+        )
+        error = execution.error and hide.text(execution.error)
+        return replace(execution, definition=definition, error=error)

@@ -87,6 +87,8 @@ class Channel:
     """What may be at :attr:`key` of a payload: a :class:`~fastlane.model.Subscription`."""
     sender: Callable[[Config, Clock], Sender]
     """Makes the sender that the configuration asks for."""
+    shown_target: Callable[[str], str] = str
+    """How answers show the address of a delivery."""
     dispatch_key: str | None = None
     """Where an execution's metadata shows the last attempts; None: it does not show them."""
     error_key: str | None = None

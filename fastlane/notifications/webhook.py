@@ -33,7 +33,7 @@ from fastlane.checks import PayloadModel, Strings, check_entries, shown
 from fastlane.errors import DeliveryFailed
 from fastlane.model import Clock, Event
 from fastlane.notifications.base import Channel, ChannelPayload, Notification, Sender
-from fastlane.redact import redact
+from fastlane.redact import HIDDEN
 from fastlane.resolver import Resolve, Resolver
 
 if TYPE_CHECKING:
@@ -57,6 +57,12 @@ RESERVED_HEADERS = frozenset({"host", "content-length", "connection", "transfer-
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", re.ASCII)
 
 
+def shown_url(url: str) -> str:
+    """*url* without its query, where many receivers expect a token."""
+    path, question, _ = url.partition("?")
+    return f"{path}{question}{HIDDEN}" if question else url
+
+
 # -- what a job may ask for --------------------------------------------------------------------
 
 
@@ -77,7 +83,7 @@ def _url(text: str) -> str:
         and not any(character.isspace() or character < " " for character in text)
     ):
         raise ValueError(
-            f"{shown(text)} is not the URL of a webhook; "
+            f"{shown(shown_url(text))} is not the URL of a webhook; "
             "write it as http://host/path or https://host/path"
         )
     return text
@@ -104,7 +110,7 @@ class Webhook(PayloadModel):
 
     url: Annotated[str, AfterValidator(_url)] = Field(examples=["https://example.org/hook"])
     headers: Annotated[Strings, AfterValidator(check_entries(_header))] = Field(
-        default_factory=dict, description="Answers show the values of secret names as ***."
+        default_factory=dict, description="Answers show the values as ***."
     )
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     every_attempt: bool = Field(
@@ -142,7 +148,9 @@ class Webhooks(ChannelPayload):
     def shown(self, secret_words: Sequence[str]) -> dict[str, Any]:
         found = self.stored()
         for hook in (hook for hooks in found.values() for hook in hooks):
-            hook["headers"] = redact(hook["headers"], secret_words)
+            hook["url"] = shown_url(hook["url"])
+            # Whatever its name: a header of a webhook is there to be a secret, more often than not.
+            hook["headers"] = dict.fromkeys(hook["headers"], HIDDEN)
         return found
 
 
@@ -370,4 +378,11 @@ def _reason(error: Exception) -> str:
     return "The request could not be made."
 
 
-WEBHOOKS = Channel("webhook", "webhooks", Webhooks, WebhookSender, dispatch_key="webhookDispatch")
+WEBHOOKS = Channel(
+    "webhook",
+    "webhooks",
+    Webhooks,
+    WebhookSender,
+    shown_target=shown_url,
+    dispatch_key="webhookDispatch",
+)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from fastlane.api import large
 from fastlane.api.base import SMALL_BYTES, BaseHandler, Room
-from fastlane.api.large import LARGE_CHARS
 from fastlane.api.lookup import find_execution
 from fastlane.api.schemas import build, responses
 from fastlane.api.schemas.build import Output
@@ -37,7 +37,7 @@ async def read_outputs(
     if room is not None and any(cut for _, cut in tails):
         await room(OUTPUT_BYTES * sum(cut for _, cut in tails) + SMALL_BYTES)
         tails = await storage.logs.tails(wanted, max_bytes=OUTPUT_BYTES)
-    if sum(len(data) for data, _ in tails) > LARGE_CHARS:
+    if sum(len(data) for data, _ in tails) > large.LARGE_CHARS:
         texts = await asyncio.to_thread(_texts, tails)
     else:
         texts = _texts(tails)
@@ -70,13 +70,18 @@ async def read_details(
     outputs = await read_outputs(services.storage, executions, handler.room)
     deliveries = await read_deliveries(services.storage, executions)
     waiting = await reasons(services, executions)
-    words = services.config.env_blacklisted_words
-    return [
-        build.execution_details(
-            one, outputs[one.id], words, handler.urls, deliveries[one.id], waiting[one.id]
-        )
-        for one in executions
-    ]
+    words, urls = services.config.env_blacklisted_words, handler.urls
+
+    def details() -> list[responses.Execution]:
+        return [
+            build.execution_details(
+                one, outputs[one.id], words, urls, deliveries[one.id], waiting[one.id]
+            )
+            for one in executions
+        ]
+
+    size = sum(large.size([one.definition.envs, one.definition.command.argv]) for one in executions)
+    return await large.off_the_loop(size, details)
 
 
 class Execution(BaseHandler):

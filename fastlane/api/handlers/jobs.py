@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastlane.api import large
 from fastlane.api.base import BaseHandler
 from fastlane.api.handlers.executions import read_details
@@ -10,7 +12,10 @@ from fastlane.api.paging import requested_page
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import build, responses
 from fastlane.api.schemas.json_body import read_json_object
+from fastlane.api.schemas.masks import Masks
 from fastlane.api.schemas.payload import take_submission
+from fastlane.errors import NotFound
+from fastlane.redact import redactor
 
 EXECUTIONS_PER_PAGE = 20
 
@@ -24,18 +29,22 @@ class Job(BaseHandler):
         storage = self.services.storage
         job = await storage.jobs.get(task_id, job_id)
         # Each execution has a definition; usually it is the job's.
-        await self.room(
-            request.size * large.size([job.definition.envs, job.definition.command.argv])
-        )
+        definition = job.definition
+        size = large.size([definition.envs, definition.command.argv])
+        await self.room(request.size * size)
         page = await storage.executions.of_job(job.id, request)
         last = await storage.executions.last_of_job(job.id)
         keys = build.page_keys(
             page, request, self.urls.job(task_id, job_id), per_page=EXECUTIONS_PER_PAGE
         )
         executions = await read_details(self, page.items)
+        details = await large.off_the_loop(
+            size + large.size(definition.custom),
+            partial(build.job_details, job, executions, last, self.services.config, self.urls),
+        )
         found: responses.JobDetails = {
             "task": build.task_reference(task_id, self.urls),
-            "job": build.job_details(job, executions, last, self.services.config, self.urls),
+            "job": details,
             **keys,
         }
         await self.send_json(found)
@@ -44,11 +53,15 @@ class Job(BaseHandler):
         """Creates the job with this id, a UUID4, or replaces its definition and schedule.
 
         It is then enqueued as a new job. A 2xx response means the data is on disk. The id and the
-        URL of the execution are null when the job is scheduled.
+        URL of the execution are null when the job is scheduled. The value `***`, where answers
+        hide a secret, keeps the stored value.
         """
         await check_task_id(self.services.storage, task_id)
         definition, schedule = await take_submission(
-            self.request.body, self.services.config, self.services.clock()
+            self.request.body,
+            self.services.config,
+            self.services.clock(),
+            await self._masks(task_id, job_id),
         )
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
@@ -58,6 +71,14 @@ class Job(BaseHandler):
             request_ip=self.caller.address,
         )
         await self.send_json(build.submitted(submitted.job, submitted.execution, self.urls))
+
+    async def _masks(self, task_id: str, job_id: str) -> Masks:
+        words = self.services.config.env_blacklisted_words
+        try:
+            stored = (await self.services.storage.jobs.get(task_id, job_id)).definition
+        except NotFound:
+            stored = None
+        return Masks(stored, redactor(words), words)
 
 
 class StopJob(BaseHandler):

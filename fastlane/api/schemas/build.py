@@ -17,7 +17,7 @@ from fastlane.config import Config
 from fastlane.hosts import Hosts
 from fastlane.model import ATTEMPTS_KEPT, Definition, Delivery, Execution, Farm, Job, Reason, Task
 from fastlane.notifications.registry import channels
-from fastlane.redact import redact
+from fastlane.redact import redactor
 from fastlane.storage.base import Overview, Page, PageRequest
 
 T = TypeVar("T")
@@ -171,7 +171,7 @@ def execution_details(
     :param deliveries: those of the execution; their last attempts are shown.
     :param waiting: why it does not run yet.
     """
-    definition = execution.definition
+    definition, hide = execution.definition, redactor(tuple(words))
     return {
         "executionId": execution.id,
         "url": urls.execution(execution),
@@ -182,10 +182,12 @@ def execution_details(
         "reason": execution.reason,
         "exitCode": execution.exit_code,
         "image": definition.image.submitted,
-        "command": definition.command.submitted,
+        "command": hide.command(definition.command.submitted),
         "log": output.stdout,
         "logTruncated": output.stdout_cut,
-        "error": output.stderr or execution.error or _ENDED.get(execution.reason, ""),
+        "error": output.stderr
+        or hide.text(execution.error or "")
+        or _ENDED.get(execution.reason, ""),
         "errorTruncated": output.stderr_cut,
         "requestIPAddress": execution.request_ip,
         "metadata": extended(
@@ -197,19 +199,20 @@ def execution_details(
 def _execution_metadata(
     execution: Execution, words: Sequence[str], waiting: str | None
 ) -> responses.ExecutionMetadata:
+    hide = redactor(tuple(words))
     host, port = host_and_port(execution.host) if execution.host else (None, None)
     return {
         "container_id": execution.run_id,
         "docker_host": host,
         "docker_port": port,
-        "envs": redact(execution.definition.envs, words),
+        "envs": hide.mapping(execution.definition.envs),
         "attempt": execution.attempt,
         "retries": execution.definition.retries,
         "farm": execution.farm,
         "scheduledFor": time_or_none(execution.tick),
         "lateSeconds": execution.late_seconds,
         "dueAt": time_or_none(execution.due_at),
-        "message": execution.error,
+        "message": hide.text(execution.error) if execution.error else execution.error,
         "waiting": waiting,
     }
 
@@ -307,7 +310,7 @@ def job_details(
     urls: Urls,
 ) -> responses.Job:
     """:param last: the job's newest execution."""
-    definition = job.definition
+    definition, hide = job.definition, redactor(tuple(config.env_blacklisted_words))
     return {
         "id": job.id,
         "url": urls.job(job.task_id, job.id),
@@ -315,7 +318,7 @@ def job_details(
         "createdAt": time_text(job.created_at),
         "lastModifiedAt": time_text(_modified_at(job, last)),
         "image": definition.image.submitted,
-        "command": definition.command.submitted,
+        "command": hide.command(definition.command.submitted),
         "scheduled": job.scheduled,
         "nextScheduledAt": time_or_none(job.next_run_at),
         "stoppedAt": time_or_none(job.stopped_at),
@@ -331,15 +334,15 @@ def job_details(
 
 
 def _job_metadata(job: Job, last: Execution | None, words: Sequence[str]) -> responses.JobMetadata:
-    definition, schedule = job.definition, job.schedule
+    definition, schedule, hide = job.definition, job.schedule, redactor(tuple(words))
     backoff, resources = definition.backoff, definition.resources
     return {
         "enqueued_id": job.queue_job_id,
-        "envs": redact(definition.envs, words),
+        "envs": hide.mapping(definition.envs),
         "retries": definition.retries,
         "retry_count": 0 if last is None else last.attempt,
         "timeout": number(definition.timeout_seconds),
-        "custom": definition.custom,
+        "custom": hide.value(definition.custom),
         "cron": schedule.cron,
         "timezone": schedule.timezone,
         "startAt": time_or_none(schedule.start_at),
@@ -362,13 +365,19 @@ def _job_metadata(job: Job, last: Execution | None, words: Sequence[str]) -> res
     }
 
 
+def shown_target(delivery: Delivery) -> str:
+    """The address of *delivery*, as its channel shows it."""
+    hide = next((one.shown_target for one in channels() if one.name == delivery.channel), str)
+    return hide(delivery.target)
+
+
 def notification(delivery: Delivery, urls: Urls) -> responses.Notification:
     execution_url = urls.execution_of(delivery.task_id, delivery.job_id, delivery.execution_id)
     return {
         "id": delivery.id,
         "channel": delivery.channel,
         "event": delivery.event,
-        "target": delivery.target,
+        "target": shown_target(delivery),
         "state": delivery.state,
         "createdAt": time_text(delivery.created_at),
         "dueAt": time_or_none(delivery.due_at),

@@ -35,27 +35,28 @@ def faults_of(
         if path[:2] == ["resources", "memory"]:
             # What follows is pydantic's name of a member of the union.
             del path[2:]
-        pointer = _pointer(path)
-        if pointer in seen:
+        place = pointer(path)
+        if place in seen:
             continue
-        seen.add(pointer)
+        seen.add(place)
         cause = fault.get("ctx", {}).get("error")
         if isinstance(cause, SeveralFaults):
             for name, message in cause.faults.items():
-                yield Fault(_pointer([*path, name]), f"{_name(path)}: {message}.")
+                yield Fault(pointer([*path, name]), f"{_name(path)}: {message}.")
             continue
         count += 1
         if count > MAX_FAULTS:
             # It is only counted.
-            yield Fault(pointer, "")
+            yield Fault(place, "")
         elif fault["type"] == "extra_forbidden":
             suggested = _suggestion(model, path) if count <= MAX_SUGGESTIONS else ""
-            yield Fault(pointer, f"{_unknown_key(path)}{suggested}")
+            yield Fault(place, f"{_unknown_key(path)}{suggested}")
         else:
-            yield Fault(pointer, _sentence(fault, path, model, secret_words))
+            yield Fault(place, _sentence(fault, path, model, secret_words))
 
 
-def _pointer(path: Sequence[int | str]) -> str:
+def pointer(path: Sequence[int | str]) -> str:
+    """The JSON pointer (RFC 6901) to *path*."""
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
 
 

@@ -30,6 +30,7 @@ from pytimeparse.timeparse import timeparse
 from fastlane.api.problems import Fault, Problem
 from fastlane.api.schemas.faults import MAX_FAULTS, faults_of
 from fastlane.api.schemas.json_body import check_items, read_json_object
+from fastlane.api.schemas.masks import Masks
 from fastlane.checks import MAX_TEXT, Hint, PayloadModel, Strings, check_entries, shown
 from fastlane.config import Config
 from fastlane.cron import check_cron, check_timezone
@@ -101,8 +102,9 @@ def _command(value: object) -> Command:
     try:
         command = Command.parse(value)
     except ValueError as error:
+        # Not shown: there may be a password in it.
         raise ValueError(
-            f"{shown(value)} cannot be split into words ({error}); close the quotes, or give "
+            f"the command cannot be split into words ({error}); close the quotes, or give "
             "a list of words"
         ) from error
     if not command.argv:
@@ -322,26 +324,33 @@ class BlacklistPayload(PayloadModel):
     ]
 
 
-async def take_submission(body: bytes, config: Config, now: float) -> tuple[Definition, Schedule]:
+async def take_submission(
+    body: bytes, config: Config, now: float, masks: Masks | None = None
+) -> tuple[Definition, Schedule]:
     """What *body* asks for, read off the event loop where it is large.
 
+    :param masks: of what it replaces.
     :raises Problem: see :func:`read_payload`.
     """
     words, limit = config.env_blacklisted_words, config.hard_execution_timeout_seconds
     if len(body) > LARGE_BODY_BYTES:
-        payload = await asyncio.to_thread(read_payload, body, words, limit)
+        payload = await asyncio.to_thread(read_payload, body, words, limit, masks)
     else:
-        payload = read_payload(body, words, limit)
+        payload = read_payload(body, words, limit, masks)
     return payload.definition(config.backoff, limit), payload.schedule(now)
 
 
 def read_payload(
-    body: bytes, words: Sequence[str] = (), hard_timeout_seconds: float = math.inf
+    body: bytes,
+    words: Sequence[str] = (),
+    hard_timeout_seconds: float = math.inf,
+    masks: Masks | None = None,
 ) -> JobPayload:
     """The payload in *body*.
 
     :param words: the value of a name that holds one of them is repeated in no message.
     :param hard_timeout_seconds: the longest ``timeout`` that is accepted.
+    :param masks: restores what ``***`` stands for.
     :raises Problem: 400 with every error.
     """
     values = read_json_object(body)
@@ -349,7 +358,9 @@ def read_payload(
     # anything, and a command has a bound of its own.
     check_items(inner for name, inner in values.items() if name not in {"metadata", "command"})
     given = [name for name in ("startAt", "startIn", "cron") if values.get(name) is not None]
-    faults = []
+    faults: list[Fault] = []
+    if masks is not None:
+        values = masks.restore(values, faults)
     if len(given) > 1:
         faults.append(
             Fault("", f"{' and '.join(given)} cannot be used together; give one of them.")

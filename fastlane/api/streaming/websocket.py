@@ -24,6 +24,7 @@ from fastlane.api.waiting import reasons
 from fastlane.encoding import to_json
 from fastlane.errors import NotFound, StorageError
 from fastlane.model import Execution, Job, Status
+from fastlane.redact import Redactor, redactor
 
 log = structlog.get_logger(__name__)
 
@@ -226,7 +227,8 @@ class LogSocket(BaseHandler, WebSocketHandler):
         state = {**_state_of_job(self._job), "now": time_text(self.services.clock())}
         if execution is not None:
             waiting = await reasons(self.services, [execution])
-            state |= _state_of(execution, waiting[execution.id], retry)
+            words = self.services.config.env_blacklisted_words
+            state |= _state_of(execution, waiting[execution.id], retry, redactor(words))
         await self._send_json({"state": state})
 
     async def _send_end(self, execution: Execution) -> None:
@@ -278,7 +280,7 @@ def _state_of_job(job: Job) -> dict[str, Any]:
 
 
 def _state_of(
-    execution: Execution, waiting: str | None, retry: Execution | None
+    execution: Execution, waiting: str | None, retry: Execution | None, hide: Redactor
 ) -> Mapping[str, Any]:
     """What the page shows beside the log.
 
@@ -290,7 +292,7 @@ def _state_of(
         "executionId": execution.id,
         "exitCode": execution.exit_code,
         "reason": execution.reason,
-        "error": execution.error,
+        "error": execution.error and hide.text(execution.error),
         "startedAt": time_or_none(execution.started_at),
         "finishedAt": time_or_none(execution.finished_at),
         "waiting": waiting,
