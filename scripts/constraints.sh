@@ -22,4 +22,5 @@ if grep -n '@' "$folder/constraints.txt"; then
     exit 1
 fi
 mv "$folder/constraints.txt" constraints.txt
-git --no-pager diff --stat -- constraints.txt
+.venv/bin/python -m scripts.floors
+git --no-pager diff --stat -- constraints.txt setup.cfg

@@ -137,6 +137,7 @@ class BaseHandler(RequestHandler):
         await self.room(large.size(body))
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
         if not large.is_large(body):
             self.finish(to_json(body))
             return
@@ -217,6 +218,7 @@ class BaseHandler(RequestHandler):
         for name, value in problem.headers.items():
             self.set_header(name, value)
         self.set_header("Content-Type", "application/problem+json")
+        self.set_header("Cache-Control", "no-store")
         self.finish(to_json(problem_details(problem, self.request_id)))
 
     def _problem_of(self, status: int, error: BaseException | None) -> Problem:

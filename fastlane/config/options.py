@@ -295,8 +295,9 @@ class Config(BaseSettings):
     webhooks_secret: types.SigningSecrets = option(
         "",
         "whsec_ and at least 24 bytes in base64; several, separated by spaces, while you rotate "
-        "them",
-        "Secret that signs webhooks according to Standard Webhooks; empty: not signed.",
+        "them; https://example.org=whsec_… for one receiver",
+        "Secret that signs webhooks according to Standard Webhooks; empty: not signed. A receiver "
+        "with a secret of its own gets no other signature.",
     )
     webhooks_allowed_networks: types.Networks = option(
         (),

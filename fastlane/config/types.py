@@ -137,6 +137,10 @@ def _mail_address(text: str) -> str:
 
 def _signing_secrets(secret: SecretStr) -> SecretStr:
     for one in secret.get_secret_value().split():
+        if one.startswith(("http://", "https://")):
+            receiver, _, one = one.partition("=")
+            if not _is_http(receiver, lambda it: not any(it[2:]) and "@" not in it.netloc):
+                raise ValueError("it has a receiver that is not like https://example.org:8443")
         try:
             key = base64.b64decode(one.removeprefix("whsec_"), validate=True)
         except ValueError as error:

@@ -124,9 +124,13 @@ class Webhook(PayloadModel):
     @property
     def receiver(self) -> str:
         """Scheme, host and port."""
-        parts = urlsplit(self.url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+        return _receiver_of(self.url)
+
+
+def _receiver_of(url: str) -> str:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 
 
 PerEvent = Annotated[list[Webhook], Field(max_length=MAX_PER_EVENT)]
@@ -177,9 +181,12 @@ class WebhookSender(Sender):
         """:param resolve, tls: in place of the system's (tests)."""
         self._allowed_networks = config.webhooks_allowed_networks
         self.timeout_seconds = config.webhooks_timeout_seconds
-        secrets = config.webhooks_secret.get_secret_value().split()
-        # Each adds a signature.
-        self._keys = [base64.b64decode(one.removeprefix("whsec_")) for one in secrets]
+        self._keys: dict[str, list[bytes]] = {}
+        """By receiver, with the rest under ""; each adds a signature."""
+        for one in config.webhooks_secret.get_secret_value().split():
+            url, _, secret = one.partition("=") if "://" in one else ("", "", one)
+            keys = self._keys.setdefault(_receiver_of(url) if url else "", [])
+            keys.append(base64.b64decode(secret.removeprefix("whsec_")))
         self._resolve = resolve or Resolver()
         self._tls = tls or _default_tls()
         self._clock = clock
@@ -268,9 +275,11 @@ class WebhookSender(Sender):
             headers.popall(name, None)
         headers.update({"webhook-id": notification.id, "webhook-timestamp": str(timestamp)})
         headers.popall("webhook-signature", None)
-        if self._keys:
+        # A receiver can sign in our name to all that share its secret.
+        keys = self._keys.get(notification.target.receiver, self._keys.get("", ()))
+        if keys:
             headers["webhook-signature"] = " ".join(
-                signature(key, notification.id, timestamp, body) for key in self._keys
+                signature(key, notification.id, timestamp, body) for key in keys
             )
         return headers
 

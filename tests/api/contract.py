@@ -76,6 +76,7 @@ class Contract:
         media = given["content-type"].partition(";")[0]
         assert media in content, f"{where} is {media}"
         if media.endswith("json"):
+            assert given["cache-control"] == "no-store", f"{where} may be kept in a cache"
             validate(json.loads(body), content[media]["schema"], where)
 
 

@@ -50,12 +50,14 @@ class Answer:
         """The object of a 2xx answer."""
         assert self.status == 200, (self.status, self.body)
         assert self.headers["Content-Type"] == JSON_TYPE
+        assert self.headers["Cache-Control"] == "no-store"
         return json.loads(self.body)
 
     def problem(self, status: int) -> dict[str, Any]:
         """The problem of an answer that must have *status*; its form is checked."""
         assert self.status == status, (self.status, self.body)
         assert self.headers["Content-Type"] == PROBLEM_TYPE
+        assert self.headers["Cache-Control"] == "no-store"
         found: dict[str, Any] = json.loads(self.body)
         assert set(found) - {"errors"} == {"type", "title", "status", "detail", "requestId"}
         assert found["status"] == status

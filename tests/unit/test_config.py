@@ -195,6 +195,9 @@ def test_a_malformed_value_is_named_with_its_remedy(name: str, text: str, remedy
     [
         ("WEBHOOKS_SECRET", "whsec_hunter2!", "it is not base64; give whsec_"),
         ("WEBHOOKS_SECRET", "whsec_aHVudGVyMg==", "it has 7 bytes; give whsec_"),
+        ("WEBHOOKS_SECRET", "https://a.example=whsec_aHVudGVyMg==", "it has 7 bytes; give whsec_"),
+        ("WEBHOOKS_SECRET", f"https://a.example/hook=whsec_{'A' * 32}", "not like https://"),
+        ("WEBHOOKS_SECRET", f"https://me@a.example=whsec_{'A' * 32}", "not like https://"),
         ("SENTRY_DSN", "hunter2", "give a Sentry DSN"),
     ],
 )
@@ -206,7 +209,7 @@ def test_a_malformed_secret_is_not_repeated(name: str, text: str, remedy: str) -
 
 
 def test_several_signing_secrets_are_taken() -> None:
-    secrets = f"whsec_{'A' * 32} {'B' * 44}"
+    secrets = f"whsec_{'A' * 32} {'B' * 44} https://a.example:8443=whsec_{'C' * 43}="
     assert load(None, {"WEBHOOKS_SECRET": secrets}).webhooks_secret.get_secret_value() == secrets
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import engine
+from scripts import engine, floors
+from scripts.floors import ROOT
 from scripts.machine import SetupError
 from tests import services
 from tests.services import free_port, missing, need
@@ -127,3 +128,13 @@ sys.exit(code or (f"imported: {sorted(heavy)}" if heavy else 0))
     command = [sys.executable, "-c", script, str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr or done.stdout[-2000:]
+
+
+def test_the_floors_of_packages_are_the_versions_that_are_tested() -> None:
+    setup = (ROOT / "setup.cfg").read_text()
+    raised = floors.raised(setup, (ROOT / "constraints.txt").read_text())
+    assert setup == raised, "run python -m scripts.floors"
+    assert "    tornado >= 6.6.1\n" in setup
+    assert (
+        floors.raised("    A_b[c] >= 1; x\n", "a-b==2.0.post1\n") == "    A_b[c] >= 2.0.post1; x\n"
+    )

@@ -120,6 +120,26 @@ async def test_signatures_are_those_of_the_standard() -> None:
         Webhook(stranger).verify(request.body, request.headers)
 
 
+async def test_a_receiver_with_a_secret_of_its_own_gets_no_signature_of_another() -> None:
+    async with receiving() as own, receiving() as other:
+        name = own.url.replace("127.0.0.1", "LocalHost").removesuffix("/hook")
+        hooks = sender(
+            secret=f"{SECRET} {name}={OTHER_SECRET}",
+            resolve=localhost,
+        )
+        await hooks.send(message(f"{name}/hook".lower()))
+        await hooks.send(message(other.url))
+        (at_own,), (at_other,) = own.requests, other.requests
+    Webhook(OTHER_SECRET).verify(at_own.body, at_own.headers)
+    Webhook(SECRET).verify(at_other.body, at_other.headers)
+    for request in (at_own, at_other):
+        assert len(request.headers["webhook-signature"].split()) == 1
+    alone = sender(secret=f"https://example.org={SECRET}")
+    async with receiving() as receiver:
+        await alone.send(message(receiver.url))
+        assert "webhook-signature" not in receiver.requests[0].headers
+
+
 async def test_each_attempt_is_signed_with_its_own_time_and_the_same_id() -> None:
     now = time.time()
     times = iter([now - 60, now])
