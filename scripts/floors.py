@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_REQUIREMENT = re.compile(r"^(    )([A-Za-z0-9_.-]+)((?:\[\w,]+\])?) >= [\w.]+", re.MULTILINE)
+_REQUIREMENT = re.compile(r"^(    )([A-Za-z0-9_.-]+)((?:\[[\w,]+\])?) >= [\w.]+", re.MULTILINE)
 
 
 def raised(setup: str, constraints: str) -> str:
