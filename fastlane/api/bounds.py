@@ -29,7 +29,7 @@ from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.api.connections import connection_of
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
-from fastlane.api.security import Security
+from fastlane.api.security import Security, SignInFailed
 from fastlane.api.services import Services
 from fastlane.checks import shown
 
@@ -221,6 +221,13 @@ class _Refusal(BaseHandler):
         super().initialize(**parts)
         self._problem: Problem = parts["problem"]
         self._discarded: Future[None] = parts["discarded"]
+
+    async def prepare(self) -> None:
+        # Before the request counts as one that a server which ends still has to answer.
+        if isinstance(self._problem, SignInFailed):
+            security: Security = self.settings["security"]
+            await security.failed_sign_ins.delay(self.caller.address)
+        await super().prepare()
 
     def check(self) -> None:
         raise self._problem

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 
 from fastlane.api.problems import Problem
+from fastlane.api.sign_ins import FailedSignIns
 from fastlane.checks import shown
 from fastlane.config import Config, is_loopback
 
@@ -70,6 +71,10 @@ class Caller:
     """Host and port under which the sender knows the server."""
     address: str
     """The sender's IP address."""
+
+
+class SignInFailed(Problem):
+    """There are credentials, and they are wrong."""
 
 
 class Authenticator(ABC):
@@ -129,6 +134,7 @@ class Security:
     def __init__(self, config: Config, authenticator: Authenticator | None = None) -> None:
         """:param authenticator: in place of the one that *config* asks for (tests)."""
         self._authenticator = authenticator or make_authenticator(config)
+        self.failed_sign_ins = FailedSignIns()
         self._proxies = config.trusted_proxies
         self._origins = config.cors_origins
         self._allowed_hosts = config.allowed_hosts
@@ -155,9 +161,13 @@ class Security:
     def check(
         self, request: HTTPServerRequest, caller: Caller, required: Role, *, any_host: bool
     ) -> None:
-        """:raises Problem: *request* must not be answered; the problem is the answer."""
+        """Counts a failed sign-in.
+
+        :raises Problem: *request* must not be answered; the problem is the answer.
+        :raises SignInFailed: as a problem; its answer is to be delayed.
+        """
         if not self._is_preflight(request):
-            self._check_role(caller.principal, required)
+            self._check_role(request, caller, required)
         self._check_host(request, caller, any_host=any_host)
         self._check_origin(request, caller)
 
@@ -194,12 +204,16 @@ class Security:
         parsed = ipaddress.ip_address(address)
         return any(parsed in network for network in self._proxies)
 
-    def _check_role(self, principal: Principal, required: Role) -> None:
+    def _check_role(self, request: HTTPServerRequest, caller: Caller, required: Role) -> None:
+        principal = caller.principal
         if principal.role >= required:
             return
         if principal.role is Role.ANONYMOUS:
             challenge = {"WWW-Authenticate": self._authenticator.challenge}
-            raise Problem(401, self._authenticator.remedy, headers=challenge)
+            if "Authorization" not in request.headers:
+                raise Problem(401, self._authenticator.remedy, headers=challenge)
+            self.failed_sign_ins.add(caller.address)
+            raise SignInFailed(401, self._authenticator.remedy, headers=challenge)
         raise Problem(
             403,
             f"{shown(principal.name)} has the role {principal.role.name.lower()}; "
