@@ -76,11 +76,18 @@ class Keeper:
         """Assign executions without a farm, and remove runs whose execution is over: those that
         were kept for long enough, and those that a crash left.
         """
-        await self._lifecycle.reassign_orphaned()
         hosts = [
             host for host in self._hosts.all() if self._hosts.circuit(host) is not Circuit.OPEN
         ]
-        await asyncio.gather(*map(self._sweep_host, hosts))
+        ended = await asyncio.gather(
+            self._lifecycle.reassign_orphaned(),
+            *map(self._sweep_host, hosts),
+            return_exceptions=True,
+        )
+        for failure in ended:
+            # Raised here, so that none of them keeps the others from running.
+            if failure is not None:
+                raise failure
         retention_seconds = self._options.container_retention_seconds
         return (
             min(SWEEP_SECONDS, max(retention_seconds, 1.0)) if retention_seconds else SWEEP_SECONDS

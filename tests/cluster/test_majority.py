@@ -80,7 +80,7 @@ class Operation:
             pass
 
 
-async def _submits(storage: Storage) -> list[Operation]:
+async def submits(storage: Storage) -> list[Operation]:
     new, keyed, key = make_job(), make_job(), IdempotencyKey("key", "print")
     put, stopped, again, ticked = (make_job(job_id) for job_id in ("p", "s", "r", "t"))
     ticked = make_job("t", next_run_at=NOW)
@@ -140,7 +140,7 @@ async def _submits(storage: Storage) -> list[Operation]:
     ]
 
 
-async def _lives(storage: Storage) -> list[Operation]:
+async def lives(storage: Storage) -> list[Operation]:
     farms = ("claim", "release", "start", "stop", "finish", "append", "chunks", "adopt", "move")
     ids = {farm: (await submit(storage, farm, farm=farm)).id for farm in (*farms, "stop queued")}
     due = await submit(storage, due_at=NOW + 5)
@@ -247,7 +247,7 @@ async def _lives(storage: Storage) -> list[Operation]:
     ]
 
 
-async def _others(storage: Storage) -> list[Operation]:
+async def others(storage: Storage) -> list[Operation]:
     tried, failed, untried = [f"http://{name}.example/" for name in ("tried", "failed", "untried")]
     _, execution = await submit_telling(
         storage,
@@ -339,7 +339,7 @@ async def test_what_was_answered_survives_a_fail_over(
     try:
         await witness.instances.beat("alive", now=NOW, lease_seconds=10_000)
         # Black-listing, which is among the others, spoils claims that are under way.
-        operations = [*await _others(witness), *await _submits(witness), *await _lives(witness)]
+        operations = [*await others(witness), *await submits(witness), *await lives(witness)]
         await _cut_off(operations, replica_set, storage, witness, write)
         undone = [one for one in operations if not await _survived(one, storage, witness)]
         assert not undone, {one.name: one.told for one in undone}

@@ -301,12 +301,22 @@ class MongoExecutions(Facet, Executions):
     async def orphaned(
         self, farms: Collection[str], *, after: int, limit: int
     ) -> Sequence[Execution]:
-        queued = await self._db.executions.distinct("farm", {"queue": {"$exists": True}})
-        orphaned = [farm for farm in queued if farm not in farms]
+        """The farms are found by one seek each in the index of the queue."""
+        queued = await self._db.executions.aggregate(
+            [
+                {"$match": {"farm": {"$gt": ""}, "queue": {"$gte": 0}}},
+                {"$sort": {"farm": 1, "queue": 1}},
+                {"$group": {"_id": "$farm", "first": {"$first": "$queue"}}},
+            ],
+            hint="queue",
+        )
+        found_farms = [doc["_id"] for doc in await queued.to_list(None)]
+        orphaned = [farm for farm in found_farms if farm not in farms]
         if not orphaned:
             return []
         found = self._db.executions.find({"farm": {"$in": orphaned}, "queue": {"$gt": after}})
-        return [execution_from(doc) for doc in await found.sort("queue", ASCENDING).to_list(limit)]
+        docs = await found.sort("queue", ASCENDING).limit(limit).to_list(None)
+        return [execution_from(doc) for doc in docs]
 
     @operation
     async def assign_farm(self, execution_id: str, *, expected: str, farm: str) -> None:

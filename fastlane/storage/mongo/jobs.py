@@ -386,12 +386,12 @@ class MongoJobs(Facet, Jobs):
 
     @operation
     async def due(self, now: float, limit: int) -> Sequence[Job]:
-        found = self._db.jobs.find({"next_run_at": {"$lte": now}}).sort("next_run_at", ASCENDING)
-        return [job_from(doc) for doc in await found.to_list(limit)]
+        return await self._first({"$lte": now}, limit)
 
     @operation
     async def scheduled(self, limit: int) -> Sequence[Job]:
-        found = self._db.jobs.find({"next_run_at": {"$exists": True}}).sort(
-            "next_run_at", ASCENDING
-        )
-        return [job_from(doc) for doc in await found.to_list(limit)]
+        return await self._first({"$exists": True}, limit)
+
+    async def _first(self, next_run_at: Doc, limit: int) -> Sequence[Job]:
+        found = self._db.jobs.find({"next_run_at": next_run_at}).sort("next_run_at", ASCENDING)
+        return [job_from(doc) for doc in await found.limit(limit).to_list(None)]

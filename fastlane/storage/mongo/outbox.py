@@ -75,20 +75,20 @@ class MongoOutbox(Facet, Outbox):
             room = min(limit, per_receiver - busy.get(receiver, 0))
             if room > 0:
                 found = self._db.deliveries.find({"pending": receiver, "due_at": {"$lte": now}})
-                docs = await found.sort("due_at", ASCENDING).to_list(room)
+                docs = await found.sort("due_at", ASCENDING).limit(room).to_list(None)
                 due = sorted([*due, *docs], key=lambda doc: float(doc["due_at"]))[:limit]
         return due
 
     async def _due_receivers(self, now: float) -> Sequence[tuple[str, float]]:
-        """Each receiver that has something due, and since when; steps through the index."""
+        """Each receiver that has something due, and since when: one seek each in the index."""
         cursor = await self._db.deliveries.aggregate(
             [
-                {"$match": {"pending": {"$exists": True}}},
+                {"$match": {"pending": {"$gt": ""}, "due_at": {"$lte": now}}},
                 {"$sort": {"pending": 1, "due_at": 1}},
                 {"$group": {"_id": "$pending", "earliest": {"$first": "$due_at"}}},
-                {"$match": {"earliest": {"$lte": now}}},
                 {"$sort": {"earliest": 1, "_id": 1}},
-            ]
+            ],
+            hint="pending",
         )
         return [(doc["_id"], doc["earliest"]) for doc in await cursor.to_list(None)]
 

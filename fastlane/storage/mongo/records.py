@@ -126,8 +126,8 @@ async def page_of(
         skip = (page.number - 1) * page.size
         if skip >= MAX_OFFSET:
             return Page([], total, None)
-    found = collection.find(wanted).sort(by, order).skip(skip)
-    docs = await found.to_list(page.size + 1)
+    found = collection.find(wanted).sort(by, order).skip(skip).limit(page.size + 1)
+    docs = await found.to_list(None)
     return page_from(docs, page, total, record_from, lambda doc: str(doc[by]))
 
 

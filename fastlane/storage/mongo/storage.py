@@ -106,8 +106,6 @@ class ClusterStorage(Facet, Storage):
             try:
                 if await self._sweep.round():
                     self._repaired()
-            except PyMongoError as error:
-                log.debug("sweep put off", error=str(error))
             except Exception:
                 log.exception("sweep failed")
             with contextlib.suppress(TimeoutError):

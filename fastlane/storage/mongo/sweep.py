@@ -11,9 +11,11 @@ from collections.abc import Iterable
 
 import structlog
 from pymongo import ASCENDING
+from pymongo.errors import PyMongoError
 
 from fastlane.model import ACTIVE, Status
 from fastlane.storage.mongo.database import HINT, Database, Doc, remove_follow_up
+from fastlane.storage.mongo.facet import short
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.jobs import MongoJobs
 from fastlane.storage.mongo.turns import named_by
@@ -40,11 +42,20 @@ class Sweep:
 
     async def round(self) -> int:
         """Do what is to be done; how much that was."""
-        done = await self._numbers()
-        done += await self._finish_follow_ups()
-        done += await self._waiting()
-        done += await self._recount()
-        done += await self._slots()
+        done = 0
+        for part in (
+            self._numbers,
+            self._finish_follow_ups,
+            self._waiting,
+            self._recount,
+            self._slots,
+        ):
+            try:
+                done += await part()
+            except PyMongoError as error:
+                # The others must run all the same.
+                level = "warning" if error.timeout else "debug"
+                getattr(log, level)("sweep put off", part=part.__name__, error=short(error))
         if done:
             log.info("sweep completed what was left undone", count=done)
         return done
