@@ -53,10 +53,9 @@ class Server:
         """:param storage, executor, clock: replace what the configuration asks for (tests)."""
         self.config = config
         self.parts = parts = wire(config, clock, storage, executor)
-        self.storage = parts.storage
-        self.lifecycle = parts.lifecycle
         self.services = parts.services
-        self._work = parts.work
+        self.storage = parts.services.storage
+        self.lifecycle = parts.services.lifecycle
         self._loops: list[asyncio.Task[None]] = []
         self._http: HTTPServer | None = None
         self._listener: Listener | None = None
@@ -78,19 +77,19 @@ class Server:
             sockets = bind(self.config.host, self.config.port) if "api" in roles else []
             for bound in sockets:
                 opened.callback(bound.close)
-            opened.push_async_callback(parts.storage.close)
-            await parts.storage.open()
+            opened.push_async_callback(self.storage.close)
+            await self.storage.open()
             if parts.relay is not None:
                 opened.push_async_callback(parts.relay.close)
                 await parts.relay.open()
-            await parts.executors.open(
-                self.config.installation or await parts.storage.installation()
+            await self.services.executors.open(
+                self.config.installation or await self.storage.installation()
             )
-            opened.push_async_callback(parts.executors.close)
+            opened.push_async_callback(self.services.executors.close)
             if roles & RUNNING_ROLES:
                 # Before the first claim: what it claims must have an owner that is alive.
                 opened.push_async_callback(self._leave)
-                await parts.lifecycle.beat(self.config.lease_seconds)
+                await self.lifecycle.beat(self.config.lease_seconds)
             # And it must know which hosts the others have found to be out.
             await parts.host_watch.step()
             self.app = make_app(self.services)
@@ -99,8 +98,8 @@ class Server:
             self._opened = opened.pop_all()
         parts.reports.base_url = self.config.public_url or self._url_for_others
         self._loops = [
-            asyncio.create_task(work.run(parts.bus), name=work.name)
-            for work, whose in self._work
+            asyncio.create_task(work.run(self.services.bus), name=work.name)
+            for work, whose in parts.work
             if roles & whose
         ]
         log.info(
@@ -108,7 +107,7 @@ class Server:
             url=self.url if sockets else None,
             version=__version__,
             executors=",".join(sorted({farm.executor for farm in self.config.docker_hosts})),
-            storage=parts.storage.name,
+            storage=self.storage.name,
             roles=",".join(self.config.roles),
             data_dir=str(self.config.data_dir),
         )

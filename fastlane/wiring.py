@@ -47,18 +47,14 @@ RUNNING_ROLES = frozenset({"dispatcher", "monitor"})
 class Parts:
     """The parts of one server."""
 
-    storage: Storage
-    executors: Executors
-    bus: Bus
+    services: Services
+    """Those that handlers have, too: storage, executors, bus, …"""
     relay: Relay | None
     """Carries the events of the bus between the instances of a cluster."""
-    lifecycle: Lifecycle
-    hosts: Hosts
     runner: Runner
     host_watch: HostWatch
     reports: Reports
     notifier: Notifier
-    services: Services
     work: Sequence[tuple[Loop, frozenset[str]]]
     """All periodic work, and the roles that do it."""
 
@@ -113,17 +109,12 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         sockets=Sockets(Feed(storage, bus)),
     )
     return Parts(
-        storage=storage,
-        executors=executors,
-        bus=bus,
+        services=services,
         relay=relay,
-        lifecycle=lifecycle,
-        hosts=hosts,
         runner=runner,
         host_watch=host_watch,
         reports=reports,
         notifier=notifier,
-        services=services,
         work=make_work(config, context, runner, host_watch, notifier),
     )
 
