@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fastlane.storage.facets import (
     Executions,
@@ -33,7 +34,6 @@ from fastlane.storage.facets import (
     Jobs,
     Logs,
     Outbox,
-    Overview,
     Page,
     PageRequest,
     Submitted,
@@ -55,6 +55,26 @@ __all__ = [
     "Submitted",
     "Tasks",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Counts for ``/status/``; none of them scans a table of finished things."""
+
+    tasks: int
+    jobs: int
+    queued: int
+    """Executions that wait for a slot."""
+    delayed: int
+    """Executions that wait for their time (retries) or for another execution."""
+    active: int
+    """Executions that are pulling or running."""
+    scheduled: int
+    """Jobs that have a next run."""
+    undelivered: int = 0
+    """Failed deliveries: the error queue."""
+    pending: Mapping[str, int] = field(default_factory=dict)
+    """Pending deliveries by channel, those being tried included; others are left out."""
 
 
 class Storage(ABC):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fastlane.model import (
@@ -68,26 +68,6 @@ class Submitted:
     job: Job
     execution: Execution | None
     repeated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """Counts for ``/status/``; none of them scans a table of finished things."""
-
-    tasks: int
-    jobs: int
-    queued: int
-    """Executions that wait for a slot."""
-    delayed: int
-    """Executions that wait for their time (retries) or for another execution."""
-    active: int
-    """Executions that are pulling or running."""
-    scheduled: int
-    """Jobs that have a next run."""
-    undelivered: int = 0
-    """Failed deliveries: the error queue."""
-    pending: Mapping[str, int] = field(default_factory=dict)
-    """Pending deliveries by channel, those being tried included; others are left out."""
 
 
 class Tasks(ABC):
