@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
 from fastlane.errors import Rejected
+from fastlane.image import ImageReference
 from fastlane.model import (
     Attempt,
     Backoff,
@@ -18,7 +20,6 @@ from fastlane.model import (
     DeliveryState,
     Event,
     Execution,
-    ImageReference,
     Job,
     Outcome,
     Overlap,
@@ -67,7 +68,9 @@ def cursor_numbers(page: PageRequest, *, parts: int) -> tuple[int, ...] | None:
 
 def clean(text: str | None) -> str | None:
     """*text* without lone surrogates, which an engine's error may hold and UTF-8 cannot."""
-    return text if text is None else text.encode("utf-8", "replace").decode("utf-8")
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def definition_text(definition: Definition) -> str:
@@ -129,31 +132,63 @@ def definition_from(text: str) -> Definition:
 
 # -- records as lists of plain values, in the order of their fields -------------------------------
 
-_OF_JOB = tuple(field.name for field in fields(Job) if field.name not in {"definition", "schedule"})
-JOB_FIELDS = (*_OF_JOB[:2], "definition", "start_at", "cron", "timezone", *_OF_JOB[2:])
 EXECUTION_FIELDS = tuple(field.name for field in fields(Execution))
 DELIVERY_FIELDS = tuple(field.name for field in fields(Delivery))
+_OF_JOB = tuple(field.name for field in fields(Job))
+JOB_FIELDS = (*_OF_JOB[:3], "start_at", "cron", "timezone", *_OF_JOB[4:])
 
 _job_values = attrgetter(*_OF_JOB)
 _execution_values = attrgetter(*EXECUTION_FIELDS)
 _delivery_values = attrgetter(*DELIVERY_FIELDS)
 
-
-def _at(names: tuple[str, ...], *wanted: str) -> tuple[int, ...]:
-    return tuple(names.index(name) for name in wanted)
-
-
-_JOB_TEXTS = _at(JOB_FIELDS, "request_ip")
-(_SKIPPED_TICKS,) = _at(JOB_FIELDS, "skipped_ticks")
-_EXECUTION_TEXTS = _at(EXECUTION_FIELDS, "error", "request_ip")
-_STATUS, _REASON, _STOP_REASON, _TRIGGER = _at(
-    EXECUTION_FIELDS, "status", "reason", "stop_reason", "trigger"
+_SKIPPED_TICKS = JOB_FIELDS.index("skipped_ticks")
+_DEFINITION, _ATTEMPT, _TICK, _LOST_RERUNS, _TRIGGER = map(
+    EXECUTION_FIELDS.index, ("definition", "attempt", "tick", "lost_reruns", "trigger")
 )
-_DEFINITION, _ATTEMPT, _TICK, _LOST_RERUNS = _at(
-    EXECUTION_FIELDS, "definition", "attempt", "tick", "lost_reruns"
-)
-_DELIVERY_TEXTS = _at(DELIVERY_FIELDS, "target", "receiver")
-_EVENT, _STATE, _HISTORY = _at(DELIVERY_FIELDS, "event", "state", "history")
+
+
+def history_from(text: str) -> tuple[Attempt, ...]:
+    return tuple(Attempt(*attempt) for attempt in json.loads(text))
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "status": Status,
+    "reason": Reason,
+    "stop_reason": Reason,
+    "trigger": Trigger,
+    "event": Event,
+    "state": DeliveryState,
+    "history": history_from,
+}
+"""What makes a value of the text that is stored, by field; None stays None."""
+
+
+def _readers(names: Sequence[str]) -> Sequence[tuple[int, Callable[[str], Any]]]:
+    return [(names.index(name), reader) for name, reader in _READERS.items() if name in names]
+
+
+_EXECUTION_READERS = _readers(EXECUTION_FIELDS)
+_DELIVERY_READERS = _readers(DELIVERY_FIELDS)
+
+
+def _read(values: list[Any], readers: Sequence[tuple[int, Callable[[str], Any]]]) -> list[Any]:
+    for index, reader in readers:
+        if values[index] is not None:
+            values[index] = reader(values[index])
+    return values
+
+
+def plain(value: Any) -> Any:
+    """The *value* of a field as it is stored."""
+    if isinstance(value, str):
+        # Also of an enumeration, whose member is no plain text.
+        return clean(str(value))
+    if isinstance(value, Definition):
+        return definition_text(value)
+    if isinstance(value, tuple):
+        # The history of a delivery.
+        return json.dumps([[a.at, a.duration_seconds, a.status, clean(a.error)] for a in value])
+    return value
 
 
 def job_of(values: list[Any]) -> Job:
@@ -166,20 +201,8 @@ def job_of(values: list[Any]) -> Job:
 
 
 def job_values(job: Job) -> list[Any]:
-    task_id, job_id, *rest = _job_values(job)
-    schedule = job.schedule
-    return _plain(
-        [
-            task_id,
-            job_id,
-            definition_text(job.definition),
-            schedule.start_at,
-            schedule.cron,
-            schedule.timezone,
-            *rest,
-        ],
-        _JOB_TEXTS,
-    )
+    task_id, job_id, definition, schedule, *rest = map(plain, _job_values(job))
+    return [task_id, job_id, definition, *attrgetter(*JOB_FIELDS[3:6])(schedule), *rest]
 
 
 def execution_of(values: list[Any]) -> Execution:
@@ -188,51 +211,24 @@ def execution_of(values: list[Any]) -> Execution:
     None where a release before had no such field: then *trigger* is worked out.
     """
     values[_DEFINITION] = definition_from(values[_DEFINITION])
-    values[_STATUS] = Status(values[_STATUS])
-    for index in (_REASON, _STOP_REASON):
-        if values[index] is not None:
-            values[index] = Reason(values[index])
     values[_LOST_RERUNS] = values[_LOST_RERUNS] or 0
     if values[_TRIGGER] is None:
         retried, ticked = values[_ATTEMPT] > 0, values[_TICK] is not None
         values[_TRIGGER] = Trigger.RETRY if retried else Trigger.CRON if ticked else Trigger.SUBMIT
-    else:
-        values[_TRIGGER] = Trigger(values[_TRIGGER])
-    return Execution(*values)
+    return Execution(*_read(values, _EXECUTION_READERS))
 
 
 def execution_values(execution: Execution, definition: str | None = None) -> list[Any]:
     """:param definition: its text, when it is known."""
     values = list(_execution_values(execution))
-    values[_DEFINITION] = definition or definition_text(execution.definition)
-    for index in (_STATUS, _REASON, _STOP_REASON, _TRIGGER):
-        if values[index] is not None:
-            values[index] = str(values[index])
-    return _plain(values, _EXECUTION_TEXTS)
+    values[_DEFINITION] = definition or execution.definition
+    return list(map(plain, values))
 
 
 def delivery_of(values: list[Any]) -> Delivery:
     """The delivery whose :data:`DELIVERY_FIELDS` are *values*."""
-    values[_EVENT] = Event(values[_EVENT])
-    values[_STATE] = DeliveryState(values[_STATE])
-    values[_HISTORY] = tuple(Attempt(*attempt) for attempt in json.loads(values[_HISTORY]))
-    return Delivery(*values)
+    return Delivery(*_read(values, _DELIVERY_READERS))
 
 
 def delivery_values(delivery: Delivery) -> list[Any]:
-    values = list(_delivery_values(delivery))
-    values[_EVENT] = str(values[_EVENT])
-    values[_STATE] = str(values[_STATE])
-    values[_HISTORY] = history_text(delivery.history)
-    return _plain(values, _DELIVERY_TEXTS)
-
-
-def history_text(history: tuple[Attempt, ...]) -> str:
-    return json.dumps([[a.at, a.duration_seconds, a.status, clean(a.error)] for a in history])
-
-
-def _plain(values: list[Any], texts: tuple[int, ...]) -> list[Any]:
-    """*values*, with the *texts* among them cleaned."""
-    for index in texts:
-        values[index] = clean(values[index])
-    return values
+    return list(map(plain, _delivery_values(delivery)))

@@ -46,9 +46,9 @@ class Chunk:
     """Of data, over all streams; the next two are parts of it."""
     stdout_bytes: int = 0
     stderr_bytes: int = 0
-    parts: list[bytes] = field(default_factory=list)
     id: int | None = None
     """Its row, once it has been stored as one."""
+    parts: list[bytes] = field(default_factory=list)
 
     @property
     def packed(self) -> bytes:

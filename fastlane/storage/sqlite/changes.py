@@ -12,7 +12,7 @@ from typing import Any
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, Execution, Job, Outcome, Reason, Status
 from fastlane.policy import deliveries_of, not_before
-from fastlane.storage.codec import clean, definition_text, delivery_values, execution_values
+from fastlane.storage.codec import clean, delivery_values, execution_values, plain
 from fastlane.storage.sqlite.records import (
     DELIVERY_COLUMNS,
     EXECUTION_COLUMNS,
@@ -89,8 +89,6 @@ def is_unfinished(connection: sqlite3.Connection, execution_id: str) -> bool:
 
 def change_job(connection: sqlite3.Connection, job: Job, **changes: Any) -> Job:
     columns = dict(changes)
-    if "definition" in columns:
-        columns["definition"] = definition_text(columns["definition"])
     if (schedule := columns.pop("schedule", None)) is not None:
         columns |= {
             "start_at": schedule.start_at,
@@ -113,7 +111,8 @@ def update(
 ) -> None:
     assignments = ", ".join(f"{column} = ?" for column in columns)
     connection.execute(
-        f"UPDATE {table} SET {assignments} WHERE id = ?", (*columns.values(), record_id)
+        f"UPDATE {table} SET {assignments} WHERE id = ?",
+        (*map(plain, columns.values()), record_id),
     )
 
 

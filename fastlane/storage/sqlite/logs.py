@@ -4,11 +4,14 @@ A chunk's sequence numbers have no gap, so a record is packed without its own. S
 merged into the last chunk while that is small, so a talkative job does not make a row per line.
 """
 
+# ruff: noqa: S608 (what is put into a query is a constant of this package)
+
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
+from operator import attrgetter
 
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
@@ -42,19 +45,16 @@ ON CONFLICT (execution) DO UPDATE SET
     head_seq = excluded.head_seq, head_bytes = excluded.head_bytes,
     dropped_at = excluded.dropped_at
 """
-LAST_CHUNK = """
-SELECT first_seq, last_seq, last_at, bytes, stdout_bytes, stderr_bytes, id
-FROM log_chunks WHERE execution = ? ORDER BY last_seq DESC LIMIT 1
+CHUNK = "first_seq, last_seq, last_at, bytes, stdout_bytes, stderr_bytes, id"
+LAST_CHUNK = f"""
+SELECT {CHUNK} FROM log_chunks WHERE execution = ? ORDER BY last_seq DESC LIMIT 1
 """
 CHUNK_RECORDS = "SELECT records FROM log_chunks WHERE id = ?"
-STORE_CHUNK = """
-INSERT OR REPLACE INTO log_chunks
-    (id, execution, first_seq, last_seq, last_at, bytes, stdout_bytes, stderr_bytes, records)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+STORE_CHUNK = f"""
+INSERT OR REPLACE INTO log_chunks (execution, {CHUNK}, records) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-OLDEST_CHUNK_OF_TAIL = """
-SELECT id, last_seq, last_at, bytes, stdout_bytes, stderr_bytes
-FROM log_chunks WHERE execution = ? AND last_seq > ? ORDER BY last_seq LIMIT 1
+OLDEST_CHUNK_OF_TAIL = f"""
+SELECT {CHUNK} FROM log_chunks WHERE execution = ? AND last_seq > ? ORDER BY last_seq LIMIT 1
 """
 DROP_CHUNK = "DELETE FROM log_chunks WHERE id = ?"
 LOG_STATE = """
@@ -72,6 +72,9 @@ CHUNKS_BACKWARDS = """
 SELECT id, bytes, stdout_bytes, stderr_bytes
 FROM log_chunks WHERE execution = ? ORDER BY last_seq DESC
 """
+
+
+_values = attrgetter(*(field.name for field in fields(Chunk)[:-1]))
 
 
 class SqliteLogs(Facet, Logs):
@@ -163,7 +166,7 @@ def _add(
     chunk = _small_last_chunk(connection, execution, log, sum(len(r.data) for r in records))
     for packed in log.pack(chunk or Chunk(log.last_seq + 1, log.last_seq), records, cap):
         if packed.parts:
-            _store(connection, execution, packed)
+            connection.execute(STORE_CHUNK, (execution, *_values(packed), packed.packed))
 
 
 def _small_last_chunk(
@@ -175,30 +178,11 @@ def _small_last_chunk(
     row = connection.execute(LAST_CHUNK, (execution,)).fetchone()
     if row is None:
         return None
-    *fields, chunk_id = row
-    chunk = Chunk(*fields)
-    chunk.id = chunk_id
+    chunk = Chunk(*row)
     if chunk.kept_bytes + more_bytes > MERGED_CHUNK_BYTES:
         return None
     chunk.parts.append(connection.execute(CHUNK_RECORDS, (chunk.id,)).fetchone()[0])
     return chunk
-
-
-def _store(connection: sqlite3.Connection, execution: int, chunk: Chunk) -> None:
-    connection.execute(
-        STORE_CHUNK,
-        (
-            chunk.id,
-            execution,
-            chunk.first_seq,
-            chunk.last_seq,
-            chunk.last_at,
-            chunk.kept_bytes,
-            chunk.stdout_bytes,
-            chunk.stderr_bytes,
-            chunk.packed,
-        ),
-    )
 
 
 def _drop(connection: sqlite3.Connection, execution: int, log: Counts, cap: LogCap) -> None:
@@ -210,16 +194,16 @@ def _drop(connection: sqlite3.Connection, execution: int, log: Counts, cap: LogC
         row = connection.execute(OLDEST_CHUNK_OF_TAIL, (execution, log.head_seq)).fetchone()
         if row is None:
             return
-        chunk, last_seq, last_at, size, stdout_bytes, stderr_bytes = row
-        stays = log.kept_bytes - log.head_bytes - size
-        if stays < cap.tail_bytes or last_seq == log.last_seq:
+        chunk = Chunk(*row)
+        stays = log.kept_bytes - log.head_bytes - chunk.kept_bytes
+        if stays < cap.tail_bytes or chunk.last_seq == log.last_seq:
             return
-        connection.execute(DROP_CHUNK, (chunk,))
-        log.kept_bytes -= size
-        log.stdout_bytes -= stdout_bytes
-        log.stderr_bytes -= stderr_bytes
-        log.dropped_bytes += size
-        log.dropped_at = last_at
+        connection.execute(DROP_CHUNK, (chunk.id,))
+        log.kept_bytes -= chunk.kept_bytes
+        log.stdout_bytes -= chunk.stdout_bytes
+        log.stderr_bytes -= chunk.stderr_bytes
+        log.dropped_bytes += chunk.kept_bytes
+        log.dropped_at = chunk.last_at
 
 
 def _tail(

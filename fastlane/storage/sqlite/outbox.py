@@ -13,7 +13,7 @@ from typing import Any
 from fastlane.errors import CompareFailed, NotFound, Rejected
 from fastlane.model import ATTEMPTS_KEPT, Attempt, Delivery, DeliveryState
 from fastlane.storage.base import Outbox, Page, PageRequest
-from fastlane.storage.codec import cursor_numbers, history_text
+from fastlane.storage.codec import cursor_numbers
 from fastlane.storage.sqlite.changes import update
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import DELIVERY_COLUMNS, MAX_OFFSET, delivery_from, page_of
@@ -171,8 +171,5 @@ def _claimed(connection: sqlite3.Connection, delivery_id: str, claim: int) -> De
 def _change_delivery(
     connection: sqlite3.Connection, delivery: Delivery, **changes: Any
 ) -> Delivery:
-    columns = dict(changes)
-    if "history" in columns:
-        columns["history"] = history_text(columns["history"])
-    update(connection, "deliveries", delivery.id, columns)
+    update(connection, "deliveries", delivery.id, changes)
     return copy_with(delivery, **changes)
