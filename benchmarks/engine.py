@@ -19,7 +19,7 @@ import aiohttp
 
 from fastlane.executors.base import RunSpec
 from fastlane.executors.docker.container import INSTALLATION_LABEL, LogLimits, container_config
-from fastlane.model import ImageReference
+from fastlane.image import ImageReference
 from scripts import engine as setup
 
 # Bounds one read of the log stream, in bytes.

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import TypeVar
 
 from fastlane.cron import next_tick, previous_tick
+from fastlane.image import DEFAULT_REGISTRY, ImageReference
 from fastlane.model import (
-    DEFAULT_REGISTRY,
     FINAL,
     Attempt,
     Backoff,
@@ -18,7 +18,6 @@ from fastlane.model import (
     Event,
     Execution,
     Farm,
-    ImageReference,
     Job,
     LogCap,
     Outcome,

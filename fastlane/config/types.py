@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from fastlane.model import ImageReference
+from fastlane.image import ImageReference
 
 SHOWN_CHARS = 100
 """Bounds how much of a malformed value an error message repeats."""

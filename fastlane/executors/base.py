@@ -33,7 +33,8 @@ from typing import ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from fastlane.model import Farm, ImageReference, Network, PullPolicy, Resources, Stream
+from fastlane.image import ImageReference
+from fastlane.model import Farm, Network, PullPolicy, Resources, Stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ from fastlane.executors.base import Executor, LogBatch, LogPiece, Phase, RunSpec
 from fastlane.executors.docker.executor import DockerExecutor
 from fastlane.executors.docker.swarm import SwarmExecutor
 from fastlane.executors.process.executor import ProcessExecutor
-from fastlane.model import ImageReference, Resources, Stream
+from fastlane.image import ImageReference
+from fastlane.model import Resources, Stream
 from scripts import engine as setup
 from tests.engine import find_engine
 from tests.engines import SwarmEngine

@@ -13,7 +13,7 @@ import pytest
 from fastlane.errors import ExecutorError
 from fastlane.executors.base import Executor, LogBatch, RunSpec, RunState
 from fastlane.executors.docker.executor import DockerExecutor
-from fastlane.model import ImageReference
+from fastlane.image import ImageReference
 from scripts import engine as setup
 from tests.engine import docker_host, docker_image, registry
 from tests.executors.engines import PATIENCE_SECONDS, output

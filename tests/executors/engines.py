@@ -26,7 +26,8 @@ from aiohttp import web
 from fastlane.executors.base import Executor, LogBatch, RunSpec
 from fastlane.executors.docker.container import EXECUTION_LABEL, INSTALLATION_LABEL
 from fastlane.executors.docker.executor import DockerExecutor
-from fastlane.model import ImageReference, Stream
+from fastlane.image import ImageReference
+from fastlane.model import Stream
 
 # Bounds each wait for something that must come.
 PATIENCE_SECONDS = 30.0

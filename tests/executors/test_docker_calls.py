@@ -19,7 +19,7 @@ from fastlane.executors.docker import engine as engine_module
 from fastlane.executors.docker import engines as engines_module
 from fastlane.executors.docker import executor as executor_module
 from fastlane.executors.docker.engine import negotiate
-from fastlane.model import ImageReference
+from fastlane.image import ImageReference
 from scripts import engine as setup
 from tests.executors.engines import (
     EXECUTION_ID,

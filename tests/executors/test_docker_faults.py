@@ -20,7 +20,8 @@ from fastlane.executors.docker import executor as executor_module
 from fastlane.executors.docker import logs as logs_module
 from fastlane.executors.docker.credentials import RegistryCredentials
 from fastlane.executors.docker.farms import DockerOptions
-from fastlane.model import ImageReference, Stream
+from fastlane.image import ImageReference
+from fastlane.model import Stream
 from tests.engine import EngineServer, RegistryServer
 from tests.executors.conftest import Docker
 from tests.executors.engines import (

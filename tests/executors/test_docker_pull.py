@@ -13,7 +13,8 @@ from fastlane.errors import HostUnavailable, PullFailed
 from fastlane.executors.base import RunSpec
 from fastlane.executors.docker import pull
 from fastlane.executors.docker.executor import DockerExecutor
-from fastlane.model import ImageReference, PullPolicy
+from fastlane.image import ImageReference
+from fastlane.model import PullPolicy
 from tests.engine import RegistryServer
 from tests.executors.conftest import Docker
 from tests.executors.engines import PATIENCE_SECONDS, FakeEngine, Pulling, output

@@ -15,7 +15,8 @@ from aiohttp import web
 
 from fastlane.errors import NotStarted, StartFailed
 from fastlane.executors.base import Phase
-from fastlane.model import ImageReference, Resources
+from fastlane.image import ImageReference
+from fastlane.model import Resources
 from tests.executors.conftest import Docker
 from tests.executors.engines import RUN_ID, FakeEngine, opened
 

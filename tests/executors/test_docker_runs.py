@@ -15,7 +15,8 @@ from fastlane.executors.base import Phase
 from fastlane.executors.docker.container import DEFAULT_PIDS, container_name
 from fastlane.executors.docker.engine import Refused, negotiate
 from fastlane.executors.docker.executor import DockerExecutor
-from fastlane.model import ImageReference, Resources
+from fastlane.image import ImageReference
+from fastlane.model import Resources
 from tests.executors.conftest import Docker
 from tests.executors.engines import (
     PATIENCE_SECONDS,

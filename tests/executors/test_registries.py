@@ -24,7 +24,7 @@ from fastlane.executors.docker.farms import DockerOptions
 from fastlane.executors.docker.refusals import pull_failure
 from fastlane.executors.docker.registries import Registries
 from fastlane.executors.docker.swarm import SwarmExecutor
-from fastlane.model import ImageReference
+from fastlane.image import ImageReference
 from tests.api.http_site import Site, start_site
 from tests.executors.engines import FakeEngine
 

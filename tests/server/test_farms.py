@@ -21,7 +21,7 @@ import pytest
 
 from fastlane.executors.base import RunSpec
 from fastlane.executors.docker.networks import network_config
-from fastlane.model import ImageReference
+from fastlane.image import ImageReference
 from scripts.engine import Engine
 from tests.engine import EngineServer, RegistryServer, find_engine
 from tests.engines import EngineProxy, SwarmEngine, TlsEngine, TwoNodeSwarm

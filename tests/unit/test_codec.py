@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fastlane.model import Command, Event, ImageReference, PullPolicy
+from fastlane.image import ImageReference
+from fastlane.model import Command, Event, PullPolicy
 from fastlane.storage.codec import UNREADABLE, definition_from, definition_text
 
 HOOK = {"url": "http://One.example/x", "headers": {"X": "1"}, "retries": 2, "everyAttempt": True}

@@ -15,7 +15,8 @@ import trustme
 
 from fastlane.config import Config
 from fastlane.errors import DeliveryFailed
-from fastlane.model import Command, Definition, ImageReference, Reason, Status
+from fastlane.image import ImageReference
+from fastlane.model import Command, Definition, Reason, Status
 from fastlane.notifications.base import Notification
 from fastlane.notifications.email import (
     TAIL_LINES,

@@ -22,7 +22,7 @@ NAMES = re.compile(
 # What else may name them, and why.
 EXCEPTIONS = {
     "config/options.py": "default and help texts of the options DOCKER_* and EXECUTOR",
-    "model.py": "docker.io, the registry of images that name none",
+    "image.py": "docker.io, the registry of images that name none",
     "api/schemas/responses.py": "the example of an executor's name",
 }
 

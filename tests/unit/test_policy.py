@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from fastlane import policy
 from fastlane.cron import previous_tick
+from fastlane.image import ImageReference
 from fastlane.model import (
     Backoff,
     Definition,
     Execution,
     Farm,
-    ImageReference,
     Outcome,
     Reason,
     Resources,

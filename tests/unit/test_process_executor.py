@@ -25,7 +25,8 @@ from fastlane.executors.process import output
 from fastlane.executors.process import shim as process_shim
 from fastlane.executors.process.executor import ProcessExecutor
 from fastlane.executors.utf8 import incomplete_tail
-from fastlane.model import ImageReference, Reason, Resources, Status, Stream
+from fastlane.image import ImageReference
+from fastlane.model import Reason, Resources, Status, Stream
 from tests.eventually import eventually
 from tests.unit.test_runner import Instance
 

@@ -34,16 +34,8 @@ from fastlane.api.schemas.masks import Masks
 from fastlane.checks import MAX_TEXT, Hint, PayloadModel, Strings, check_entries, shown
 from fastlane.config import Config
 from fastlane.cron import check_cron, check_timezone
-from fastlane.model import (
-    Backoff,
-    Command,
-    Definition,
-    ImageReference,
-    Overlap,
-    PullPolicy,
-    Resources,
-    Schedule,
-)
+from fastlane.image import ImageReference
+from fastlane.model import Backoff, Command, Definition, Overlap, PullPolicy, Resources, Schedule
 from fastlane.notifications.base import Channel
 from fastlane.notifications.registry import channels, wanted_of
 

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastlane.executors.base import ListedRun, Phase, RunSpec, RunState
-from fastlane.model import ImageReference, Network, Resources
+from fastlane.image import ImageReference
+from fastlane.model import Network, Resources
 
 INSTALLATION_LABEL = "fastlane.installation"
 EXECUTION_LABEL = "fastlane.execution"

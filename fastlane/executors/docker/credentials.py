@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastlane.checks import shown
-from fastlane.model import DEFAULT_REGISTRY
+from fastlane.image import DEFAULT_REGISTRY
 
 # Bounds what is read of a Docker config file.
 MAX_FILE_BYTES = 1024 * 1024

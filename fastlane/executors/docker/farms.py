@@ -18,7 +18,8 @@ from fastlane.executors.base import (
     Settings,
 )
 from fastlane.executors.docker.credentials import RegistryCredentials, read_logins
-from fastlane.model import Farm, ImageReference
+from fastlane.image import ImageReference
+from fastlane.model import Farm
 from fastlane.redact import HIDDEN
 
 SCHEMES = frozenset({"unix", "tcp", "http", "https"})

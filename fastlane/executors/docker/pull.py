@@ -17,7 +17,8 @@ from fastlane.executors.docker.engine import CONNECT_SECONDS, MESSAGE_CHARS, Eng
 from fastlane.executors.docker.farms import DockerOptions
 from fastlane.executors.docker.refusals import pull_failure
 from fastlane.executors.docker.registries import Registries
-from fastlane.model import ImageReference, PullPolicy
+from fastlane.image import ImageReference
+from fastlane.model import PullPolicy
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from fastlane.addresses import is_public
 from fastlane.errors import PullFailed
 from fastlane.executors.docker.credentials import Login
 from fastlane.executors.docker.farms import DockerOptions
-from fastlane.model import DEFAULT_REGISTRY, ImageReference
+from fastlane.image import DEFAULT_REGISTRY, ImageReference
 from fastlane.resolver import Resolve, Resolver
 
 # Bounds the look-up of a registry's name.
