@@ -226,6 +226,21 @@ def test_a_farm_of_processes_is_for_loopback_unless_forced() -> None:
     assert load(environ={**environ, "FORCE_PROCESS_EXECUTOR": "true"}).docker_hosts
 
 
+@pytest.fixture(autouse=True)
+def user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+
+
+def test_a_farm_of_processes_warns_when_the_server_is_root(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environ = {"DOCKER_HOSTS": json.dumps([{"hosts": ["process://here"]}])}
+    assert warnings(load(environ=environ)) == []
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    (sentence,) = warnings(load(environ=environ))
+    assert sentence.startswith('Farm "default" runs its commands as root, because the server does')
+
+
 def test_what_an_executor_cannot_do_is_reported() -> None:
     farms = [{"hosts": ["process://here"], "limits": {"cpus": 1, "memory": "1g"}, "images": ["a"]}]
     assert warnings(load(environ={"DOCKER_HOSTS": json.dumps(farms)})) == [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 
 from fastlane.executors.base import Capabilities, Executor, ExecutorFactory, Settings
 from fastlane.model import Farm
@@ -21,6 +22,14 @@ class ProcessFactory(ExecutorFactory):
 
     def default_host(self, settings: Settings) -> tuple[str, str | None]:
         return DEFAULT_HOST, None
+
+    def warnings(self, settings: Settings, farm: Farm) -> Iterable[str]:
+        if os.geteuid() == 0:
+            yield (
+                f'Farm "{farm.name}" runs its commands as root, because the server does: they can '
+                "read the server's environment and everything on this machine; run the server as "
+                "another user."
+            )
 
     def make(self, settings: Settings, farms: Sequence[Farm]) -> Executor:
         from fastlane.executors.process.executor import ProcessExecutor
