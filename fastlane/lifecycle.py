@@ -342,6 +342,10 @@ class Lifecycle:
         """Record that the execution is to end because its time limit has passed."""
         return await self._request_stop(execution.id, Reason.TIMEOUT)
 
+    async def out_of_disk(self, execution: Execution) -> Execution:
+        """Record that the execution is to end because it has written more than it may."""
+        return await self._request_stop(execution.id, Reason.DISK)
+
     async def finish(self, execution: Execution, outcome: Outcome) -> Execution:
         """Make the outcome final, with a retry where one follows.
 

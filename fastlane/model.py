@@ -46,6 +46,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     PULL_FAILED = "pull-failed"
     START_FAILED = "start-failed"
+    DISK = "disk"
     LOST = "lost"
 
 
@@ -152,6 +153,8 @@ class Resources:
     cpus: float | None = None
     memory_bytes: int | None = None
     pids: int | None = None
+    disk_bytes: int | None = None
+    """What it may write to its own file system."""
 
 
 class Target(Protocol):

@@ -167,6 +167,14 @@ def with_stop_intent(outcome: Outcome, intent: Reason | None, execution: Executi
             reason=Reason.TIMEOUT,
             error=f"The execution ran longer than {limit_seconds:g} s.",
         )
+    if intent is Reason.DISK:
+        return replace(
+            outcome,
+            status=Status.FAILED,
+            reason=Reason.DISK,
+            error="The run wrote more to its disk than it may: see resources.disk of the job and "
+            "the limits of its farm.",
+        )
     if intent is not None:
         return replace(
             outcome,
@@ -220,6 +228,7 @@ def capped(wanted: Resources, caps: Resources) -> Resources:
         cpus=_lower(wanted.cpus, caps.cpus),
         memory_bytes=_lower(wanted.memory_bytes, caps.memory_bytes),
         pids=_lower(wanted.pids, caps.pids),
+        disk_bytes=_lower(wanted.disk_bytes, caps.disk_bytes),
     )
 
 
@@ -259,6 +268,7 @@ def farm_caps(farm: Farm, caps: Resources) -> Resources:
         cpus=limits.cpus if limits.cpus is not None else caps.cpus,
         memory_bytes=limits.memory_bytes if limits.memory_bytes is not None else caps.memory_bytes,
         pids=limits.pids if limits.pids is not None else caps.pids,
+        disk_bytes=limits.disk_bytes if limits.disk_bytes is not None else caps.disk_bytes,
     )
 
 

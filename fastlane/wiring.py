@@ -170,6 +170,7 @@ def background_options(config: Config) -> Options:
         host_lost_after_seconds=config.host_lost_after_seconds,
         log_cap=policy.log_cap(config.log_max_bytes),
         resource_caps=config.resources,
+        spare_host=not config.memory_unlimited,
         hard_timeout_seconds=config.hard_execution_timeout_seconds,
         container_retention_seconds=config.container_retention,
         execution_retention_seconds=config.execution_retention,

@@ -26,6 +26,8 @@ class Options:
     log_cap: LogCap | None = None
     resource_caps: Resources = Resources()
     """For farms that have none of their own."""
+    spare_host: bool = True
+    """A run whose memory nothing limits leaves a tenth of its host's."""
     hard_timeout_seconds: float = math.inf
     """Caps the timeouts of jobs that were stored when the limit was higher."""
     container_retention_seconds: float = 0.0

@@ -16,7 +16,8 @@ import structlog
 
 from fastlane import policy
 from fastlane.background.clearing import Clearing
-from fastlane.background.context import Context
+from fastlane.background.context import Context, Options
+from fastlane.background.diskwatch import watch_disk
 from fastlane.background.follower import LogFollower
 from fastlane.background.hostcalls import HostCalls, HostLost, Requeue
 from fastlane.background.logwriter import LogWriter
@@ -183,7 +184,7 @@ class Run:
     async def _bring_up(self, news: Subscription) -> None:
         """Pull, create and start."""
         farm = self._context.farms.get(self._execution.farm)
-        spec = _spec_of(self._execution, farm, self._options.resource_caps)
+        spec = _spec_of(self._execution, farm, self._options)
         if self._execution.stop_reason is not None:
             raise StopRequested
         # Nobody has started it yet, and we start nothing before its creation was answered.
@@ -255,15 +256,19 @@ class Run:
         )
         wait = asyncio.create_task(self._await_end(run_id))
         follow = asyncio.create_task(follower.follow(ended))
-        keep_time = asyncio.create_task(self._keep_time(run_id, news))
+        keepers = (
+            asyncio.create_task(self._keep_time(run_id, news)),
+            asyncio.create_task(self._keep_disk(run_id)),
+        )
 
         def end(_: asyncio.Task[RunState]) -> None:
-            # Its log may be read for a long time yet, but the run has no time limit any more.
+            # Its log may be read for a long time yet, but the run has no limits any more.
             ended.set()
-            keep_time.cancel()
+            for keeper in keepers:
+                keeper.cancel()
 
         wait.add_done_callback(end)
-        tasks = (follow, wait, keep_time)
+        tasks = (follow, wait, *keepers)
         try:
             started = await retry_until_available(
                 lambda: self._lifecycle.started(self._execution, run_id)
@@ -330,7 +335,7 @@ class Run:
                     lambda: self._executor.ran_seconds(self._host, run_id)
                 )
                 self._began_at = now() - ran_seconds
-            while not await self._stop_requested():
+            while not (stop_reason := await self._stop_requested()):
                 ran_seconds = now() - self._began_at
                 if ran_seconds < limit_seconds:
                     await news.wait(min(limit_seconds - ran_seconds, STOP_POLL_SECONDS))
@@ -346,19 +351,32 @@ class Run:
         except RunVanished:
             # Who waits for the run knows what that means.
             return
-        grace_seconds = self._options.stop_grace_seconds
+        # What fills a disk would continue to do so.
+        grace_seconds = 0 if stop_reason is Reason.DISK else self._options.stop_grace_seconds
         await self._calls.until_answered(
             lambda: self._executor.stop(self._host, run_id, grace_seconds=grace_seconds)
         )
 
-    async def _stop_requested(self) -> bool:
+    async def _keep_disk(self, run_id: str) -> None:
+        """Request the end of the run when it has written more than it may."""
+        farm = self._context.farms.get(self._execution.farm)
+        limit_bytes = _resources_of(self._execution, farm, self._options).disk_bytes
+        if limit_bytes is None:
+            return
+
+        async def exceeded() -> None:
+            await retry_until_available(lambda: self._lifecycle.out_of_disk(self._execution))
+
+        await watch_disk(self._executor, self._host, run_id, limit_bytes, exceeded)
+
+    async def _stop_requested(self) -> Reason | None:
         """:raises CompareFailed: another instance owns the execution."""
         execution = await retry_until_available(
             lambda: self._context.storage.executions.get(self._execution.id)
         )
         if execution.final or execution.epoch != self._execution.epoch:
             raise CompareFailed(f"execution {execution.id} has another owner", execution)
-        return execution.stop_reason is not None
+        return execution.stop_reason
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None], news: Subscription) -> None:
         """Do *work*, or abandon it and raise StopRequested when somebody requests the end."""
@@ -385,7 +403,14 @@ def _capped(execution: Execution, hard_timeout_seconds: float) -> Execution:
     return replace(execution, definition=replace(execution.definition, timeout_seconds=seconds))
 
 
-def _spec_of(execution: Execution, farm: Farm | None, caps: Resources) -> RunSpec:
+def _resources_of(execution: Execution, farm: Farm | None, options: Options) -> Resources:
+    caps = options.resource_caps
+    return policy.capped(
+        execution.definition.resources, caps if farm is None else policy.farm_caps(farm, caps)
+    )
+
+
+def _spec_of(execution: Execution, farm: Farm | None, options: Options) -> RunSpec:
     definition = execution.definition
     return RunSpec(
         execution_id=execution.id,
@@ -395,9 +420,10 @@ def _spec_of(execution: Execution, farm: Farm | None, caps: Resources) -> RunSpe
         argv=definition.command.argv,
         envs=definition.envs,
         pull_policy=definition.effective_pull_policy,
-        resources=policy.capped(
-            definition.resources, caps if farm is None else policy.farm_caps(farm, caps)
-        ),
+        resources=_resources_of(execution, farm, options),
+        spare_host=options.spare_host
+        and (farm is None or farm.limits.memory_bytes is None)
+        and options.resource_caps.memory_bytes is None,
         dns_entries=definition.dns_entries,
         network=Network.BRIDGE if farm is None else farm.network,
         options=None if farm is None else farm.options,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -77,6 +78,9 @@ class _Limits(_Model):
     pids: int | None = Field(
         default=None, ge=1, le=4_194_304, description="a whole number from 1 to 4194304"
     )
+    disk: Annotated[int | None, BeforeValidator(parse_size)] = Field(
+        default=None, ge=1024**2, description="a size from 1m, like 10g"
+    )
 
 
 class _Entry(_Model):
@@ -101,7 +105,9 @@ class _Entry(_Model):
     max_running_per_task: int | None = Field(
         default=None, ge=1, le=10_000, description="a whole number from 1 to 10000"
     )
-    limits: _Limits | None = Field(default=None, description="an object of cpus, memory and pids")
+    limits: _Limits | None = Field(
+        default=None, description="an object of cpus, memory, pids and disk"
+    )
     images: list[Pattern] | None = Field(
         default=None,
         min_length=1,
@@ -170,7 +176,7 @@ def _parse_farm(entry: object, number: int, max_running: int, default: str | Non
         tuple(read.hosts),
         read.max_running or max_running,
         read.match,
-        limits=Resources(limits.cpus, limits.memory, limits.pids),
+        limits=Resources(limits.cpus, limits.memory, limits.pids, limits.disk),
         images=tuple(read.images or ()),
         network=Network(read.network),
         image_ids=not (read.images or (options and options.private_images)),
@@ -235,7 +241,7 @@ def _clause(error: ValidationError, model: type[BaseModel], also: Sequence[str] 
     """
     fault = error.errors(include_url=False)[0]
     if isinstance(cause := fault.get("ctx", {}).get("error"), ValueError) and not (
-        fault["loc"] and fault["loc"][-1] == "memory"
+        fault["loc"] and fault["loc"][-1] in {"memory", "disk"}
     ):
         return str(cause)
     *parents, key = [part for part in fault["loc"] if isinstance(part, str)]
@@ -287,9 +293,7 @@ def written(farm: Farm) -> dict[str, object]:
     }
     if farm.max_running_per_task is not None:
         entry["maxRunningPerTask"] = farm.max_running_per_task
-    limits = zip(
-        _keys(_Limits), (farm.limits.cpus, farm.limits.memory_bytes, farm.limits.pids), strict=True
-    )
+    limits = zip(_keys(_Limits), astuple(farm.limits), strict=True)
     if found := {key: limit for key, limit in limits if limit is not None}:
         entry["limits"] = found
     if farm.network is not Network.BRIDGE:

@@ -18,6 +18,7 @@ from fastlane.config.types import SHOWN_CHARS, default_data_dir
 from fastlane.executors import registry
 from fastlane.executors.base import Capabilities
 from fastlane.model import Farm
+from fastlane.policy import farm_caps
 from fastlane.redact import HIDDEN
 
 NAMES = tuple(name.upper() for name in Config.model_fields)
@@ -129,8 +130,25 @@ def warnings(config: Config) -> list[str]:
         elif not farm.match:
             catch_all = farm.name
         found += _unsupported(farm, factory.capabilities)
+        found += _uncapped(config, farm, factory.capabilities)
         found += factory.warnings(config, farm)
     return found
+
+
+def _uncapped(config: Config, farm: Farm, capabilities: Capabilities) -> Iterator[str]:
+    """What one run on the farm may use up."""
+    caps = farm_caps(farm, config.resources)
+    spared = capabilities.spares_host and not config.memory_unlimited
+    uncapped = {
+        "memory": caps.memory_bytes is None and not spared,
+        "disk": caps.disk_bytes is None,
+    }
+    if names := [name for name in uncapped if uncapped[name] and name in capabilities.limits]:
+        options = " and ".join(f"DEFAULT_{name.upper()}" for name in names)
+        yield (
+            f'Farm "{farm.name}" limits no {" and no ".join(names)}: one run can use up all of '
+            f"its host. Set {options}, or limits of the farm."
+        )
 
 
 def _unsupported(farm: Farm, capabilities: Capabilities) -> Iterator[str]:
@@ -139,6 +157,7 @@ def _unsupported(farm: Farm, capabilities: Capabilities) -> Iterator[str]:
         "cpus": farm.limits.cpus,
         "memory": farm.limits.memory_bytes,
         "pids": farm.limits.pids,
+        "disk": farm.limits.disk_bytes,
     }
     asked = {name for name, limit in limits.items() if limit is not None}
     for name in sorted(asked - capabilities.limits):

@@ -192,10 +192,10 @@ class Config(BaseSettings):
         "runs on the first farm whose pattern is found in its id. maxRunningPerTask: the most "
         "executions of one task at a time. executor: what runs its jobs; by default what the "
         "hosts' scheme implies, else EXECUTOR. "
-        "limits: the most cpus, memory and pids of one run; images: patterns, one of which must "
-        "match the whole image reference; network: what runs can reach, bridge (default), none or "
-        "isolated. Only of Docker hosts: tls, a directory with ca.pem, "
-        "cert.pem and key.pem, or an object with the paths ca, cert and key; registryAuth, an "
+        "limits: the most cpus, memory, pids and disk of one run; images: patterns, one of which "
+        "must match the whole image reference; network: what runs can reach, bridge (default), "
+        "none or isolated. Only of Docker hosts: tls, a directory with ca.pem, cert.pem and "
+        "key.pem, or an object with the paths ca, cert and key; registryAuth, an "
         "object of registry to {username, password}, or the path of a Docker config file; "
         "registriesAllowed, as REGISTRIES_ALLOWED.",
     )
@@ -208,7 +208,7 @@ class Config(BaseSettings):
     default_memory: types.Limit[Size] = option(
         None,
         "a size from 6m, like 512m, or 0 for no limit",
-        "Most memory of one run; empty or 0: no limit.",
+        "Most memory of one run; empty: 90 % of its host's; 0: no limit.",
         ge=6 * 1024**2,
     )
     default_cpus: types.Limit[float] = option(
@@ -225,6 +225,12 @@ class Config(BaseSettings):
         4_194_304,
         "Most processes and threads of one run; 0: no limit.",
         form="a whole number from 1 to 4194304, or 0 for no limit",
+    )
+    default_disk: types.Limit[Size] = option(
+        None,
+        "a size from 1m, like 10g, or 0 for no limit",
+        "Most that one run may write to its own file system; empty or 0: no limit.",
+        ge=1024**2,
     )
     installation: types.Label = option(
         "",
@@ -383,7 +389,14 @@ class Config(BaseSettings):
     @property
     def resources(self) -> Resources:
         """The limits of one run."""
-        return Resources(self.default_cpus, self.default_memory, self.default_pids)
+        return Resources(
+            self.default_cpus, self.default_memory, self.default_pids, self.default_disk
+        )
+
+    @property
+    def memory_unlimited(self) -> bool:
+        """Whether ``DEFAULT_MEMORY=0`` says that a run may use up the memory of its host."""
+        return self.default_memory is None and "default_memory" in self.model_fields_set
 
     @property
     def cluster_urls(self) -> tuple[str, str] | None:

@@ -47,6 +47,8 @@ class Capabilities:
     """Runs have an image."""
     limits: frozenset[str] = frozenset({"cpus", "memory", "pids"})
     """Which resources of a run it can limit."""
+    spares_host: bool = False
+    """Where nothing limits the memory of a run, a tenth of its host's is left to the host."""
     networks: frozenset[Network] = frozenset({Network.BRIDGE})
     """To which a run can be limited."""
 
@@ -65,6 +67,8 @@ class RunSpec:
     resources: Resources = Resources()
     dns_entries: Mapping[str, str] = field(default_factory=dict)
     network: Network = Network.BRIDGE
+    spare_host: bool = False
+    """Nothing limits the memory: see :attr:`Capabilities.spares_host`."""
     options: object = None
     """The farm's options for its executor (:attr:`~fastlane.model.Farm.options`); None where the
     farm has none, or is no longer configured."""
@@ -250,6 +254,13 @@ class Executor(ABC):
         It is still among :meth:`runs`, and is removed like any other. One that is gone is not an
         error. An executor whose ended runs are in nobody's way does nothing.
         """
+
+    async def disk_bytes(self, host: str, run_id: str) -> int | None:
+        """What a run has written to its own file system; None where that is not to be watched.
+
+        :raises RunVanished: there is no such run.
+        """
+        return None
 
     @abstractmethod
     async def runs(self, host: str) -> Sequence[ListedRun]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
 
@@ -98,6 +98,9 @@ def definition_text(definition: Definition) -> str:
         value["pull_policy"] = d.pull_policy
     if d.resources != Resources():
         value["resources"] = [d.resources.cpus, d.resources.memory_bytes, d.resources.pids]
+    if d.resources.disk_bytes is not None:
+        # Not in the list, which earlier releases accept only with three.
+        value["disk_bytes"] = d.resources.disk_bytes
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -121,7 +124,7 @@ def definition_from(text: str) -> Definition:
             overlap=Overlap(value["overlap"]),
             max_waiting=get("max_waiting", 1),
             subscriptions=subscriptions_of(value),
-            resources=Resources(*get("resources", ())),
+            resources=replace(Resources(*get("resources", ())), disk_bytes=get("disk_bytes")),
             pull_policy=None if policy is None else PullPolicy(policy),
             rerun_when_lost=value["rerun_when_lost"],
             dns_entries=get("dns_entries", {}),

@@ -315,7 +315,7 @@ async def test_jobs_of_every_kind_are_as_described(
                 "starts": [{"url": "https://example.org/hook"}],
                 "fails": [{"url": "http://a:1/", "headers": {"Authorization": "x"}, "retries": 2}],
             },
-            "resources": {"cpus": 0.5, "memory": "512m", "pids": 10},
+            "resources": {"cpus": 0.5, "memory": "512m", "pids": 10, "disk": "10g"},
             "pullPolicy": "never",
             "rerunWhenLost": True,
             "additionalDNSEntries": {"db": "10.0.0.7"},

@@ -291,7 +291,7 @@ async def test_submit_stores_task_job_and_execution(storage: Storage) -> None:
                     },
                 }
             ),
-            resources=Resources(cpus=0.5, memory_bytes=2**40, pids=7),
+            resources=Resources(cpus=0.5, memory_bytes=2**40, pids=7, disk_bytes=2**41),
             pull_policy=PullPolicy.NEVER,
             rerun_when_lost=True,
             dns_entries={"db": "10.0.0.2"},

@@ -171,6 +171,9 @@ class FakeEngine:
         """How many follows were asked for."""
         return self.count("follow=1")
 
+    async def on_info(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"MemTotal": 16 * 1024**3, "Driver": "overlay2"})
+
     async def on_networks(self, request: web.Request) -> web.StreamResponse:
         return web.json_response([])
 

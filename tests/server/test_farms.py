@@ -625,6 +625,22 @@ def test_limits_and_images_of_a_farm(tmp_path: Path, second: EngineServer) -> No
         assert server.request("GET", "/tasks/refused/")[0] == 404, "nothing was created"
 
 
+def test_a_run_that_fills_the_disk_of_its_host_is_ended(
+    tmp_path: Path, second: EngineServer
+) -> None:
+    image = second.image()
+    farm = {"hosts": [second.url], "limits": {"disk": "20m"}}
+    with FastlaneServer(tmp_path, **farms(farm)) as server:
+        script = f"head -c {40 * 1024**2} /dev/zero >/filled; echo filled; exec sleep 60"
+        answer = server.submit("filling", image=image, command=sh(script), resources={"disk": "1g"})
+        ended = await_end(server, answer["executionUrl"])
+        assert (ended["status"], ended["reason"]) == ("failed", "disk"), ended
+        assert "disk" in ended["error"]
+        wait_for(lambda: not containers(second.url, answer["executionId"]), "its container to go")
+        small = server.submit("small", image=image, command=sh("head -c 4096 /dev/zero >/x"))
+        assert await_end(server, small["executionUrl"])["status"] == "done"
+
+
 # -- clean-up ---------------------------------------------------------------------------------
 
 

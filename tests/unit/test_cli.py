@@ -223,8 +223,11 @@ def test_a_likely_misspelling_is_a_warning(cli: Cli, monkeypatch: pytest.MonkeyP
         (PermissionError(13, "Permission denied", "/data"), "fastlane: /data: Permission denied"),
     ],
 )
-def test_failures_are_one_sentence(cli: Cli, serve: Serve, failure: Exception, says: str) -> None:
+def test_failures_are_one_sentence(
+    cli: Cli, serve: Serve, monkeypatch: pytest.MonkeyPatch, failure: Exception, says: str
+) -> None:
     serve(StandInServer(failure))
+    monkeypatch.setenv("DEFAULT_DISK", "10g")
     ended = cli("server")
     assert ended.code == 1
     assert ended.err.strip() == says

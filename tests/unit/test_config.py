@@ -119,6 +119,8 @@ def test_only_upper_case_names_and_values_count_in_the_environment() -> None:
         ("LOG_MAX_BYTES", "64 KB", 64 * 1024),
         ("DEFAULT_MEMORY", "512m", 512 * 1024**2),
         ("DEFAULT_MEMORY", "0", None),
+        ("DEFAULT_DISK", "10g", 10 * 1024**3),
+        ("DEFAULT_DISK", "0", None),
         ("DEFAULT_CPUS", "1.5", 1.5),
         ("DEFAULT_PIDS", "0", None),
         ("HEALTHCHECK_OPEN", "true", True),
@@ -161,6 +163,7 @@ def test_proxies_are_networks() -> None:
         ("LOG_MAX_BYTES", "1q", "a size like 100m"),
         ("MAX_BODY_BYTES", "10", "a size from 1k to 1g"),
         ("DEFAULT_MEMORY", "1k", "a size from 6m"),
+        ("DEFAULT_DISK", "1k", "a size from 1m"),
         ("DEFAULT_CPUS", "nan", "a number from 0.01"),
         ("HARD_EXECUTION_TIMEOUT_SECONDS", "0", "a number of seconds"),
         ("HARD_EXECUTION_TIMEOUT_SECONDS", "inf", "a number of seconds"),
@@ -281,9 +284,9 @@ def test_processes_are_for_loopback_unless_forced(environ: dict[str, str], allow
 
 
 def test_a_healthcheck_option_that_does_nothing_is_a_warning() -> None:
-    (sentence,) = warnings(load(environ={"HEALTHCHECK_OPEN": "true"}))
+    (sentence,) = warnings(load(environ={"HEALTHCHECK_OPEN": "true", "DEFAULT_DISK": "1g"}))
     assert sentence.startswith("HEALTHCHECK_OPEN is ignored")
-    assert warnings(load(environ={})) == []
+    assert warnings(load(environ={"DEFAULT_DISK": "1g"})) == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "build.example", "192.0.2.7"])

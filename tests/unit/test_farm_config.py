@@ -74,6 +74,8 @@ def test_a_farm_says_more_of_its_hosts(tmp_path: Path) -> None:
         ({"limits": {"memory": "x"}}, "memory in limits must be a size from 6m"),
         ({"limits": {"cpus": "1"}}, "cpus in limits must be a number"),
         ({"limits": {"cpus": True}}, "cpus in limits must be a number"),
+        ({"limits": {"disk": "1k"}}, "disk in limits must be a size from 1m"),
+        ({"limits": {"disk": "x"}}, "disk in limits must be a size from 1m"),
         ({"limits": {"pids": 0}}, "pids in limits must be a whole number"),
         ({"limits": {"cpu": 1}}, '"cpu" in limits is not a known key: did you mean "cpus"?'),
         ({"network": "host"}, "network must be bridge, none or isolated"),
@@ -165,14 +167,48 @@ def test_what_was_hardly_meant_is_told() -> None:
         {"name": "b", "hosts": ["https://b:2376"]},
         {"name": "c", "match": "^c", "hosts": ["127.0.0.1:2375"]},
     ]
-    environ = {"DOCKER_HOSTS": json.dumps(farms)}
+    environ = {"DOCKER_HOSTS": json.dumps(farms), "DEFAULT_DISK": "1g"}
     assert warnings(load(environ=environ)) == [
         'Host "10.0.0.1:2375" of farm "a" is reached without TLS: anyone on the network between '
         "can run anything on it. Give the farm tls.",
         'Farm "c" gets no tasks: farm "b" before it has an empty match, which accepts all of them.',
     ]
     assert len(warnings(load(environ={**environ, "DOCKER_TLS_VERIFY": "1"}))) == 1
-    assert warnings(load(environ={})) == []
+    assert warnings(load(environ={"DEFAULT_DISK": "1g"})) == []
+
+
+def test_a_farm_without_a_cap_is_a_warning() -> None:
+    farms: list[dict[str, Any]] = [
+        {"name": "d", "match": "^d", "hosts": ["unix:///d"]},
+        {"name": "s", "match": "^s", "hosts": ["unix:///s"], "executor": "swarm"},
+        {"name": "p", "match": "^p", "hosts": ["process://p"]},
+    ]
+
+    def told(**environ: str) -> list[str]:
+        hosts = json.dumps(farms)
+        return [
+            sentence.partition(":")[0]
+            for sentence in warnings(load(environ={"DOCKER_HOSTS": hosts, **environ}))
+        ]
+
+    assert told() == [
+        'Farm "d" limits no disk',
+        'Farm "s" limits no memory',
+        'Farm "p" limits no memory',
+    ]
+    assert told(DEFAULT_MEMORY="0")[0] == 'Farm "d" limits no memory and no disk'
+    assert told(DEFAULT_DISK="10g", DEFAULT_MEMORY="1g") == []
+    for farm in farms:
+        farm["limits"] = {"memory": "1g"}
+    assert told(DEFAULT_MEMORY="0") == ['Farm "d" limits no disk']
+    farms[0]["limits"]["disk"] = "10g"
+    assert told() == []
+    config = load(environ={"DOCKER_HOSTS": json.dumps(farms)})
+    assert config.docker_hosts[0].limits.disk_bytes == 10 * 1024**3
+    (shown,) = (each for each in options(config) if each.name == "DOCKER_HOSTS")
+    assert load(environ={"DOCKER_HOSTS": shown.value}).docker_hosts == config.docker_hosts
+    farms[1]["limits"]["disk"] = "10g"
+    assert told() == ['Farm "s" limits disk, which the swarm executor does not enforce.']
 
 
 def test_the_scheme_or_a_key_chooses_the_executor() -> None:

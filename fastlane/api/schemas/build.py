@@ -358,6 +358,7 @@ def _job_metadata(job: Job, last: Execution | None, words: Sequence[str]) -> res
             "cpus": resources.cpus,
             "memory": resources.memory_bytes,
             "pids": resources.pids,
+            "disk": resources.disk_bytes,
         },
         "pullPolicy": definition.effective_pull_policy if definition.image.name else None,
         "rerunWhenLost": definition.rerun_when_lost,

@@ -32,7 +32,7 @@ def faults_of(
     count = 0
     for fault in error.errors(include_url=False):
         path = list(fault["loc"])
-        if path[:2] == ["resources", "memory"]:
+        if path[:2] in (["resources", "memory"], ["resources", "disk"]):
             # What follows is pydantic's name of a member of the union.
             del path[2:]
         place = pointer(path)

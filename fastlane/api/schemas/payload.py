@@ -166,18 +166,25 @@ def _dns_entry(name: str, address: str) -> None:
         ) from None
 
 
-def _memory(value: object) -> object:
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value)
-        if match is None:
+def _size(least: str) -> BeforeValidator:
+    """Reads a size of at least *least*, which is written like the value."""
+    found = _SIZE.fullmatch(least)
+    assert found is not None
+    least_bytes = int(found[1]) * _UNITS[found[2]]
+
+    def read(value: object) -> object:
+        if isinstance(value, str):
+            match = _SIZE.fullmatch(value)
+            if match is None:
+                raise ValueError(f"{shown(value)} is not a size; give bytes, or 512m, 2g")
+            value = int(match[1]) * _UNITS[match[2].lower()]
+        if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{shown(value)} is not a size; give bytes, or 512m, 2g")
-        value = int(match[1]) * _UNITS[match[2].lower()]
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{shown(value)} is not a size; give bytes, or 512m, 2g")
-    # Docker's own least; see the engine's daemon_unix.go (linuxMinMemory).
-    if not 6 * 1024**2 <= value < 2**63:
-        raise ValueError(f"{shown(value)} is out of range; give at least 6m")
-    return value
+        if not least_bytes <= value < 2**63:
+            raise ValueError(f"{shown(value)} is out of range; give at least {least}")
+        return value
+
+    return BeforeValidator(read)
 
 
 UnixSeconds = Annotated[float, AfterValidator(_unix_seconds)]
@@ -199,10 +206,15 @@ class ResourcesPayload(PayloadModel):
     """Limits of the container, capped by the farm's."""
 
     cpus: Annotated[float, Field(ge=0.01, le=4096, allow_inf_nan=False)] | None = None
-    memory: Annotated[int | str, BeforeValidator(_memory)] | None = Field(
+    # Docker's own least; see the engine's daemon_unix.go (linuxMinMemory).
+    memory: Annotated[int | str, _size("6m")] | None = Field(
         default=None, description="Bytes, or a size such as 512m."
     )
     pids: Annotated[int, Field(ge=1, le=4_194_304)] | None = None
+    disk: Annotated[int | str, _size("1m")] | None = Field(
+        default=None,
+        description="What it may write to its own file system: bytes, or a size such as 10g.",
+    )
 
 
 class JobPayload(PayloadModel):
@@ -263,8 +275,9 @@ class JobPayload(PayloadModel):
 
     def definition(self, backoff: Backoff, hard_timeout_seconds: float) -> Definition:
         """What the job runs; *backoff* and *hard_timeout_seconds* are for what it leaves out."""
-        memory = self.resources.memory
+        memory, disk = self.resources.memory, self.resources.disk
         assert not isinstance(memory, str)
+        assert not isinstance(disk, str)
         return Definition(
             image=self.image,
             command=self.command,
@@ -277,7 +290,7 @@ class JobPayload(PayloadModel):
             overlap=Overlap(self.overlap),
             max_waiting=self.max_waiting,
             subscriptions=wanted_of(getattr(self, channel.key) for channel in channels()),
-            resources=Resources(self.resources.cpus, memory, self.resources.pids),
+            resources=Resources(self.resources.cpus, memory, self.resources.pids, disk),
             pull_policy=None if self.pull_policy is None else PullPolicy(self.pull_policy),
             rerun_when_lost=self.rerun_when_lost,
             dns_entries=self.additional_dns_entries,

@@ -250,6 +250,8 @@ class Resources(Answer):
     memory: int | None
     """Bytes."""
     pids: int | None
+    disk: int | None
+    """Bytes."""
 
 
 class JobMetadata(Answer):

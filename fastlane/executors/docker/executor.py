@@ -30,6 +30,7 @@ from fastlane.executors.docker.credentials import Login, login_of_docker
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
 from fastlane.executors.docker.engines import Engines
 from fastlane.executors.docker.farms import options_of
+from fastlane.executors.docker.limits import Limits
 from fastlane.executors.docker.logs import (
     details_or_vanished,
     follow_logs,
@@ -87,6 +88,7 @@ class DockerExecutor(Executor):
         self._log_limits = log_limits or LogLimits()
         self._engines = Engines(tls)
         self._networks = Networks()
+        self._limits = Limits()
         self._pulls = Pulls(login, Registries(registries_allowed, login, resolve))
 
     async def open(self, installation: str) -> None:
@@ -130,6 +132,7 @@ class DockerExecutor(Executor):
             log_limits=self._log_limits,
             network=network,
         )
+        body["HostConfig"] |= await self._limits.host_config(engine, spec)
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + NAME_TAKEN_SECONDS
         while True:
@@ -144,6 +147,9 @@ class DockerExecutor(Executor):
                 with engine.understood("a create"):
                     return str(created["Id"])
             except Refused as refused:
+                if self._limits.refused(engine, refused, body):
+                    del body["HostConfig"]["StorageOpt"]
+                    continue
                 if refused.status == 404 and "no such image" in refused.reason.lower():
                     raise PullFailed(f"Image {spec.image} is not on host {host}.") from refused
                 if refused.status in (400, 404) or is_the_jobs(
@@ -311,6 +317,12 @@ class DockerExecutor(Executor):
             if isinstance(vanished_or(refused, run_id), RunVanished):
                 return
             raise
+
+    async def disk_bytes(self, host: str, run_id: str) -> int | None:
+        try:
+            return await self._limits.disk_bytes(self._engines.of(host), run_id)
+        except Refused as refused:
+            raise vanished_or(refused, run_id) from refused
 
     async def runs(self, host: str) -> Sequence[ListedRun]:
         label = f"{INSTALLATION_LABEL}={self._installation}"

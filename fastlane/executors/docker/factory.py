@@ -23,7 +23,11 @@ class DockerFactory(ExecutorFactory):
 
     name = "docker"
     schemes = SCHEMES
-    capabilities = Capabilities(networks=frozenset(Network))
+    capabilities = Capabilities(
+        limits=frozenset({"cpus", "memory", "pids", "disk"}),
+        spares_host=True,
+        networks=frozenset(Network),
+    )
     options = DockerOptions
 
     def default_host(self, settings: Settings) -> tuple[str, str | None]:
