@@ -14,7 +14,8 @@ from aiohttp import web
 
 from fastlane.errors import RunVanished
 from fastlane.executors.docker.limits import Facts, facts_in
-from fastlane.model import ImageReference, Resources
+from fastlane.image import ImageReference
+from fastlane.model import Resources
 from tests.executors.conftest import Docker
 from tests.executors.engines import RUN_ID, SPEC, FakeEngine, opened
 
