@@ -23,7 +23,7 @@ __all__ = ["browser_session", "chromium", "missing", "mongo_server", "redis_serv
 DIRECTORIES = {
     "cluster": {"cluster", "engine", "slow"},
     "server": {"engine", "slow"},
-    "faults": {"engine", "slow"},
+    "faults": {"cluster", "engine", "slow"},
     "executors": {"engine"},
     "contracts": set[str](),
     "browser": {"browser"},

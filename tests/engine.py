@@ -120,7 +120,7 @@ def _mounts_below(*directories: Path) -> list[Path]:
 
 
 class StartsHeard:
-    """Hears from the engine itself which containers were started while the context lasts.
+    """Hears from the engine itself which containers were started, and how they ended.
 
     Streamed, because an engine keeps no more than its last 256 events for those who ask later.
     """
@@ -131,14 +131,20 @@ class StartsHeard:
         self._label = label
         self._lock = threading.Lock()
         self._starts: list[dict[str, str]] = []
+        self._ends: list[dict[str, str]] = []
 
     def labels(self, name: str) -> list[str]:
         """The value of the label *name* of each start."""
         with self._lock:
             return [labels[name] for labels in self._starts]
 
+    def exit_codes(self, name: str) -> dict[str, int]:
+        """The exit code of each container that ended, by the value of its label *name*."""
+        with self._lock:
+            return {labels[name]: int(labels["exitCode"]) for labels in self._ends}
+
     def __enter__(self) -> Self:
-        filters = {"type": ["container"], "event": ["start"], "label": [self._label]}
+        filters = {"type": ["container"], "event": ["start", "die"], "label": [self._label]}
         self._connection.request("GET", f"/events?filters={quote(json.dumps(filters))}")
         answer = self._connection.getresponse()
         assert answer.status == 200
@@ -150,9 +156,10 @@ class StartsHeard:
         # The connection is shut down at the end, perhaps within an event.
         with suppress(OSError, ValueError):
             while line := answer.readline():
-                labels = json.loads(line)["Actor"]["Attributes"]
+                event = json.loads(line)
+                labels = event["Actor"]["Attributes"]
                 with self._lock:
-                    self._starts.append(labels)
+                    (self._starts if event["Action"] == "start" else self._ends).append(labels)
 
     def __exit__(self, *_: object) -> None:
         self._connection.sock.shutdown(socket.SHUT_RDWR)

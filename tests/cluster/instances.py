@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import random
@@ -118,6 +119,14 @@ class ContainerRuns:
         """See :meth:`ProcessRuns.starts`."""
         return self._heard.labels("fastlane.task")
 
+    def executions(self) -> list[str]:
+        """The executions that were started, as often as they were."""
+        return self._heard.labels("fastlane.execution")
+
+    def exit_codes(self) -> dict[str, int]:
+        """How the engine saw each execution end."""
+        return self._heard.exit_codes("fastlane.execution")
+
 
 class Servers:
     """One or more instances that share their store and their runs, asked at random."""
@@ -145,8 +154,12 @@ class Servers:
 
     def __enter__(self) -> Self:
         self.runs.__enter__()
-        for instance in self.instances:
-            instance.start()
+        try:
+            for instance in self.instances:
+                instance.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *arguments: object) -> None:
@@ -203,6 +216,23 @@ class Servers:
 
         return wait_for(probe, f"an answer to {path}", SETTLE_SECONDS)[0]
 
+    def digest(self, path: str) -> tuple[int, str]:
+        """How many bytes a log has and their SHA-256, whatever its size."""
+
+        def probe() -> tuple[int, str] | None:
+            found, size = hashlib.sha256(), 0
+            try:
+                url = f"{self.chance.choice(self.instances).url}{path}"
+                with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as answer:
+                    while chunk := answer.read(1024 * 1024):
+                        found.update(chunk)
+                        size += len(chunk)
+            except (OSError, http.client.HTTPException):
+                return None
+            return size, found.hexdigest()
+
+        return wait_for(probe, f"the log at {path}", SETTLE_SECONDS)
+
     def await_recovery(self, report: Report, since: float | None = None) -> None:
         """Wait until a submission is accepted again, and note how long that took.
 
@@ -210,7 +240,7 @@ class Servers:
         """
         began = time.monotonic() if since is None else since
         name = f"probe-{len(report.recoveries)}-{began:.3f}"
-        body = {"image": "i", "command": "true"}
+        body = {"image": self.runs.image, "command": "true"}
         wait_for(
             lambda: self.request("POST", f"/tasks/{name}/", body)[0] == 200,
             "a submission that is accepted",

@@ -6,12 +6,10 @@ receiver can drop them by their ``webhook-id``.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pytest
 from scripts.scoreboard import Row
 from tests.eventually import wait_for
 from tests.fastlane_server import FastlaneServer
+from tests.faults.receiver import Receiver
 from tests.scoreboard import Scoreboard
 
 # The path of a notification, point by point, and how often a webhook may arrive at most: twice
@@ -35,37 +34,6 @@ POINTS = {
     "after outbox.attempted": 2,
 }
 EVENTS = ("starts", "succeeds", "finishes")
-
-
-class Receiver:
-    """Counts webhooks in a thread of its own, so that it outlives the server."""
-
-    def __init__(self) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        self.ids: Counter[str] = Counter()
-        lock = threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(handler) -> None:  # noqa: N805
-                body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-                with lock:
-                    self.bodies.append(body)
-                    self.ids[handler.headers["webhook-id"]] += 1
-                handler.send_response(204)
-                handler.end_headers()
-
-            def log_message(handler, *_: Any) -> None:  # noqa: N805
-                """Quiet."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture
