@@ -81,7 +81,7 @@ def main() -> None:
 
     serving = server.Server(loaded, clock=clock)
     if point := os.environ.get("PAUSE_AT"):
-        pause_at(serving.parts.storage, point)
+        pause_at(serving.parts.services.storage, point)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(serving))
 
