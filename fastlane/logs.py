@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import TextIO
 
@@ -35,9 +35,7 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     :param stream: where lines are written; standard error by default.
     """
     stream = stream or sys.stderr
-    redact = redactor(tuple(config.env_blacklisted_words))
     level = logging.getLevelNamesMapping()[config.log_level.upper()]
-    people = config.log_format == "console" or (config.log_format == "auto" and stream.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -46,28 +44,6 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
         structlog.processors.StackInfoRenderer(),
         _hide(config.env_blacklisted_words),
     ]
-    render: list[Processor]
-    if people:
-        colors = stream.isatty() and not os.environ.get("NO_COLOR")
-        # The pretty tracebacks of rich show local variables.
-        plain = structlog.dev.plain_traceback
-
-        def traceback(stream: TextIO, exc_info: ExcInfo) -> None:
-            text = StringIO()
-            plain(text, exc_info)
-            stream.write(redact.text(text.getvalue()))
-
-        render = [
-            _printable,
-            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=traceback),
-        ]
-    else:
-        render = [
-            structlog.processors.format_exc_info,
-            # The texts of exceptions are known now.
-            _hide(config.env_blacklisted_words),
-            structlog.processors.JSONRenderer(),
-        ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -78,7 +54,10 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared[:-1], structlog.stdlib.ExtraAdder(), shared[-1]],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(config, stream),
+            ],
         )
     )
     root = logging.getLogger()
@@ -87,6 +66,28 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(level, logging.INFO))
     logging.captureWarnings(True)
+
+
+def _renderers(config: Config, stream: TextIO) -> Sequence[Processor]:
+    """What makes a line of an event: for people, or as JSON."""
+    words = config.env_blacklisted_words
+    if config.log_format == "json" or (config.log_format == "auto" and not stream.isatty()):
+        # The texts of exceptions are known once they are formatted.
+        return (
+            structlog.processors.format_exc_info,
+            _hide(words),
+            structlog.processors.JSONRenderer(),
+        )
+
+    def traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+        text = StringIO()
+        # The pretty tracebacks of rich show local variables.
+        structlog.dev.plain_traceback(text, exc_info)
+        stream.write(redactor(words).text(text.getvalue()))
+
+    colors = stream.isatty() and not os.environ.get("NO_COLOR")
+    renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=traceback)
+    return _printable, renderer
 
 
 def _hide(words: tuple[str, ...]) -> Processor:

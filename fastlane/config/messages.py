@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 
 from fastlane.checks import closest, is_loopback
 from fastlane.config.farms import written
-from fastlane.config.options import Config, OtherOption
+from fastlane.config.options import Config
+from fastlane.config.related import OtherOption
 from fastlane.config.types import SHOWN_CHARS, default_data_dir
 from fastlane.executors import registry
 from fastlane.executors.base import Capabilities

@@ -15,8 +15,7 @@ the suffix ``k``, ``m`` or ``g`` (powers of 1024). Booleans are ``true`` or ``fa
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -26,12 +25,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from fastlane.checks import is_loopback, shown
+from fastlane.checks import shown
 from fastlane.config import types
 from fastlane.config.farms import executor_of, parse_farms
+from fastlane.config.related import default_farm, require_isolation
 from fastlane.config.types import Lower, Size, Words, count, flag, option, seconds
 from fastlane.executors import registry
-from fastlane.executors.base import Settings
 from fastlane.model import Backoff, Farm, Resources
 from fastlane.policy import LOST_RERUNS_MAX
 
@@ -42,15 +41,6 @@ _REDIS_SCHEMES = (
     "redis+sentinel://",
     "rediss+sentinel://",
 )
-
-
-class OtherOption(ValueError):
-    """A fault that is found while one option is read, but is another's."""
-
-    def __init__(self, option: str, value: str, message: str) -> None:
-        super().__init__(message)
-        self.option = option
-        self.value = value
 
 
 # Bounds the delay before a delivery is tried again.
@@ -462,7 +452,7 @@ class Config(BaseSettings):
     def _known_executor(cls, executor: str, info: ValidationInfo) -> str:
         if executor not in registry.names():
             raise ValueError(f"it is not an executor; give one of {', '.join(registry.names())}")
-        _require_isolation(executor, info, "it")
+        require_isolation(executor, info, "it")
         return executor
 
     @field_validator("docker_hosts", mode="before")
@@ -473,7 +463,7 @@ class Config(BaseSettings):
         # If MAX_RUNNING itself is faulty, any number will do: its own fault is reported.
         max_running = info.data.get("max_running", 1)
         if value in ("", ()):
-            farm = _default_farm(executor, max_running, info) if executor else None
+            farm = default_farm(executor, max_running, info) if executor else None
             fifo = info.data.get("queue_order") == "fifo"
             return () if farm is None else (replace(farm, fifo=fifo),)
         if isinstance(value, str):
@@ -487,7 +477,7 @@ class Config(BaseSettings):
         for farm in farms:
             if farm.executor != executor:
                 named = f"farm {shown(farm.name)} uses the {farm.executor} executor, which"
-                _require_isolation(farm.executor, info, named)
+                require_isolation(farm.executor, info, named)
         if info.data.get("queue_order") != "fifo":
             return tuple(farms)
         for farm in farms:
@@ -516,26 +506,3 @@ class Config(BaseSettings):
                 f"CONTAINER_RETENTION is {containers:g}, and a record outlives its container"
             )
         return kept_seconds
-
-
-def _require_isolation(executor: str, info: ValidationInfo, named: str) -> None:
-    """:raises ValueError: other machines could run commands on this one."""
-    host = info.data.get("host")
-    forced = info.data.get("force_process_executor", True)
-    if forced or host is None or is_loopback(host):
-        return
-    if not registry.factory(executor).capabilities.isolated:
-        raise ValueError(
-            f'{named} has no isolation, and HOST="{host}" lets other machines run commands here; '
-            "listen on 127.0.0.1, use another executor, or set FORCE_PROCESS_EXECUTOR=true"
-        )
-
-
-def _default_farm(executor: str, max_running: int, info: ValidationInfo) -> Farm:
-    factory = registry.factory(executor)
-    host, option = factory.default_host(cast(Settings, SimpleNamespace(**info.data)))
-    try:
-        factory.check_host(host)
-    except ValueError as error:
-        raise OtherOption(option or "executor", host, str(error)) from error
-    return Farm("default", (host,), max_running, executor=executor, options=factory.options())

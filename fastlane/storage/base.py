@@ -26,19 +26,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fastlane.storage.facets import (
-    Executions,
-    Hosts,
-    IdempotencyKey,
-    Instances,
-    Jobs,
-    Logs,
-    Outbox,
-    Page,
-    PageRequest,
-    Submitted,
-    Tasks,
-)
+from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Logs, Outbox, Tasks
+from fastlane.storage.values import IdempotencyKey, Page, PageRequest, Submitted
 
 __all__ = [
     "Executions",
