@@ -242,7 +242,7 @@ async def test_a_notification_on_its_way_keeps_its_execution(storage: Storage) -
     execution = await ended(storage, NOW, definition=definition)
     assert await storage.clean_up(NOW + 2, 100) == 0
     (delivery,) = await storage.outbox.claim(
-        now=NOW, claim_seconds=9, limit=1, per_receiver=1, busy={}
+        now=NOW + 2, claim_seconds=9, limit=1, per_receiver=1, busy={}
     )
     failed = await storage.outbox.attempted(
         delivery.id, delivery.claim, Attempt(NOW, 0.1, 500, "no"), retry_at=None

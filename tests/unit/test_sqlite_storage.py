@@ -398,6 +398,33 @@ async def test_nothing_is_stored_in_a_directory_that_is_lost(
     }
 
 
+@pytest.mark.parametrize("place_of_first", ["path", "directory", "file"])
+async def test_each_of_the_locks_keeps_a_second_server_out(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, place_of_first: str
+) -> None:
+    """Each where the other two are gone or cannot be had."""
+    names = iter(["\0fastlane-test-1", "\0fastlane-test-2"])
+    open_locked = place._open_locked
+
+    def only(path: Path, flags: int) -> int:
+        if (path == data_dir) == (place_of_first == "directory"):
+            return open_locked(path, flags)
+        return os.open(os.devnull, os.O_RDONLY)
+
+    if place_of_first != "path":
+        monkeypatch.setattr(place, "path_name", lambda directory: next(names))
+    monkeypatch.setattr(
+        place,
+        "_open_locked",
+        only if place_of_first != "path" else lambda *_: os.open(os.devnull, os.O_RDONLY),
+    )
+    first = SqliteStorage(data_dir)
+    await first.open()
+    with pytest.raises(StorageInUse):
+        await SqliteStorage(data_dir).open()
+    await first.close()
+
+
 async def test_a_directory_that_is_moved_back_is_used_again(
     data_dir: Path, storage: SqliteStorage
 ) -> None:
