@@ -991,6 +991,10 @@ async def test_stop_execution_in_every_status(storage: Storage) -> None:
     )
     second = await storage.executions.stop(pulling.id, reason=Reason.STOPPED, now=NOW + 5)
     assert second == first
+    await submit(storage)
+    full = await claimed(storage)
+    await storage.executions.stop(full.id, reason=Reason.DISK, now=NOW + 6)
+    assert (await storage.executions.get(full.id)).stop_reason is Reason.DISK
     with pytest.raises(NotFound):
         await storage.executions.stop(new_id(), reason=Reason.STOPPED, now=NOW)
 
