@@ -25,7 +25,7 @@ DELAYED_PER_ADDRESS = 10
 DELAYED = 100
 # What is logged of an address is one line in this time.
 LOGGED_SECONDS = 60.0
-# Bounds the addresses that are told apart; the rest count as one.
+# Bounds the addresses that are counted on their own; the rest count as one.
 ADDRESSES = 1000
 OTHERS = "others"
 

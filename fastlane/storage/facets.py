@@ -168,7 +168,7 @@ class Executions(ABC):
         """Take the next queued execution of *farm* and make it ``pulling``.
 
         The tasks of a farm take turns, in rounds: a round gives each task that waited at its start
-        one turn, whoever claims. A task's executions are claimed first in, first out by
+        one turn, over all owners. A task's executions are claimed first in, first out by
         ``position``. With *fifo*, all executions of the farm are, and nobody takes turns.
 
         One that expired by *now* is skipped (see :meth:`expire`). Sets ``owner``, ``host`` and the

@@ -1,8 +1,8 @@
 """Whose turn it is in a farm: the rule that every storage follows.
 
 Tasks take turns in rounds. A round gives one turn to each task that waited at its start, in the
-order of their names as in a ring, from the task on that had the last turn. Who comes later is
-passed over until the next round: otherwise new tasks could get in before one that waits for ever.
+order of their names as in a ring, from the task on that had the last turn. A task that comes later
+waits for the next round: otherwise new tasks could be served before one that waits, for ever.
 So the order needs no record of each task, and a task that does not wait costs nothing.
 """
 

@@ -121,7 +121,9 @@ async def ended(storage: Storage, at: float, **changes: Any) -> Execution:
     """An execution of a job of its own that ended at that time."""
     job = make_job(created_at=NOW, modified_at=NOW)
     await submit(storage, job=job, **changes)
-    active = await running(storage)
+    taken = await claim(storage)
+    assert taken is not None
+    active = await storage.executions.started(taken.id, taken.epoch, run_id="c1", started_at=NOW)
     await storage.logs.append(
         active.id,
         active.epoch,

@@ -50,8 +50,8 @@ class Turns:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        # The last turns that were given here. Another instance may have given one since: then the
-        # slot is not taken.
+        # The last turns that were given here. Another instance may have given one since: then
+        # :meth:`take_slot` finds that the count has changed.
         self._last: dict[str, tuple[int, Turn]] = {}
         # The tasks of the executions that have a slot.
         self._tasks: dict[str, dict[str, str]] = {}

@@ -341,8 +341,8 @@ def _rest_of_round(
 ) -> tuple[Execution, Turn] | None:
     """Each step is one look into the index.
 
-    It passes over a task that has its share (which runs something), or that came after the start
-    of the round (which happens to it once).
+    It skips a task that has its share (which runs something), or that came after the start of the
+    round (which happens to it once).
     """
     for part in turn.rest():
         # A blob comes after every text.
