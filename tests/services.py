@@ -7,12 +7,15 @@ needs a server of its own to stop and start makes a :class:`RedisServer` or :cla
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -59,6 +62,33 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """The process stands still during the block: its connections stay, and nothing comes back.
+
+    A signal is only queued when ``kill`` returns. On a loaded machine, threads of a process ran for
+    another 90 ms, and answered requests that were sent later. So this waits for the last of them.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + SERVER_TIMEOUT
+        while not all(map(_is_stopped, Path(f"/proc/{pid}/task").iterdir())):
+            assert time.monotonic() < deadline, f"process {pid} does not stop"
+            time.sleep(0.001)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _is_stopped(thread: Path) -> bool:
+    try:
+        state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        # It has ended.
+        return True
+    return state in "TZX"
+
+
 class Server(ABC):
     """A server process with its data in *directory*; keeps its port over restarts."""
 
@@ -91,7 +121,7 @@ class Server(ABC):
 
     @property
     def pid(self) -> int:
-        """Its process id while it runs, for ``SIGSTOP`` and the like."""
+        """Its process id while it runs, for :func:`frozen` and the like."""
         assert self._process is not None, f"{self.name} was not started"
         return self._process.pid
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ from tests.cluster.instances import Cluster, DockerCluster, Instance, Load, data
 from tests.eventually import wait_for
 from tests.fastlane_server import ROOT, FastlaneServer
 from tests.scoreboard import Scoreboard
-from tests.services import MongoServer, RedisServer
+from tests.services import MongoServer, RedisServer, frozen
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +103,11 @@ def test_a_frozen_owner_is_fenced_off(
         load = Load(cluster, 12, pause=0.5)
         with load.running():
             wait_for(cluster.starts, "a first start")
-            frozen = wait_for(cluster.an_owner, "an owner")
-            os.kill(frozen.pid, signal.SIGSTOP)
-            try:
-                cluster.await_adoption(load.report, frozen.pid)
-            finally:
-                os.kill(frozen.pid, signal.SIGCONT)
+            owner = wait_for(cluster.an_owner, "an owner")
+            with frozen(owner.pid):
+                cluster.await_adoption(load.report, owner.pid)
         scoreboard.take(load.report, "an owner frozen until others adopt its runs", "cluster")
-        assert "Another instance owns the execution now" in frozen.log_text()
+        assert "Another instance owns the execution now" in owner.log_text()
 
 
 def test_each_others_stops_and_logs(cluster: Cluster) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -22,7 +20,7 @@ from fastlane.events import KINDS, ExecutionChanged, HostChanged, LogGrown, Miss
 from fastlane.model import Reason, Status
 from tests.eventually import eventually
 from tests.fakes import MemoryExecutor
-from tests.services import RedisServer, free_port
+from tests.services import RedisServer, free_port, frozen
 from tests.unit.test_events import check_life, live, until_final
 from tests.unit.test_runner import Instance
 
@@ -153,12 +151,9 @@ async def test_after_a_restart_everybody_has_missed_something(redis_own: RedisSe
 
 async def test_a_frozen_redis_is_noticed(redis_own: RedisServer) -> None:
     async with listening(redis_own.url) as (news, _):
-        os.kill(redis_own.pid, signal.SIGSTOP)
-        try:
+        with frozen(redis_own.pid):
             await eventually(lambda: news.failure is not None, "a failure", EVENT_SECONDS)
             assert await news.check() is not None
-        finally:
-            os.kill(redis_own.pid, signal.SIGCONT)
         await eventually(lambda: news.failure is None, "its end", EVENT_SECONDS)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ from tests.cluster.proxy import Proxy
 from tests.cluster.replica_set import ReplicaSet
 from tests.eventually import wait_for
 from tests.scoreboard import Scoreboard
-from tests.services import MongoServer, RedisServer, missing
+from tests.services import MongoServer, RedisServer, frozen, missing
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -75,11 +73,8 @@ def test_redis_is_flushed_frozen_and_killed(
     def trouble(report: Report) -> None:
         with redis.Redis.from_url(redis_own.url) as client:
             client.flushall()
-        os.kill(redis_own.pid, signal.SIGSTOP)
-        try:
+        with frozen(redis_own.pid):
             assert statuses_for(cluster, 5) <= {200, 503}
-        finally:
-            os.kill(redis_own.pid, signal.SIGCONT)
         cluster.await_recovery(report)
         redis_own.kill()
         refused = wait_for(
@@ -129,11 +124,8 @@ def test_mongodb_is_frozen_for_a_while(
     """REGRESSIONS 4, 5: its connections stay, and nothing comes back on them for 8 s."""
 
     def trouble(report: Report) -> None:
-        os.kill(mongo.pid, signal.SIGSTOP)
-        try:
+        with frozen(mongo.pid):
             assert statuses_for(cluster, 8) == {503}
-        finally:
-            os.kill(mongo.pid, signal.SIGCONT)
         cluster.await_recovery(report)
 
     with Cluster(tmp_path, mongo.url, redis_own.url) as cluster:

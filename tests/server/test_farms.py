@@ -27,6 +27,7 @@ from tests.engine import EngineServer, RegistryServer, find_engine
 from tests.engines import EngineProxy, SwarmEngine, TlsEngine, TwoNodeSwarm
 from tests.eventually import wait_for
 from tests.fastlane_server import FINAL, FastlaneServer
+from tests.services import frozen
 
 # A host that failed once is out at once, and is tried again soon.
 QUICK = {
@@ -212,8 +213,7 @@ def test_a_frozen_host_is_left_and_comes_back(tmp_path: Path, second: EngineServ
     first, image = find_engine()
     options = farms({"hosts": [second.url, first], "maxRunning": 2})
     with FastlaneServer(tmp_path, **options) as server:
-        os.kill(second.pid, signal.SIGSTOP)
-        try:
+        with frozen(second.pid):
             urls = [
                 server.submit("frozen", image=image, command="true")["executionUrl"]
                 for _ in range(3)
@@ -223,8 +223,6 @@ def test_a_frozen_host_is_left_and_comes_back(tmp_path: Path, second: EngineServ
                 ("done", first)
             }
             assert "in time" in host_of(server, second.url)["error"]
-        finally:
-            os.kill(second.pid, signal.SIGCONT)
         assert blacklist(server, "POST", first) == 200
         answer = server.submit("thawed", image=image, command="true")
         ended = [await_end(server, answer["executionUrl"])]
@@ -322,8 +320,7 @@ def test_a_host_that_is_frozen_under_a_run_and_thaws(tmp_path: Path, seconds: in
             answer = server.submit("frozen", image=image, command=sh(script))
             url = answer["executionUrl"]
             await_status(server, url, "running")
-            os.kill(engine.pid, signal.SIGSTOP)
-            try:
+            with frozen(engine.pid):
                 thaw_at = time.monotonic() + seconds
                 assert blacklist(server, "DELETE", first) == 200
                 assert blacklist(server, "POST", engine.url) == 200
@@ -332,8 +329,6 @@ def test_a_host_that_is_frozen_under_a_run_and_thaws(tmp_path: Path, seconds: in
                     ended = await_end(server, other["executionUrl"])
                     assert (ended["status"], ended["metadata"]["docker_host"]) == ("done", first)
                     assert execution(server, url)["status"] == "running"
-            finally:
-                os.kill(engine.pid, signal.SIGCONT)
             ended = await_end(server, url)
             assert (ended["status"], ended["reason"], ended["exitCode"]) == (
                 "failed",
@@ -362,8 +357,7 @@ def test_a_host_that_stays_frozen_loses_its_runs(tmp_path: Path) -> None:
             )
             for answer in (lost, again):
                 await_log(server, answer["executionUrl"], "here\n")
-            os.kill(engine.pid, signal.SIGSTOP)
-            try:
+            with frozen(engine.pid):
                 assert blacklist(server, "DELETE", first) == 200
                 ended = await_end(server, lost["executionUrl"])
                 assert (ended["status"], ended["reason"]) == ("failed", "lost")
@@ -372,8 +366,6 @@ def test_a_host_that_stays_frozen_loses_its_runs(tmp_path: Path) -> None:
                 newer = await_rerun(server, again)
                 assert newer["metadata"]["docker_host"] == first
                 assert len(server.executions(lost["jobUrl"])) == 1
-            finally:
-                os.kill(engine.pid, signal.SIGCONT)
             # What was lost does not run on for ever where it was.
             wait_for(lambda: not containers(engine.url, lost["executionId"]), "it to be ended")
 
