@@ -20,6 +20,7 @@
         ├── PullFailed           the image could not be pulled
         ├── StartFailed          the run was created but could not be started
         └── RunVanished          the run is no longer on its host
+            └── RemovedUnstarted the call that was to start it found it removed
 """
 
 from __future__ import annotations
@@ -141,3 +142,7 @@ class StartFailed(ExecutorError):
 
 class RunVanished(ExecutorError):
     """The run is no longer on its host: someone removed it."""
+
+
+class RemovedUnstarted(RunVanished):
+    """Someone removed the run before this call could start it, and it started nothing."""

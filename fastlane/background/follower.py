@@ -10,7 +10,7 @@ import structlog
 
 from fastlane.background.logwriter import LogWriter
 from fastlane.background.retrying import new_pause
-from fastlane.errors import HostUnavailable, RunVanished
+from fastlane.errors import ExecutorError, HostUnavailable, RunVanished
 from fastlane.executors.base import Executor, LogBatch, LogPiece
 from fastlane.model import Stream
 
@@ -70,12 +70,12 @@ class LogFollower:
                         return
                 await pause.wait()
             except RunVanished as error:
-                log.warning("The run vanished before its log was read", error=str(error))
+                await self._give_up(error)
                 return
             else:
                 return
 
-    async def _give_up(self, error: HostUnavailable) -> None:
+    async def _give_up(self, error: ExecutorError) -> None:
         log.warning("The rest of a log could not be read", error=str(error))
         note = f"[fastlane: the rest of this log could not be read: {error}]\n"
         piece = LogPiece(time.time(), Stream.FASTLANE, note.encode(errors="replace"))

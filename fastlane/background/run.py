@@ -29,6 +29,7 @@ from fastlane.errors import (
     HostUnavailable,
     NotStarted,
     PullFailed,
+    RemovedUnstarted,
     RunVanished,
     StartFailed,
     StorageUnavailable,
@@ -47,6 +48,8 @@ from fastlane.model import (
 
 log = structlog.get_logger(__name__)
 
+# Bounds how often a run is made that someone removes before it is started.
+CREATIONS = 10
 # Bounds how long a lost event delays a stop.
 STOP_POLL_SECONDS = 5.0
 
@@ -78,6 +81,8 @@ class Run:
         self._began_at: float | None = None
         # How long the run lasted at least: it was still running then.
         self._ran_seconds = 0.0
+        self._start_is_unsure = False
+        self._is_stopping = False
         self.may_exist = execution.status is Status.RUNNING
         """Whether the host may have a run, so that nobody else may be given the execution."""
 
@@ -195,15 +200,26 @@ class Run:
                 raise PullFailed(refusal)
             await self._unless_stopped(self._pull(spec), news)
             self.may_exist = True
-        run_id = await self._calls.until_answered(
-            lambda: self._executor.create(self._host, spec), may_requeue=may_requeue
-        )
-        self._run_id = run_id
-        # Asked here even without news: an owner that was frozen may have created again what its
-        # successor had started, finished and removed. Created but not started, it does no harm.
-        if await self._stop_requested():
-            raise StopRequested
-        await self._start(run_id)
+        for _ in range(CREATIONS):
+            run_id = await self._calls.until_answered(
+                lambda: self._executor.create(self._host, spec), may_requeue=may_requeue
+            )
+            self._run_id = run_id
+            # Asked here even without news: an owner that was frozen may have created again what its
+            # successor had started, finished and removed. Created but not started, it does no harm.
+            if await self._stop_requested():
+                raise StopRequested
+            try:
+                return await self._start(run_id)
+            except RemovedUnstarted as error:
+                if self._start_is_unsure or self._resumed:
+                    # Then it may have run before it was removed.
+                    raise
+                log.warning(
+                    "A run was removed before its start; it is made again", error=str(error)
+                )
+        self._run_id, self.may_exist = None, False
+        raise Requeue("its runs are removed before they can be started")
 
     async def _start(self, run_id: str) -> None:
         """Start what was created.
@@ -211,10 +227,16 @@ class Run:
         :raises Requeue: the host refused until its circuit opened, and no longer has the run.
         """
         first = self._execution.status is Status.PULLING
+
+        async def start() -> None:
+            try:
+                await self._executor.start(self._host, run_id)
+            except HostUnavailable as error:
+                self._start_is_unsure |= not isinstance(error, NotStarted)
+                raise
+
         try:
-            await self._calls.until_answered(
-                lambda: self._executor.start(self._host, run_id), unless_refused=first
-            )
+            await self._calls.until_answered(start, unless_refused=first)
         except NotStarted as refused:
             try:
                 # First, so that nobody who was frozen on the way to the start does it later.
@@ -224,7 +246,7 @@ class Run:
             else:
                 self._run_id, self.may_exist = None, False
                 raise Requeue(str(refused)) from refused
-            await self._calls.until_answered(lambda: self._executor.start(self._host, run_id))
+            await self._calls.until_answered(start)
         self._began_at = asyncio.get_running_loop().time()
 
     async def _pull(self, spec: RunSpec) -> None:
@@ -243,6 +265,21 @@ class Run:
         hosts.has_now(self._host, str(self._execution.definition.image))
 
     async def _see_through(self, news: Subscription) -> Outcome:
+        """See a run to the end that lasts."""
+        while True:
+            state = await self._until_end(news)
+            if self._is_stopping or await self._executor.is_last(self._host, state):
+                break
+            log.info("Someone restarted the run; it is followed on")
+        ran_seconds = state.ran_seconds
+        if ran_seconds is not None:
+            # A clock that was set back says less than we have seen.
+            ran_seconds = max(ran_seconds, self._ran_seconds)
+        return policy.outcome_of_exit(
+            state.exit_code, oom=state.oom, error=state.error, ran_seconds=ran_seconds
+        )
+
+    async def _until_end(self, news: Subscription) -> RunState:
         """Record the start of a run, follow its log, keep its time, await its end."""
         run_id = self._run_id
         assert run_id is not None
@@ -285,18 +322,11 @@ class Run:
                     [task for task in tasks if not task.done()],
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-            state = await wait
+            return await wait
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        ran_seconds = state.ran_seconds
-        if ran_seconds is not None:
-            # A clock that was set back says less than we have seen.
-            ran_seconds = max(ran_seconds, self._ran_seconds)
-        return policy.outcome_of_exit(
-            state.exit_code, oom=state.oom, error=state.error, ran_seconds=ran_seconds
-        )
 
     async def _await_end(self, run_id: str) -> RunState:
         """Wait for as long as the run lasts.
@@ -351,6 +381,7 @@ class Run:
         except RunVanished:
             # Who waits for the run knows what that means.
             return
+        self._is_stopping = True
         # What fills a disk would continue to do so.
         grace_seconds = 0 if stop_reason is Reason.DISK else self._options.stop_grace_seconds
         await self._calls.until_answered(

@@ -194,6 +194,7 @@ class Executor(ABC):
             init runs before the command, :meth:`wait` says so instead.)
         :raises NotStarted: the host refused for reasons of its own; the run stays as created.
         :raises RunVanished: there is no such run.
+        :raises RemovedUnstarted: the same, and the host tells that this call started nothing.
         """
 
     @abstractmethod
@@ -207,9 +208,17 @@ class Executor(ABC):
     async def wait(self, host: str, run_id: str) -> RunState:
         """Return the run's state once it has ended, at once when it has already.
 
-        :raises RunVanished: it was removed.
+        :raises RunVanished: it was removed, or the host does not know how it ended.
         :raises StartFailed: its command could not be executed, where a host knows that only now.
         """
+
+    async def is_last(self, host: str, end: RunState) -> bool:
+        """Whether *end*, as :meth:`wait` has returned it, stays the end of the run.
+
+        Asked after the log was read, before the end counts. False where someone has the same run
+        run again: it is waited for once more, and its log continues.
+        """
+        return True
 
     async def ran_seconds(self, host: str, run_id: str) -> float:
         """How long a started run has been running, by its host alone; rather less than more.

@@ -112,6 +112,7 @@ class FakeEngine:
             name = "pull" if parts[1] == "create" else "image"
         elif parts[0] == "containers":
             name = "details" if parts[-1] == "json" else parts[-1]
+            name = "list" if parts[1] == "json" else name
             name = "remove" if request.method == "DELETE" else name
         else:
             name = parts[0].strip("_")
@@ -135,6 +136,17 @@ class FakeEngine:
 
     async def on_details(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self.details())
+
+    async def on_list(self, request: web.Request) -> web.StreamResponse:
+        details = self.details()
+        run = {
+            "Id": RUN_ID,
+            "State": details["State"]["Status"],
+            "Labels": details["Config"]["Labels"],
+            "Names": [f"/fastlane-{EXECUTION_ID}"],
+            "Created": 1,
+        }
+        return web.json_response([run])
 
     def details(self) -> dict[str, Any]:
         """What ``inspect`` says of the container."""

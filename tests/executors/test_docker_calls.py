@@ -205,7 +205,7 @@ async def test_an_answer_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch
                 await response.write(b"[" * 65536)
             return response
 
-        on_details = on_json
+        on_details = on_list = on_json
 
     monkeypatch.setattr(engine_module, "ANSWER_BYTES", 10**6)
     async with Endless() as engine, opened() as executor:
@@ -564,3 +564,97 @@ async def test_the_age_of_a_run_is_its_hosts(ages: list[list[str]] | None, secon
     """By a clock that nobody sets, where the host has a ``ps`` that knows it."""
     async with ClockSet(ages) as engine, opened() as executor:
         assert await executor.ran_seconds(engine.url, RUN_ID) == pytest.approx(seconds)
+
+
+# -- ends that the state does not tell --------------------------------------------------------
+
+
+class PrunedAfterItsEnd(FakeEngine):
+    """Somebody removes the container the moment it has ended with *code*."""
+
+    def __init__(self, code: int, *, begun: bool = True) -> None:
+        super().__init__()
+        self.status = "running" if begun else "created"
+        self._code = code
+        self._removed = False
+
+    async def on_wait(self, request: web.Request) -> web.StreamResponse:
+        self._removed = True
+        return web.json_response({"StatusCode": self._code, "Error": None})
+
+    async def on_details(self, request: web.Request) -> web.StreamResponse:
+        if self._removed:
+            return web.json_response({"message": "No such container"}, status=404)
+        return await super().on_details(request)
+
+
+@pytest.mark.parametrize("code", [0, 3, 143])
+async def test_a_run_that_is_removed_right_after_its_end_has_its_exit_code(code: int) -> None:
+    async with PrunedAfterItsEnd(code) as engine, opened() as executor:
+        await executor.inspect(engine.url, RUN_ID)
+        end = await executor.wait(engine.url, RUN_ID)
+        assert (end.phase, end.exit_code) == (Phase.ENDED, code)
+        assert await executor.is_last(engine.url, end)
+
+
+@pytest.mark.parametrize(
+    ("code", "begun"), [(137, True), (0, False)], ids=["removed-by-force", "never-started"]
+)
+async def test_a_wait_whose_answer_does_not_tell_the_end(code: int, begun: bool) -> None:
+    """A removal by force kills first, and the wait for what never ran says 0."""
+    async with PrunedAfterItsEnd(code, begun=begun) as engine, opened() as executor:
+        await executor.inspect(engine.url, RUN_ID)
+        with pytest.raises(RunVanished):
+            await executor.wait(engine.url, RUN_ID)
+
+
+class EndedWith255(FakeEngine):
+    """Has a container that ended with 255, and *events*."""
+
+    def __init__(self, events: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.status = "exited"
+        self._events = events
+
+    def details(self) -> dict[str, Any]:
+        """See :meth:`FakeEngine.details`."""
+        details = super().details()
+        details["State"] |= {"ExitCode": 255, "FinishedAt": "2026-01-01T12:00:00Z"}
+        return details
+
+    async def on_info(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"SystemTime": "2026-01-01T13:00:05.123456789Z"})
+
+    async def on_events(self, request: web.Request) -> web.StreamResponse:
+        float(request.query["until"])
+        return await self.events(request, *self._events)
+
+
+def event(action: str, at: float, container: str = RUN_ID) -> dict[str, Any]:
+    return {"Action": action, "Actor": {"ID": container}, "time": at}
+
+
+NOON = 1767268800
+
+
+@pytest.mark.parametrize(
+    ("events", "seen"),
+    [
+        ([event("start", NOON - 9), event("die", NOON)], True),
+        ([event("died", NOON)], True),
+        ([], False),
+        ([event("die", NOON, "another")], False),
+        ([event("start", NOON - 1)] * 256, False),
+        ([event("start", NOON + 1)] * 256, True),
+    ],
+    ids=["seen", "podman", "restarted", "another", "none-of-many", "forgotten"],
+)
+async def test_an_end_that_the_engine_did_not_see_is_none_of_the_commands(
+    events: list[dict[str, Any]], seen: bool
+) -> None:
+    async with EndedWith255(events) as engine, opened() as executor:
+        if seen:
+            assert (await executor.wait(engine.url, RUN_ID)).exit_code == 255
+        else:
+            with pytest.raises(RunVanished, match="nobody saw it end"):
+                await executor.wait(engine.url, RUN_ID)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fastlane.background.context import Options
-from fastlane.errors import HostUnavailable, StorageUnavailable
-from fastlane.executors.base import LogBatch, RunState
+from fastlane.background.run import CREATIONS
+from fastlane.errors import HostUnavailable, RemovedUnstarted, RunVanished, StorageUnavailable
+from fastlane.executors.base import LogBatch, Phase, RunState
 from fastlane.model import Execution, Reason, Status
 from fastlane.storage.sqlite import SqliteStorage
 from tests.eventually import eventually
@@ -214,3 +218,94 @@ async def test_a_task_that_died_is_followed_by_another(tmp_path: Path) -> None:
         assert executor.calls["start"] == 1
         text = b"".join(record.data for record in await one.storage.logs.read(made.id))
         assert text == b"out\nmore\n"
+
+
+class PrunedLog(MemoryExecutor):
+    """The run is removed right after its end, before its log was read."""
+
+    async def logs(
+        self, host: str, run_id: str, *, bookmark: str, ended: asyncio.Event
+    ) -> AsyncGenerator[LogBatch, None]:
+        raise RunVanished("somebody removed it")
+        yield
+
+
+async def test_a_run_that_is_removed_right_after_its_end_keeps_its_outcome(tmp_path: Path) -> None:
+    async with Instance(tmp_path, PrunedLog(instant=True)) as one:
+        ended = await one.ended((await one.submit()).id)
+        assert (ended.status, ended.reason, ended.exit_code) == (Status.DONE, Reason.EXIT_CODE, 0)
+        (note,) = await one.storage.logs.read(ended.id)
+        assert b"could not be read: somebody removed it" in note.data
+
+
+class RemovedUnstartedRun(MemoryExecutor):
+    """Somebody removes created runs as often as *removals* says; with *unsure* an earlier answer
+    to the start was lost.
+    """
+
+    def __init__(self, removals: int, *, unsure: bool = False) -> None:
+        super().__init__(instant=True)
+        self._removals = removals
+        self._unsure = unsure
+
+    async def start(self, host: str, run_id: str) -> None:
+        if self._unsure:
+            self._unsure = False
+            raise HostUnavailable(host, "connection reset")
+        if self._removals:
+            self._removals -= 1
+            del self.runs_by_id[run_id]
+            raise RemovedUnstarted("somebody removed it")
+        await super().start(host, run_id)
+
+
+@pytest.mark.parametrize("removals", [1, 3, CREATIONS + 1])
+async def test_a_run_that_is_removed_before_its_start_is_made_again(
+    tmp_path: Path, removals: int
+) -> None:
+    executor = RemovedUnstartedRun(removals)
+    async with Instance(tmp_path, executor) as one:
+        ended = await one.ended((await one.submit()).id)
+        assert ended.status is Status.DONE
+        assert ended.epoch == (1 if removals < CREATIONS else 2)
+        assert executor.calls["start"] == 1
+
+
+async def test_a_run_that_may_have_been_started_is_not_made_again(tmp_path: Path) -> None:
+    executor = RemovedUnstartedRun(1, unsure=True)
+    async with Instance(tmp_path, executor) as one:
+        ended = await one.ended((await one.submit()).id)
+        assert (ended.status, ended.reason) == (Status.FAILED, Reason.LOST)
+        assert executor.calls["start"] == 0
+
+
+class Restarting(MemoryExecutor):
+    """Somebody restarts the run once: its first end does not last."""
+
+    restarted = False
+
+    async def is_last(self, host: str, end: RunState) -> bool:
+        if self.restarted:
+            return True
+        self.restarted = True
+        run = self._run(end.run_id)
+        run.ended.clear()
+        run.state = replace(run.state, phase=Phase.RUNNING, exit_code=None)
+        run.output.append(b"second\n")
+        return False
+
+
+async def test_a_run_that_someone_restarts_is_followed_to_the_end_that_lasts(
+    tmp_path: Path,
+) -> None:
+    executor = Restarting()
+    async with Instance(tmp_path, executor) as one:
+        made = await one.submit()
+        run = await executor.started(made.id)
+        run.end(143)
+        await eventually(lambda: executor.restarted)
+        run.end(3)
+        ended = await one.ended(made.id)
+        assert (ended.status, ended.exit_code) == (Status.FAILED, 3)
+        text = b"".join(record.data for record in await one.storage.logs.read(made.id))
+        assert text == b"out\nsecond\n"

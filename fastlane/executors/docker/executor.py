@@ -10,7 +10,15 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
-from fastlane.errors import HostUnavailable, NotStarted, PullFailed, RunVanished, StartFailed
+from fastlane.errors import (
+    ExecutorError,
+    HostUnavailable,
+    NotStarted,
+    PullFailed,
+    RemovedUnstarted,
+    RunVanished,
+    StartFailed,
+)
 from fastlane.executors.base import Executor, ListedRun, LogBatch, Phase, RunSpec, RunState
 from fastlane.executors.docker.container import (
     EXECUTION_LABEL,
@@ -27,12 +35,12 @@ from fastlane.executors.docker.container import (
     unix_time,
 )
 from fastlane.executors.docker.credentials import Login, login_of_docker
+from fastlane.executors.docker.ends import UNSEEN_END, end_by_answer, saw_end
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
 from fastlane.executors.docker.engines import Engines
 from fastlane.executors.docker.farms import options_of
 from fastlane.executors.docker.limits import Limits
 from fastlane.executors.docker.logs import (
-    details_or_vanished,
     follow_logs,
     init_failure,
     vanished_or,
@@ -56,6 +64,13 @@ NAME_TAKEN_SECONDS = 15.0
 NAME_TAKEN_STEP_SECONDS = 0.2
 # Added to the grace period of a stop before the call itself times out.
 STOP_MARGIN_SECONDS = 30.0
+# Bound how long a restart by someone else may stay in its gap: the looks at an ended run.
+LOOKS_SECONDS = (0.02,)
+LOOKS_AFTER_SIGNAL_SECONDS = (0.02, 0.1, 0.3)
+# Exit codes above it stand for a signal.
+SIGNALLED = 128
+# Bounds the runs that are remembered as started.
+MAX_BEGUN = 10_000
 # Bounds the attempts to stop a run that others start at the same time.
 STOP_ATTEMPTS = 5
 
@@ -90,6 +105,8 @@ class DockerExecutor(Executor):
         self._networks = Networks()
         self._limits = Limits()
         self._pulls = Pulls(login, Registries(registries_allowed, login, resolve))
+        # Runs that were seen started, oldest first, until they are removed.
+        self._begun: dict[str, None] = {}
 
     async def open(self, installation: str) -> None:
         """Nothing is connected before it is needed."""
@@ -172,26 +189,45 @@ class DockerExecutor(Executor):
             await asyncio.sleep(NAME_TAKEN_STEP_SECONDS)
 
     async def find(self, host: str, execution_id: str) -> RunState | None:
-        details = await self._details(self._engines.of(host), container_name(execution_id))
-        if details is None or details["State"]["Status"] in GOING:
-            return None
-        if not self._is_run_of(details, execution_id):
-            return None
-        self._networks.note(details["Id"], details)
-        return run_state(details)
+        """See ``Executor.find``; by its labels, since anyone can rename a container."""
+        engine = self._engines.of(host)
+        found = await self._list(engine, f"{EXECUTION_LABEL}={execution_id}")
+        with engine.understood("a list"):
+            runs = [
+                each
+                for each in found
+                if each["State"] not in GOING
+                and f"/{ended_name(execution_id)}" not in each["Names"]
+            ]
+            # There is another where it was renamed before its owner asked for it once more.
+            runs.sort(key=lambda each: (phase_of(each["State"]) is Phase.CREATED, each["Created"]))
+        for each in runs:
+            with suppress(RunVanished):
+                details = await self._present(host, each["Id"])
+                self._networks.note(each["Id"], details)
+                return self._seen(run_state(details))
+        return None
 
     async def start(self, host: str, run_id: str) -> None:
         # The engine would run an ended container once more. It answers this after a start that is
         # in progress (both take the container's lock), so a start whose answer was lost is seen.
-        if (await self.inspect(host, run_id)).phase is not Phase.CREATED:
-            return
+        try:
+            if (await self.inspect(host, run_id)).phase is not Phase.CREATED:
+                return
+        except RunVanished as gone:
+            raise RemovedUnstarted(str(gone)) from gone
         engine = self._engines.of(host)
         try:
             await engine.call("POST", f"containers/{run_id}/start", seconds=SLOW_CALL_SECONDS)
+            self._remember_begun(run_id)
         except Refused as refused:
+            gone_or_refused = vanished_or(refused, run_id)
+            if isinstance(gone_or_refused, RunVanished):
+                # Or a part of it is missing, such as its network.
+                await self._present(host, run_id, RemovedUnstarted)
             details = await self._present(host, run_id)
             if refused.status == 409:
-                raise vanished_or(refused, run_id) from refused
+                raise gone_or_refused from refused
             if phase_of(details["State"]["Status"]) is not Phase.CREATED:
                 raise
             code = details["State"]["ExitCode"]
@@ -206,7 +242,7 @@ class DockerExecutor(Executor):
             raise StartFailed(f"The container cannot be set up: {refused.reason}") from refused
 
     async def inspect(self, host: str, run_id: str) -> RunState:
-        return run_state(await self._present(host, run_id))
+        return self._seen(run_state(await self._present(host, run_id)))
 
     async def wait(self, host: str, run_id: str) -> RunState:
         """See ``Executor.wait``.
@@ -217,9 +253,9 @@ class DockerExecutor(Executor):
         engine = self._engines.of(host)
         pause = Pause(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
         while True:
-            answered = True
+            answer = None
             try:
-                await engine.call(
+                answer = await engine.call(
                     "POST",
                     f"containers/{run_id}/wait",
                     params={"condition": "not-running"},
@@ -231,15 +267,38 @@ class DockerExecutor(Executor):
             except HostUnavailable as unavailable:
                 if not isinstance(unavailable.__cause__, TimeoutError):
                     raise
-                answered = False
                 # This detects a frozen host within seconds; an inspect would take its full limit.
                 await self.check(host)
-            state = await self.inspect(host, run_id)
+            try:
+                state = await self.inspect(host, run_id)
+            except RunVanished:
+                end = end_by_answer(run_id, answer) if run_id in self._begun else None
+                if end is None:
+                    raise
+                return end
             if state.phase is Phase.ENDED:
-                await self._raise_if_never_executed(engine, state)
+                await self._raise_if_not_its_own_end(engine, state)
                 return state
-            if answered:
+            if answer is not None:
                 await pause.wait()
+
+    async def is_last(self, host: str, end: RunState) -> bool:
+        """See ``Executor.is_last``: ``docker restart`` passes through an end.
+
+        An engine that starts a container does not answer an inspect before it is started, so the
+        gap is short. It is longer under load, but then the exit code is mostly that of a signal.
+        """
+        signalled = end.exit_code is not None and end.exit_code > SIGNALLED
+        for seconds in LOOKS_AFTER_SIGNAL_SECONDS if signalled else LOOKS_SECONDS:
+            await asyncio.sleep(seconds)
+            try:
+                now = await self.inspect(host, end.run_id)
+            except ExecutorError:
+                # The end is known, and nothing else is.
+                return True
+            if now.phase is not Phase.ENDED or now.started_at != end.started_at:
+                return False
+        return True
 
     async def ran_seconds(self, host: str, run_id: str) -> float:
         """See ``Executor.ran_seconds``: the age of the container's oldest process."""
@@ -292,6 +351,7 @@ class DockerExecutor(Executor):
 
     async def remove(self, host: str, run_id: str) -> None:
         engine = self._engines.of(host)
+        self._begun.pop(run_id, None)
         try:
             await engine.call(
                 "DELETE", f"containers/{run_id}", params={"v": "1"}, seconds=SLOW_CALL_SECONDS
@@ -325,13 +385,8 @@ class DockerExecutor(Executor):
             raise vanished_or(refused, run_id) from refused
 
     async def runs(self, host: str) -> Sequence[ListedRun]:
-        label = f"{INSTALLATION_LABEL}={self._installation}"
         engine = self._engines.of(host)
-        found = await engine.call(
-            "GET",
-            "containers/json",
-            params={"all": "1", "filters": json.dumps({"label": [label]})},
-        )
+        found = await self._list(engine)
         with engine.understood("a list"):
             listed = [
                 listed_run(each["Labels"], each["Id"], phase_of(each["State"]))
@@ -340,6 +395,25 @@ class DockerExecutor(Executor):
             ]
         having = {each.execution_id for each in listed}
         return [*listed, *await self._networks.orphans(engine, self._installation, having)]
+
+    async def _list(self, engine: Engine, *labels: str) -> Sequence[Mapping[str, Any]]:
+        """This installation's containers with *labels*."""
+        labels = (f"{INSTALLATION_LABEL}={self._installation}", *labels)
+        filters = json.dumps({"label": labels})
+        found: Sequence[Mapping[str, Any]] = await engine.call(
+            "GET", "containers/json", params={"all": "1", "filters": filters}
+        )
+        return found
+
+    def _seen(self, state: RunState) -> RunState:
+        if state.phase is not Phase.CREATED:
+            self._remember_begun(state.run_id)
+        return state
+
+    def _remember_begun(self, run_id: str) -> None:
+        self._begun[run_id] = None
+        if len(self._begun) > MAX_BEGUN:
+            del self._begun[next(iter(self._begun))]
 
     async def _details(self, engine: Engine, name: str) -> Mapping[str, Any] | None:
         try:
@@ -354,21 +428,34 @@ class DockerExecutor(Executor):
             dict(details["Config"])
         return details
 
-    async def _present(self, host: str, run_id: str) -> Mapping[str, Any]:
+    async def _present(
+        self, host: str, run_id: str, error: type[RunVanished] = RunVanished
+    ) -> Mapping[str, Any]:
+        """:raises RunVanished: as *error*: the container was removed, or is being removed."""
         details = await self._details(self._engines.of(host), run_id)
         if details is None:
-            raise RunVanished(f"container {run_id[:12]} is no longer on host {host}")
-        return details_or_vanished(details, host)
+            raise error(f"container {run_id[:12]} is no longer on host {host}")
+        if details["State"]["Status"] in GOING:
+            raise error(f"container {run_id[:12]} is being removed from host {host}")
+        return details
 
     def _is_run_of(self, details: Mapping[str, Any], execution_id: str) -> bool:
         return is_run_of(details["Config"]["Labels"], self._installation, execution_id)
 
-    async def _raise_if_never_executed(self, engine: Engine, state: RunState) -> None:
-        """Tell a command that does not exist from one that exits with 126 or 127 itself."""
-        if state.exit_code not in CANNOT_EXECUTE:
-            return
-        if message := await init_failure(engine, state.run_id):
-            raise StartFailed(f"The command cannot be executed: {message}", state.exit_code)
+    async def _raise_if_not_its_own_end(self, engine: Engine, state: RunState) -> None:
+        """Tell a command that does not exist from one that exits with 126 or 127 itself, and one
+        that ended with its machine from one that exits with 255.
+        """
+        if state.exit_code in CANNOT_EXECUTE:
+            # Without its log nothing speaks for that.
+            with suppress(RunVanished):
+                if message := await init_failure(engine, state.run_id):
+                    raise StartFailed(f"The command cannot be executed: {message}", state.exit_code)
+        elif state.exit_code == UNSEEN_END and not await saw_end(engine, state):
+            raise RunVanished(
+                "its engine or machine went down while it ran, and nobody saw it end "
+                f"(exit code {UNSEEN_END})"
+            )
 
 
 async def seconds_since(engine: Engine, time: float | None) -> float:

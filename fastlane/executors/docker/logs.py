@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from enum import Enum, auto
 from typing import Any
 
 import aiohttp
 
 from fastlane.errors import HostUnavailable, RunVanished
 from fastlane.executors.base import LogBatch, Phase
-from fastlane.executors.docker.container import GOING, phase_of
+from fastlane.executors.docker.container import phase_of
 from fastlane.executors.docker.engine import Engine, Refused
 from fastlane.executors.docker.frames import HEADER_BYTES, STAMP_BYTES, FrameError
 from fastlane.executors.docker.reader import LogReader
@@ -33,6 +34,8 @@ STUCK_SECONDS = 2.0
 # Bound the silence after which it is looked whether the log holds more.
 FIRST_CHECK_SECONDS = 2.0
 MAX_CHECK_SECONDS = 60.0
+# Bounds how long someone's restart of a run may take until it runs again.
+RESTART_SECONDS = 0.5
 # Bounds the silence of a read that does not follow: the engine has all it needs.
 READ_SILENCE_SECONDS = 60.0
 # Bound the pause before a running container's log is followed again.
@@ -59,17 +62,17 @@ async def follow_logs(
     reader = LogReader(
         bookmark, tty=bool(details["Config"]["Tty"]), loses_newlines=engine.loses_newlines
     )
-    over = ended.is_set() or _phase(details) is Phase.ENDED
+    over = ended.is_set() or await _is_over(details, inspect, ended)
     pause = Pause(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
     while True:
         reader.restart(trusted=over)
-        progress = complete = False
+        progress = complete = all_read = False
         batches = _read(engine, kind, run_id, reader, None if over else ended, details)
         # A caller that stops listening must not leave the connection to the garbage collector.
         async with aclosing(batches):
             async for batch in batches:
-                if batch is None:
-                    complete = True
+                if isinstance(batch, _End):
+                    complete, all_read = batch is _End.PROVEN, batch is _End.IN_ORDER
                 else:
                     progress = True
                     yield batch
@@ -78,12 +81,18 @@ async def follow_logs(
                 # Read to its end, without following, after the run's: that is all there is.
                 complete = True
             else:
-                over = ended.is_set() or _phase(await inspect()) is Phase.ENDED
-                complete = (
-                    over
-                    and not reader.suspect
-                    and reader.reached(await tail(engine, run_id, kind=kind))
-                )
+                try:
+                    over = ended.is_set() or await _is_over(await inspect(), inspect, ended)
+                    complete = (
+                        over
+                        and not reader.suspect
+                        and reader.reached(await tail(engine, run_id, kind=kind))
+                    )
+                except RunVanished:
+                    # Removed right after its end; there is nothing left to compare it with.
+                    if not all_read or reader.suspect:
+                        raise
+                    complete = True
         if complete:
             if (rest := reader.finish()) is not None:
                 yield rest
@@ -134,8 +143,26 @@ def vanished_or(refused: Refused, run_id: str) -> Exception:
     return refused
 
 
-def _phase(details: Mapping[str, Any]) -> Phase:
-    return phase_of(details["State"]["Status"])
+class _End(Enum):
+    """How a read ended that did not break off."""
+
+    IN_ORDER = auto()
+    """The engine ended it."""
+    PROVEN = auto()
+    """The log is known to be complete."""
+
+
+async def _is_over(details: Mapping[str, Any], inspect: Inspect, ended: asyncio.Event) -> bool:
+    """Whether the run with these *details* has ended for good: a restart passes through an end."""
+    if phase_of(details["State"]["Status"]) is not Phase.ENDED:
+        return False
+    with suppress(TimeoutError):
+        async with asyncio.timeout(RESTART_SECONDS):
+            await ended.wait()
+            return True
+    now, before = (await inspect())["State"], details["State"]
+    same = now.get("StartedAt") == before.get("StartedAt")
+    return same and phase_of(now["Status"]) is Phase.ENDED
 
 
 async def _read(
@@ -145,8 +172,8 @@ async def _read(
     reader: LogReader,
     ended: asyncio.Event | None,
     details: Mapping[str, Any],
-) -> AsyncGenerator[LogBatch | None, None]:
-    """What one connection gives; a last None says that the log is known to be complete.
+) -> AsyncGenerator[LogBatch | _End, None]:
+    """What one connection gives, and how it ended unless it broke off.
 
     :param ended: None for a read that does not follow.
     """
@@ -174,9 +201,17 @@ async def _read(
                 if chunk is None:
                     assert ended is not None
                     over = ended.is_set()
-                    if reader.reached(await tail(engine, run_id, kind=kind)):
+                    try:
+                        last = await tail(engine, run_id, kind=kind)
+                    except RunVanished:
+                        if doubted:
+                            raise
+                        # What is on its way is all that is left.
+                        doubted = True
+                        continue
+                    if reader.reached(last):
                         if over:
-                            yield None
+                            yield _End.PROVEN
                             return
                         doubted, check_seconds = False, checks.take()
                     elif doubted:
@@ -184,6 +219,7 @@ async def _read(
                     else:
                         doubted = True
                 elif not chunk:
+                    yield _End.IN_ORDER
                     return
                 else:
                     checks.reset()
@@ -228,13 +264,3 @@ async def _next(
             # Read here, because a caller that cancels does not reach the line below.
             read.exception()
     return None if read.cancelled() else read.result()
-
-
-def details_or_vanished(details: Mapping[str, Any], host: str) -> Mapping[str, Any]:
-    """*details*, unless the engine is removing that container.
-
-    :raises RunVanished: it is.
-    """
-    if details["State"]["Status"] in GOING:
-        raise RunVanished(f"container {details['Id'][:12]} is being removed from host {host}")
-    return details
