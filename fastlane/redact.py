@@ -9,7 +9,7 @@ All patterns are RE2, which matches in linear time, because the text comes from 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -82,19 +82,24 @@ class Redactor:
             for name, value in values.items()
         }
 
-    def value(self, value: Any, depth: int = DEPTH) -> Any:
-        """*value*, which has only JSON types, with every secret hidden at any depth."""
+    def value(
+        self, value: Any, depth: int = DEPTH, *, text: Callable[[str], str] | None = None
+    ) -> Any:
+        """*value*, which has only JSON types, with every secret hidden at any depth.
+
+        :param text: what becomes of texts; :meth:`url` by default.
+        """
         if isinstance(value, str):
-            return self.url(value)
+            return (text or self.url)(value)
         if isinstance(value, Mapping | list | tuple) and depth == 0:
             return HIDDEN
         if isinstance(value, Mapping):
             return {
-                key: HIDDEN if self.is_secret(str(key)) else self.value(held, depth - 1)
+                key: HIDDEN if self.is_secret(str(key)) else self.value(held, depth - 1, text=text)
                 for key, held in value.items()
             }
         if isinstance(value, list | tuple):
-            return [self.value(held, depth - 1) for held in value]
+            return [self.value(held, depth - 1, text=text) for held in value]
         return value
 
     def url(self, text: str) -> str:

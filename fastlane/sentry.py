@@ -21,7 +21,7 @@ from sentry_sdk.utils import event_from_exception
 
 from fastlane import __version__
 from fastlane.config import Config
-from fastlane.redact import DEPTH, HIDDEN, Redactor
+from fastlane.redact import HIDDEN, Redactor
 
 # Bounds how long the process waits at its end for reports that are being sent.
 SHUTDOWN_SECONDS = 2
@@ -84,21 +84,7 @@ class Scrubber:
         self._values = sorted({v for v in values if len(v) >= 4}, key=len, reverse=True)
 
     def __call__(self, value: Any) -> Any:
-        return self._clean(value, DEPTH)
-
-    def _clean(self, value: Any, depth: int) -> Any:
-        if depth == 0:
-            return HIDDEN
-        if isinstance(value, Mapping):
-            return {
-                key: HIDDEN if self._redactor.is_secret(str(key)) else self._clean(held, depth - 1)
-                for key, held in value.items()
-            }
-        if isinstance(value, list | tuple):
-            return [self._clean(held, depth - 1) for held in value]
-        if isinstance(value, str):
-            return self._text(value)
-        return value
+        return self._redactor.value(value, text=self._text)
 
     def _text(self, text: str) -> str:
         for secret in self._values:

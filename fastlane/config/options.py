@@ -10,6 +10,8 @@ An option is read from the first of these that sets it:
 
 An empty value counts as not set. Lists are separated by commas. Sizes are bytes, or a number with
 the suffix ``k``, ``m`` or ``g`` (powers of 1024). Booleans are ``true`` or ``false``.
+
+The module is as long as the list of options, which is not divided.
 """
 
 from __future__ import annotations
