@@ -29,6 +29,7 @@ from fastlane.storage.mongo.database import (
 )
 from fastlane.storage.mongo.records import delivery_doc, execution_doc, execution_from, job_from
 from fastlane.storage.mongo.records import job_doc as make_job_doc
+from fastlane.storage.transitions import ended
 
 log = structlog.get_logger(__name__)
 
@@ -233,17 +234,7 @@ class FollowUps:
         """What *doc* is to be replaced with to make it final."""
         execution = execution_from(doc)
         finished_at = not_before(finished_at, execution)
-        ended = copy_with(
-            execution,
-            status=outcome.status,
-            reason=outcome.reason,
-            exit_code=outcome.exit_code,
-            error=outcome.error,
-            finished_at=finished_at,
-            waits_for=None,
-            due_at=None,
-        )
-        final = execution_doc(ended, doc)
+        final = execution_doc(copy_with(execution, **ended(outcome, finished_at)), doc)
         final["todo"] = new_follow_up(
             at=finished_at, slot=doc.get("slot"), chain=execution.waits_for, retry=retry
         )

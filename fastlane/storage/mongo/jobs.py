@@ -25,6 +25,7 @@ from fastlane.storage.mongo.database import (
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.records import execution_doc, execution_from, job_doc, job_from, page_of
+from fastlane.storage.transitions import replaced
 
 # Bounds the submissions with a key that a job remembers, so that a late helper does not repeat one.
 APPLIED_KEPT = 20
@@ -178,18 +179,7 @@ class MongoJobs(Facet, Jobs):
     ) -> Submitted | None:
         """Give the job of *doc* its new definition; None when it changed meanwhile."""
         there = job_from(doc)
-        stored = copy_with(
-            there,
-            definition=job.definition,
-            schedule=job.schedule,
-            queue_job_id=job.queue_job_id,
-            next_run_at=job.next_run_at,
-            modified_at=job.modified_at,
-            request_ip=job.request_ip,
-            generation=there.generation + 1,
-            stopped_at=None,
-            execution_count=there.execution_count + (execution is not None),
-        )
+        stored = copy_with(there, **replaced(there, job, execution))
         base = doc
         if keyed:
             base = doc | {"applied": [*doc.get("applied", ()), job.queue_job_id][-APPLIED_KEPT:]}

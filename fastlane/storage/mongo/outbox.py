@@ -9,11 +9,12 @@ from dataclasses import replace as copy_with
 from pymongo import ASCENDING, DESCENDING
 
 from fastlane.errors import CompareFailed, NotFound, Rejected
-from fastlane.model import ATTEMPTS_KEPT, Attempt, Delivery, DeliveryState
+from fastlane.model import Attempt, Delivery, DeliveryState
 from fastlane.storage.base import Outbox, Page, PageRequest
 from fastlane.storage.mongo.database import Doc, swap
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.records import delivery_doc, delivery_from, page_of
+from fastlane.storage.transitions import attempted
 
 
 class MongoOutbox(Facet, Outbox):
@@ -99,18 +100,7 @@ class MongoOutbox(Facet, Outbox):
         while True:
             doc = await self._claimed(delivery_id, claim)
             delivery = delivery_from(doc)
-            if attempt.error is None:
-                state, retry_at = DeliveryState.DELIVERED, None
-            else:
-                state = DeliveryState.FAILED if retry_at is None else DeliveryState.PENDING
-            changed = copy_with(
-                delivery,
-                state=state,
-                attempts=delivery.attempts + 1,
-                due_at=retry_at,
-                claimed_at=None,
-                history=(*delivery.history, attempt)[-ATTEMPTS_KEPT:],
-            )
+            changed = copy_with(delivery, **attempted(delivery, attempt, retry_at))
             if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
                 return changed
 

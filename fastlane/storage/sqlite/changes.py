@@ -12,7 +12,7 @@ from typing import Any
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, Execution, Job, Outcome, Reason, Status
 from fastlane.policy import deliveries_of, not_before
-from fastlane.storage.codec import clean, delivery_values, execution_values, plain
+from fastlane.storage.codec import delivery_values, execution_values, plain
 from fastlane.storage.sqlite.records import (
     DELIVERY_COLUMNS,
     EXECUTION_COLUMNS,
@@ -22,6 +22,7 @@ from fastlane.storage.sqlite.records import (
     job_from,
     marks,
 )
+from fastlane.storage.transitions import ended
 
 FIND_JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?"
 FIND_EXECUTION = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?"
@@ -137,24 +138,14 @@ def end(
     Where it waited itself, what waited for it waits for that one now: the chain stays a chain.
     """
     finished_at = not_before(finished_at, execution)
-    ended = change_execution(
-        connection,
-        execution,
-        status=outcome.status,
-        reason=outcome.reason,
-        exit_code=outcome.exit_code,
-        error=clean(outcome.error),
-        finished_at=finished_at,
-        waits_for=None,
-        due_at=None,
-    )
+    final = change_execution(connection, execution, **ended(outcome, finished_at))
     for waiting, due_at in connection.execute(WAITING_FOR, (execution.id,)).fetchall():
         if execution.waits_for is not None or due_at is not None:
             connection.execute(WAIT_FOR_ANOTHER, (execution.waits_for, waiting))
         else:
             connection.execute(QUEUE, (waiting,))
-    notify(connection, ended, finished_at, retry_follows=retry_follows)
-    return ended
+    notify(connection, final, finished_at, retry_follows=retry_follows)
+    return final
 
 
 def end_all(

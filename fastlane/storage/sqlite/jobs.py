@@ -26,6 +26,7 @@ from fastlane.storage.sqlite.changes import (
 )
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import JOB_COLUMNS, MAX_OFFSET, job_from, marks, page_of
+from fastlane.storage.transitions import replaced
 
 FIND_TASK = "SELECT seq FROM tasks WHERE id = ?"
 CREATE_TASK = "INSERT INTO tasks (id, created_at, modified_at, jobs_count) VALUES (?, ?, ?, ?)"
@@ -251,19 +252,7 @@ def _replace_job(
     connection: sqlite3.Connection, there: Job, job: Job, execution: Execution | None
 ) -> Job:
     end_all(connection, ENQUEUED_RETRIES_OF_JOB, (there.id,), STOPPED, job.modified_at)
-    return change_job(
-        connection,
-        there,
-        definition=job.definition,
-        schedule=job.schedule,
-        queue_job_id=job.queue_job_id,
-        next_run_at=job.next_run_at,
-        modified_at=job.modified_at,
-        request_ip=job.request_ip,
-        generation=there.generation + 1,
-        stopped_at=None,
-        execution_count=there.execution_count + (execution is not None),
-    )
+    return change_job(connection, there, **replaced(there, job, execution))
 
 
 def _store_task(connection: sqlite3.Connection, job: Job, *, is_new_job: bool) -> None:

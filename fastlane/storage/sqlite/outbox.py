@@ -11,12 +11,13 @@ from dataclasses import replace as copy_with
 from typing import Any
 
 from fastlane.errors import CompareFailed, NotFound, Rejected
-from fastlane.model import ATTEMPTS_KEPT, Attempt, Delivery, DeliveryState
+from fastlane.model import Attempt, Delivery, DeliveryState
 from fastlane.storage.base import Outbox, Page, PageRequest
 from fastlane.storage.codec import cursor_numbers
 from fastlane.storage.sqlite.changes import update
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import DELIVERY_COLUMNS, MAX_OFFSET, delivery_from, page_of
+from fastlane.storage.transitions import attempted
 
 FIND_DELIVERY = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ?"
 # Steps from receiver to receiver through the index, however many deliveries each of them has.
@@ -100,19 +101,7 @@ class SqliteOutbox(Facet, Outbox):
         retry_at: float | None,
     ) -> Delivery:
         delivery = _claimed(connection, delivery_id, claim)
-        if attempt.error is None:
-            state, retry_at = DeliveryState.DELIVERED, None
-        else:
-            state = DeliveryState.FAILED if retry_at is None else DeliveryState.PENDING
-        return _change_delivery(
-            connection,
-            delivery,
-            state=state,
-            attempts=delivery.attempts + 1,
-            due_at=retry_at,
-            claimed_at=None,
-            history=(*delivery.history, attempt)[-ATTEMPTS_KEPT:],
-        )
+        return _change_delivery(connection, delivery, **attempted(delivery, attempt, retry_at))
 
     @on_writer
     def unclaim(self, connection: sqlite3.Connection, delivery_id: str, claim: int) -> None:
