@@ -6,6 +6,7 @@ Also fencing between instances, and skew of their clocks.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
@@ -388,6 +389,35 @@ async def test_a_part_of_the_sweep_that_fails_keeps_no_other_from_running(
     sweeping._finish_follow_ups = sweeping._waiting = sweeping._recount = too_slow
     await sweep(other)
     assert (await claimed(storage, max_running=1)).id == execution.id
+
+
+async def test_a_turn_is_found_without_a_scan(storage: ClusterStorage) -> None:
+    """In a round that goes on, and in a new one: a step of the index for each part of the ring."""
+    for task in "a" * 30 + "b" * 30 + "c":
+        await submit(storage, task)
+    turns = cast(Any, storage.executions)._turns
+    pipelines: list[list[list[dict[str, Any]]]] = []
+    each = turns._each
+
+    async def noted(found: list[list[dict[str, Any]]]) -> object:
+        pipelines.append(found)
+        return await each(found)
+
+    turns._each = noted
+    assert [(await claimed(storage)).task_id for _ in range(4)] == ["a", "b", "c", "a"]
+    assert {len(one) for one in pipelines} >= {2, 3}
+    for pipeline in [part for one in pipelines for part in one]:
+        explained = await storage._db._database.command(
+            {
+                "explain": {"aggregate": "executions", "pipeline": pipeline, "cursor": {}},
+                "verbosity": "executionStats",
+            }
+        )
+        plan = str(explained)
+        assert "COLLSCAN" not in plan, pipeline
+        assert "'stage': 'SORT'" not in plan.partition("rejectedPlans")[0], pipeline
+        examined = [int(count) for count in re.findall(r"'totalDocsExamined': (\d+)", plan)]
+        assert max(examined) <= 3, pipeline
 
 
 async def test_an_end_whose_answer_was_lost_is_forgotten_with_its_ownership(
