@@ -10,6 +10,8 @@ from fastlane.model import Execution, Farm, Status, Stream
 
 # Bounds what is read of the notes on a pull; the last line is shown.
 PROGRESS_BYTES = 1024
+# What to do about a host that fails; executions wait for as long as that takes.
+REMEDY = "Repair the host, or add another to the farm; the execution then starts by itself."
 # Bounds how many executions ahead of another are counted.
 AHEAD_COUNTED = 100
 
@@ -23,7 +25,7 @@ async def reasons(services: Services, executions: Sequence[Execution]) -> dict[s
     running: Counter[object] | None = None
     for one in executions:
         if one.status is Status.PULLING:
-            found[one.id] = await _progress(services, one)
+            found[one.id] = _trouble(services, one) or await _progress(services, one)
         elif one.status is Status.ENQUEUED:
             if running is None:
                 running = Counter()
@@ -48,7 +50,8 @@ async def _waits_for(
         return f'No farm matches task "{execution.task_id}"; add one to DOCKER_HOSTS.'
     blocked = services.hosts.blocked(farm.hosts)
     if blocked is not None:
-        return blocked
+        failing = any(services.hosts.record(host).failures for host in farm.hosts)
+        return f"{blocked} {REMEDY}" if failing else blocked
     reason = _full(farm, execution.task_id, running)
     if reason is None:
         return None
@@ -71,6 +74,15 @@ def _full(farm: Farm, task_id: str, running: Counter[object]) -> str | None:
             "one task at a time."
         )
     return None
+
+
+def _trouble(services: Services, execution: Execution) -> str | None:
+    """What keeps the host from running what it was given."""
+    assert execution.host is not None
+    record = services.hosts.record(execution.host)
+    if not record.failures:
+        return None
+    return f"Its host does not run it, and is tried again ({record.error}). {REMEDY}"
 
 
 async def _progress(services: Services, execution: Execution) -> str | None:
