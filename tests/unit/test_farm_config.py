@@ -270,7 +270,8 @@ def user(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_farm_of_processes_warns_when_the_server_is_root(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    environ = {"DOCKER_HOSTS": json.dumps([{"hosts": ["process://here"]}])}
+    farms = json.dumps([{"hosts": ["process://here"]}])
+    environ = {"DOCKER_HOSTS": farms, "DEFAULT_MEMORY": "1g"}
     assert warnings(load(environ=environ)) == []
     monkeypatch.setattr("os.geteuid", lambda: 0)
     (sentence,) = warnings(load(environ=environ))
