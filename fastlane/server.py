@@ -18,7 +18,8 @@ from tornado.httpserver import HTTPServer
 
 from fastlane import __version__
 from fastlane.api.bounds import MAX_HEADER_BYTES
-from fastlane.api.connections import Connections, Listener, limits_for, raise_file_limit
+from fastlane.api.connections import Connections, limits_for, raise_file_limit
+from fastlane.api.listener import Listener
 from fastlane.api.routes import make_app
 from fastlane.api.streaming.sockets import MAX_SOCKETS
 from fastlane.config import Config, is_loopback

@@ -22,17 +22,14 @@ A peer is an address. A trusted proxy has no share of its own, because it serves
 from __future__ import annotations
 
 import asyncio
-import errno
 import resource
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import structlog
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -44,17 +41,11 @@ RESERVED_FILES = 256
 # Bounds the connections where the limit on open files does not, and is the least there may be.
 MAX_CONNECTIONS = 10_000
 MIN_CONNECTIONS = 64
-# Bounds the connections accepted in one go, so that others get their turn on the loop.
-ACCEPT_BATCH = 64
-# Bounds the pause in accepting while the process or the machine has no descriptors left.
-NO_FILES_SECONDS = 1.0
 # Bounds the pieces of an answer, because a piece is kept until all of it is sent.
 PIECE_BYTES = 64 * 1024
 # How often timeouts are looked for, and how often the log says that somebody was refused.
 SWEEP_SECONDS = 1.0
 LOG_SECONDS = 60.0
-
-_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,62 +468,3 @@ def connection_of(http: HTTPConnection | None) -> Connection | None:
     """The client's connection below *http*; None where another server accepted it (tests)."""
     stream = getattr(http, "stream", None)
     return stream if isinstance(stream, Connection) else None
-
-
-class Listener:
-    """Accepts connections for an HTTP server and has :class:`Connections` count them."""
-
-    def __init__(self, http: HTTPServer, connections: Connections) -> None:
-        self._http = http
-        self._connections = connections
-        self._sockets: list[socket.socket] = []
-        self._paused: asyncio.TimerHandle | None = None
-
-    def listen(self, sockets: Iterable[socket.socket]) -> None:
-        """Accept on *sockets*, which are bound and listening."""
-        self._sockets = list(sockets)
-        for sock in self._sockets:
-            sock.setblocking(False)
-        self._resume()
-
-    def stop(self) -> None:
-        """Accept no more connections; requests under way continue. Safe to repeat."""
-        if self._paused is not None:
-            self._paused.cancel()
-        self._pause()
-        for sock in self._sockets:
-            sock.close()
-        self._sockets = []
-        self._connections.close()
-
-    def _resume(self) -> None:
-        self._paused = None
-        loop = asyncio.get_running_loop()
-        for sock in self._sockets:
-            loop.add_reader(sock, self._accept, sock)
-
-    def _pause(self) -> None:
-        loop = asyncio.get_running_loop()
-        for sock in self._sockets:
-            loop.remove_reader(sock)
-
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPT_BATCH):
-            try:
-                sock, address = listening.accept()
-            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno not in _NO_FILES:
-                    raise
-                # The connection stays in the kernel's queue: asking again at once would spin.
-                self._connections.say(
-                    "files", "No descriptor is left for a new connection.", error=error.strerror
-                )
-                self._pause()
-                loop = asyncio.get_running_loop()
-                self._paused = loop.call_later(NO_FILES_SECONDS, self._resume)
-                return
-            sock.setblocking(False)
-            begin = partial(self._http.handle_stream, address=address)
-            self._connections.admit(sock, str(address[0]), begin)
