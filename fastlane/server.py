@@ -122,7 +122,7 @@ class Server:
             idle_connection_timeout=IDLE_CONNECTION_SECONDS,
             body_timeout=BODY_SECONDS,
         )
-        limits = limits_for(raise_file_limit())
+        limits = limits_for(raise_file_limit(), self.config.max_body_bytes)
         self.services.sockets.limit = self.config.max_sockets or min(MAX_SOCKETS, limits.total // 2)
         self.connections = Connections(limits, is_proxy=self._is_trusted_proxy)
         self._listener = Listener(self._http, self.connections)

@@ -19,7 +19,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from fastlane.api import large
-from fastlane.api.connections import Connection, connection_of
+from fastlane.api.connections import Connection, Crowded, connection_of
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
 from fastlane.api.schemas.build import problem_details
@@ -39,7 +39,7 @@ RETRY_AFTER_SECONDS = 5
 # An answer of at most this size (bytes) is never held up for its size.
 SMALL_BYTES = 64 * 1024
 # How often the text of a large answer is in memory while it is made.
-COPIES = 3
+COPIES = 5
 Room = Callable[[int], Awaitable[None]]
 """See :meth:`BaseHandler.room`."""
 
@@ -128,9 +128,17 @@ class BaseHandler(RequestHandler):
         """Wait until an answer of about *size* bytes may be made; before it is read, that is.
 
         :raises StreamClosedError: the client hung up meanwhile.
+        :raises Problem: too many wait already.
         """
         if size > SMALL_BYTES and self.connection is not None:
-            await self.connection.connections.room(self.connection, COPIES * size)
+            try:
+                await self.connection.connections.room(self.connection, COPIES * size)
+            except Crowded:
+                raise Problem(
+                    503,
+                    "Too many large answers are being sent; try again.",
+                    headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+                ) from None
 
     async def send_json(self, body: Any, *, status: int = 200) -> None:
         """Answer with *body* as JSON."""

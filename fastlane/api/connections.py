@@ -43,9 +43,19 @@ MAX_CONNECTIONS = 10_000
 MIN_CONNECTIONS = 64
 # Bounds the pieces of an answer, because a piece is kept until all of it is sent.
 PIECE_BYTES = 64 * 1024
+# Bodies up to this size have a part of the budget for themselves.
+SMALL_BODY_BYTES = 16 * 1024
+# Bounds all bodies that are under way, where a single one may not be larger.
+BODY_BYTES = 32 * 1024**2
+# Bounds the large answers that wait for room; each has read something already.
+MAX_WAITING = 200
 # How often timeouts are looked for, and how often the log says that somebody was refused.
 SWEEP_SECONDS = 1.0
 LOG_SECONDS = 60.0
+
+
+class Crowded(Exception):
+    """So many large answers wait for room that no other may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +65,25 @@ class Limits:
     total: int = MAX_CONNECTIONS
     per_peer: int = MAX_CONNECTIONS // 2
     first_byte_seconds: float = 10.0
-    unsent_bytes: int = 64 * 1024**2
-    unsent_bytes_per_peer: int = 32 * 1024**2
+    unsent_bytes: int = 48 * 1024**2
+    unsent_bytes_per_peer: int = 24 * 1024**2
     stalled_seconds: float = 10.0
     abandoned_seconds: float = 300.0
-    body_bytes: int = 64 * 1024**2
+    body_bytes: int = BODY_BYTES
     body_stalled_seconds: float = 10.0
 
 
-def limits_for(open_files: int) -> Limits:
-    """Limits for a process that may have *open_files* open."""
+def limits_for(open_files: int, largest_body: int = 0) -> Limits:
+    """Limits for a process that may have *open_files* open.
+
+    :param largest_body: the most bytes that a request may have; two such bodies fit.
+    """
     total = max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, open_files - RESERVED_FILES))
-    return Limits(total=total, per_peer=max(1, total // 2))
+    return Limits(
+        total=total,
+        per_peer=max(1, total // 2),
+        body_bytes=max(BODY_BYTES, largest_body * 5 // 2),
+    )
 
 
 def raise_file_limit() -> int:
@@ -269,7 +286,11 @@ class Connections:
 
     def receive(self, connection: Connection, size: int) -> bool:
         """Count *size* more bytes of a body; False when the budget does not allow them."""
-        if self.body_bytes + size > self.limits.body_bytes:
+        limit = self.limits.body_bytes
+        if connection.body_bytes + size > SMALL_BODY_BYTES:
+            # The rest is for small ones.
+            limit -= limit // 8
+        if self.body_bytes + size > limit:
             self.say("bodies", "Request bodies are refused: too many are under way.")
             return False
         self.body_bytes += size
@@ -320,11 +341,16 @@ class Connections:
         who wait get their turns peer by peer, and those of one peer in order of asking.
 
         :raises StreamClosedError: *connection* was closed meanwhile.
+        :raises Crowded: too many wait already.
         """
         if connection.closed():
             raise StreamClosedError
+        # More would have to wait until nobody else has anything.
+        size = min(size, self.limits.unsent_bytes_per_peer // 2)
         if size <= connection.reserved:
             return
+        if sum(map(len, self._waiting_for_room.values())) >= MAX_WAITING:
+            raise Crowded
         # Who waits must hold nothing, or all could wait for each other.
         self._release(connection)
         turn = _Turn(connection, size, self._loop.create_future())

@@ -35,7 +35,7 @@ def warnings_logged() -> Iterator[list[str]]:
 async def bounded_site(
     make_site: MakeSite, monkeypatch: pytest.MonkeyPatch, **limits: Any
 ) -> tuple[Site, Connections]:
-    monkeypatch.setattr(fastlane.server, "limits_for", lambda files: Limits(**limits))
+    monkeypatch.setattr(fastlane.server, "limits_for", lambda *_: Limits(**limits))
     site = await make_site(still=True)
     assert site.server.connections is not None
     return site, site.server.connections
@@ -68,6 +68,8 @@ def test_limits_leave_a_reserve() -> None:
     assert limits_for(1024).total == 1024 - 256
     assert limits_for(1_000_000).total == 10_000
     assert limits_for(100).total == 64
+    # What is allowed fits, whatever MAX_BODY_BYTES says.
+    assert limits_for(1024, 1024**3).body_bytes > 2 * 1024**3
 
 
 async def test_silent_connections_make_room(
@@ -169,8 +171,12 @@ async def test_bodies_have_a_budget(make_site: MakeSite, monkeypatch: pytest.Mon
             answer = await ended(refused)
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"Retry-After: " in answer
-        # A small body still fits.
-        assert (await site.submit())["executionId"]
+        # A small body still fits, and not because there is room left for large ones.
+        async with connected(site, 1, head + b" " * 16_384):
+            await eventually(lambda: connections.body_bytes == 76_384)
+            async with connected(site, 1, head + b" " * 10_000):
+                await eventually(lambda: connections.body_bytes == 86_384)
+                assert (await site.submit())["executionId"]
     await eventually(lambda: connections.body_bytes == 0)
 
 
@@ -316,7 +322,7 @@ async def test_large_answers_that_nobody_reads_are_not_made_at_once(
 async def test_a_proxys_connection_belongs_to_its_client(
     make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fastlane.server, "limits_for", lambda files: Limits(total=9, per_peer=1))
+    monkeypatch.setattr(fastlane.server, "limits_for", lambda *_: Limits(total=9, per_peer=1))
     site = await make_site(still=True, trusted_proxies="127.0.0.1")
     connections = site.server.connections
     assert connections is not None
