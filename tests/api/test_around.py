@@ -554,7 +554,7 @@ async def test_slow_requests_are_cut_off(
     monkeypatch.setattr(fastlane.server, "IDLE_CONNECTION_SECONDS", 0.3)
     monkeypatch.setattr(fastlane.server, "BODY_SECONDS", 0.3)
     limits = Limits(first_byte_seconds=0.3)
-    monkeypatch.setattr(fastlane.server, "limits_for", lambda files: limits)
+    monkeypatch.setattr(fastlane.server, "limits_for", lambda *_: limits)
     site = await make_site(still=True)
 
     async def dribble(head: bytes, piece: bytes) -> None:
@@ -590,7 +590,7 @@ async def test_client_that_does_not_read(
 ) -> None:
     """Regression 40: it is hung up on after a while, however much there is to send."""
     limits = Limits(abandoned_seconds=0.3)
-    monkeypatch.setattr(fastlane.server, "limits_for", lambda files: limits)
+    monkeypatch.setattr(fastlane.server, "limits_for", lambda *_: limits)
     site = await make_site(still=True)
     owner = site.owner()
     await owner.start()
@@ -639,10 +639,8 @@ async def test_redaction(make_site: MakeSite) -> None:
     job = (await site.get(created["jobUrl"])).json["job"]
     assert job["metadata"]["envs"] == hidden
     assert job["executions"][0]["metadata"]["envs"] == hidden
-    assert job["metadata"]["webhooks"]["fails"][0]["headers"] == {
-        **dict.fromkeys(headers, "***"),
-        "X-A": "b",
-    }
+    shown = job["metadata"]["webhooks"]["fails"][0]["headers"]
+    assert shown == dict.fromkeys(headers, "***")
     assert (await site.execution(created))["metadata"]["envs"] == hidden
     for path in PATHS:
         if "GET" in methods_of(path):

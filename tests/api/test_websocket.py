@@ -497,10 +497,20 @@ async def test_an_unmasked_frame_ends_the_connection(site: Site, owner: Owner) -
         assert (await reader.read())[2:4] == (1002).to_bytes(2, "big")
 
 
+async def test_a_flood_of_frames_ends_the_connection(site: Site, owner: Owner) -> None:
+    """A viewer has nothing to say; four that said a lot held up everyone for seconds."""
+    await owner.start()
+    for frame in (b"\x89\x80\0\0\0\0", b"\x8a\x80\0\0\0\0", b"\x81\x80\0\0\0\0"):
+        async with handshaken(site, owner) as (reader, writer):
+            writer.write(frame * 101)
+            assert (1008).to_bytes(2, "big") + b"too many frames" in await reader.read()
+
+
 async def test_pings_whose_answers_are_not_read_are_not_read_either(
-    site: Site, owner: Owner
+    site: Site, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Regression: the answers piled up in memory; others are served meanwhile."""
+    """The answers piled up in memory; others are served meanwhile."""
+    monkeypatch.setattr(websocket, "MAX_FRAMES", 10**9)
     await owner.start()
     ping = b"\x89\xfd\0\0\0\0" + b"x" * 125
     async with handshaken(site, owner) as (_, writer):

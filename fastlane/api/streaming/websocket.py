@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from tornado.iostream import IOStream, StreamClosedError
@@ -34,6 +34,8 @@ STALL_SECONDS = 60.0
 PING_SECONDS = 60.0
 # Bounds a message of a client, which has no reason to send one.
 MAX_MESSAGE_BYTES = 4096
+# Bounds the frames of one client in a second: viewers have nothing to say but pings.
+MAX_FRAMES = 100
 # Bounds ``after``: what JSON numbers hold exactly (RFC 8259, section 6).
 MAX_SEQ = 2**53 - 1
 
@@ -49,8 +51,8 @@ DONE = "done"
 RETRY = "retry"
 
 # RFC 6455, section 7.4.1, and the registry that it established.
-NORMAL, GOING_AWAY, PROTOCOL_ERROR, INTERNAL_ERROR = 1000, 1001, 1002, 1011
-TRY_AGAIN_LATER = 1013
+NORMAL, GOING_AWAY, PROTOCOL_ERROR, POLICY_VIOLATION = 1000, 1001, 1002, 1008
+INTERNAL_ERROR, TRY_AGAIN_LATER = 1011, 1013
 # In the second byte of a frame (section 5.2). A server closes where it is missing (section 5.1).
 _MASKED = 0x80
 
@@ -63,8 +65,15 @@ class _Protocol(WebSocketProtocol13):
     """Reads frames as a server must, and no faster than its client reads the answers."""
 
     _at_header = False
+    _frames, _since = 0, 0.0
 
     async def _receive_frame(self) -> None:
+        self._frames += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._since >= 1:
+            self._frames, self._since = 1, now
+        elif self._frames > MAX_FRAMES:
+            self._refuse(POLICY_VIOLATION, "too many frames")
         if self.stream.writing():
             # Otherwise the answers to a flood of pings would pile up.
             await self.stream.write(b"")
@@ -76,10 +85,13 @@ class _Protocol(WebSocketProtocol13):
         if self._at_header:
             self._at_header = False
             if not data[1] & _MASKED:
-                self.close(PROTOCOL_ERROR, "a client's frames are masked")
-                self._abort()
-                raise StreamClosedError
+                self._refuse(PROTOCOL_ERROR, "a client's frames are masked")
         return data
+
+    def _refuse(self, code: int, reason: str) -> NoReturn:
+        self.close(code, reason)
+        self._abort()
+        raise StreamClosedError
 
 
 class LogSocket(BaseHandler, WebSocketHandler):
