@@ -520,20 +520,21 @@ async def test_an_unreadable_record_ends_and_the_rest_goes_on(
 # -- the plans of the queries -----------------------------------------------------------------
 
 # What may be scanned: the tables of one row, of the hosts and of the channels, the words given to a
-# search with the tasks found for them, and the index of what is active, which the farms' limits
-# bound.
+# search with the tasks found for them, the names that a recursive query found by one seek each, and
+# the index of what is active, which the farms' limits bound.
 BOUNDED_SCANS = re.compile(
-    r"SCAN (counters|hosts|pending|json_each VIRTUAL TABLE.*|\(subquery-\d+\)"
+    r"SCAN (counters|hosts|pending|farms|receivers|json_each VIRTUAL TABLE.*|\(subquery-\d+\)"
     r"|executions USING (COVERING )?INDEX executions_active)"
 )
 MODULES = (changes, executions, hosts, instances, jobs, logs, outbox, storage_module, tasks)
+STATEMENTS = {"SELECT", "UPDATE", "DELETE", "INSERT", "WITH"}
 QUERIES = {
-    f"{module.__name__.rpartition('.')[2]}.{name}": query
+    f"{module.__name__.rpartition('.')[2]}.{name}{number or ''}": query
     for module in MODULES
-    for name, query in vars(module).items()
-    if name.isupper()
-    and isinstance(query, str)
-    and query.split()[0] in {"SELECT", "UPDATE", "DELETE", "INSERT"}
+    for name, value in vars(module).items()
+    if name.isupper() and isinstance(value, str | tuple)
+    for number, query in enumerate([value] if isinstance(value, str) else value)
+    if isinstance(query, str) and query.split()[:1] and query.split()[0] in STATEMENTS
 }
 
 
@@ -542,7 +543,9 @@ def test_no_query_scans_a_table(tmp_path: Path, name: str) -> None:
     connection = schema.connect_writer(tmp_path / "x.db")
     query = QUERIES[name]
     numbered = [int(number) for number in re.findall(r"\?(\d+)", query)]
-    parameters = ("1",) * max(numbered, default=query.count("?"))
+    parameters: dict[str, str] | tuple[str, ...] = dict.fromkeys(re.findall(r":(\w+)", query), "1")
+    if not parameters:
+        parameters = ("1",) * max(numbered, default=query.count("?"))
     plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", parameters).fetchall()
     connection.close()
     scans = [row[3] for row in plan if row[3].startswith("SCAN")]
