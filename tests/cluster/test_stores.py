@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import redis
 
+from fastlane.storage.mongo.database import OPERATION_SECONDS
 from scripts.services import prepare_mongod
 from tests.cluster.instances import Cluster, Load, Report
 from tests.cluster.proxy import Proxy
 from tests.cluster.replica_set import ReplicaSet
 from tests.eventually import wait_for
+from tests.fastlane_server import FINAL
 from tests.scoreboard import Scoreboard
 from tests.services import MongoServer, RedisServer, frozen, missing
 
@@ -198,3 +200,42 @@ def test_the_primary_steps_down_and_is_killed(
         what = "a primary steps down, the next one is killed"
         report = load_while(cluster, 25, trouble, scoreboard, what)
     assert max(report.recoveries) < 15
+
+
+def test_what_was_read_as_done_stays_done(
+    tmp_path: Path, replica_set: ReplicaSet, redis_own: RedisServer
+) -> None:
+    """Jobs end while the primary's writes reach no other member; then it is killed.
+
+    Watched for twice the time limit of an operation, so that each end is tried, and repeated.
+    """
+    release = tmp_path / "release"
+    script = f"while [ ! -e {release} ]; do sleep 0.1; done"
+    with Cluster(
+        tmp_path, replica_set.url, redis_own.url, count=2, MAX_RUNNING="8", LEASE_SECONDS="6"
+    ) as cluster:
+        first = cluster.instances[0]
+        bodies = {f"cut-{n}": cluster.shell(f"cut-{n}", script) for n in range(8)}
+        urls = [
+            first.submit(name, rerunWhenLost=True, **body)["jobUrl"]
+            for name, body in bodies.items()
+        ]
+        jobs = ["/" + url.split("/", 3)[3] for url in urls]
+
+        def statuses() -> list[str]:
+            """Of all executions, as any instance answers."""
+            found = [cluster.insist(job)["job"]["executions"] for job in jobs]
+            return [execution["status"] for executions in found for execution in executions]
+
+        wait_for(lambda: statuses() == ["running"] * len(jobs), "eight starts")
+        primary = replica_set.hold()
+        release.touch()
+        until = time.monotonic() + 2 * OPERATION_SECONDS + 2
+        while time.monotonic() < until:
+            assert FINAL.isdisjoint(statuses()), "shown before it is committed"
+            time.sleep(0.2)
+        replica_set.fail_over(primary)
+        primary.start()
+        wait_for(lambda: FINAL.issuperset(statuses()), "the end of all")
+        assert statuses() == ["done"] * len(jobs)
+        assert sorted(cluster.starts()) == sorted(bodies)
