@@ -21,7 +21,7 @@ import structlog
 
 from fastlane.errors import HostUnavailable, RunVanished, StartFailed
 from fastlane.executors.base import LogBatch, Phase, RunSpec
-from fastlane.executors.process import output
+from fastlane.executors.process import output, supervisor
 from fastlane.executors.process import shim as process_shim
 from fastlane.executors.process.executor import ProcessExecutor
 from fastlane.executors.utf8 import incomplete_tail
@@ -631,10 +631,4 @@ def test_processes_are_told_apart_by_their_start(tmp_path: Path) -> None:
 
 
 def test_a_supervisor_needs_a_run(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", process_shim.__file__, str(tmp_path / "no-run")],
-        capture_output=True,
-        timeout=PATIENCE_SECONDS,
-        check=True,
-    )
-    assert (done.stdout, done.stderr) == (b"gone", b"")
+    assert supervisor.launch(tmp_path / "no-run", PATIENCE_SECONDS) == ("gone", "")
