@@ -162,7 +162,7 @@ def withstand(
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_a_short_attack(attacked: Attacked, scoreboard: Scoreboard, kind: str) -> None:
     """A tenth of each; the latency is printed, and bounded as far as a busy machine allows."""
-    withstand(attacked, scoreboard, kind, max(4, ATTACKS[kind] // 10), 60)
+    withstand(attacked, scoreboard, kind, max(4, ATTACKS[kind] // 10), 30)
 
 
 @pytest.mark.faults
