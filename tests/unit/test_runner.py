@@ -19,7 +19,7 @@ from fastlane.background.loop import Loop
 from fastlane.background.runner import Runner
 from fastlane.background.scheduler import Scheduler
 from fastlane.bus.local import Bus
-from fastlane.errors import Rejected
+from fastlane.errors import Rejected, StorageUnavailable
 from fastlane.events import ExecutionChanged, HostChanged, LogGrown
 from fastlane.executors.base import Executor
 from fastlane.executors.registry import Executors
@@ -50,6 +50,7 @@ from tests.fakes import (
     SlowPull,
     VanishingRun,
 )
+from tests.storage_calls import wrap
 
 NOW = Schedule()
 
@@ -423,5 +424,12 @@ async def test_the_sweep_removes_what_a_crash_left_and_nothing_else(tmp_path: Pa
         executor.runs_by_id[f"run-{made.id}"] = left
         stranger = replace(run, spec=replace(run.spec, execution_id="unknown"))
         executor.runs_by_id["run-unknown"] = stranger
-        await one.keeper.sweep()
+
+        async def too_slow(*_: object, **__: object) -> Sequence[Execution]:
+            raise StorageUnavailable("operation exceeded time limit")
+
+        # Another look-up that fails keeps no host from being swept.
+        wrap(one.storage, "executions.orphaned", lambda _: too_slow)
+        with pytest.raises(StorageUnavailable):
+            await one.keeper.sweep()
         assert list(executor.runs_by_id) == ["run-unknown"]
