@@ -89,7 +89,10 @@ class Row:
         """A zero has its bound beside it: the rule of three, at 95 % confidence."""
         if count is None:
             return "-"
-        return str(count) if count or not self.n else f"0 ≤{min(3 / self.n, 1):.1%}"
+        if count or not self.n:
+            return str(count)
+        bound = min(3 / self.n, 1)
+        return f"0 ≤{bound:.1%}" if bound < 0.01 else f"0 ≤{bound:.0%}"
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

@@ -37,6 +37,14 @@ class Disk:
     def unmount(self) -> None:
         """Unmount it."""
         subprocess.run(["umount", str(self.path)], check=True)
+        # A namespace that was made meanwhile may hold it a moment longer.
+        wait_for(self._is_free, "the disk to be free")
+
+    def _is_free(self) -> bool:
+        loops = subprocess.run(
+            ["losetup", "-j", str(self._file)], stdout=subprocess.PIPE, check=True
+        )
+        return not loops.stdout
 
     def fail(self) -> None:
         """Make it read-only under those who write."""

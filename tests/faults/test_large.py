@@ -210,7 +210,7 @@ def test_a_long_history(tmp_path: Path, scoreboard: Scoreboard) -> None:
         again = Load(single, 20, every_seconds=0)
         with again.running() as report:
             wait_for(lambda: single.starts().count("long") > starts.count("long"), "the retry")
-        longest = max(longest, time.monotonic() - began)
+            retry_seconds = time.monotonic() - began
         report.wrong_answers += ["a page"] * wrong
         scoreboard.add(
             Row(
@@ -220,7 +220,7 @@ def test_a_long_history(tmp_path: Path, scoreboard: Scoreboard) -> None:
                 "executions",
                 wrong_answer=wrong,
                 lost=len(report.lost),
-                note=f"longest answer {longest:.2f} s",
+                note=f"longest answer {longest:.2f} s, started again after {retry_seconds:.2f} s",
             )
         )
         report.check()

@@ -50,7 +50,7 @@ def test_other_farms_and_leases(on_cluster: OnCluster, scoreboard: Scoreboard) -
         load = Load(servers, scoreboard.scaled(150, least=15), settle_seconds=180)
         with load.running() as report:
             kills = kill_now_and_then(load, scoreboard)
-        what = "instances with other farms and leases, kill -9"
+        what = "other farms and leases, kill -9"
         scoreboard.take(report, what, "cluster", f"{kills} times")
 
 
@@ -87,5 +87,5 @@ def test_the_version_before(tmp_path: Path, on_cluster: OnCluster, scoreboard: S
         load = Load(servers, scoreboard.scaled(150, least=15), settle_seconds=180)
         with load.running() as report:
             kills = kill_now_and_then(load, scoreboard)
-        what = "this version beside the one before, kill -9"
+        what = "the version before beside this one, kill -9"
         scoreboard.take(report, what, "cluster", f"{VERSION_BEFORE}; {kills} times")

@@ -40,4 +40,4 @@ def test_in_time_while_the_server_is_away(
             single.server.start()
             single.await_recovery(report)
         what = "containers" if executor == "docker" else "processes"
-        scoreboard.take(report, f"{what} end in time, the server is away", "SQLite")
+        scoreboard.take(report, f"{what} end in time, server away", "SQLite")
