@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fastlane.errors import ExecutorError
 from fastlane.executors.base import Phase, RunState
 from fastlane.executors.docker.container import unix_time
 from fastlane.executors.docker.engine import Engine, Refused
@@ -15,6 +16,8 @@ from fastlane.executors.docker.engine import Engine, Refused
 UNSEEN_END = 255
 # The exit code of what was killed, as someone does who removes a running container by force.
 _KILLED = 137
+# Exit codes above it stand for a signal.
+_SIGNALLED = 128
 # How many events an engine keeps (moby, daemon/events/events.go).
 _EVENTS_KEPT = 256
 _END_EVENTS = frozenset({"die", "died"})
@@ -33,6 +36,26 @@ def end_by_answer(run_id: str, answer: Any) -> RunState | None:
     error = answer.get("Error")
     message = error.get("Message") if isinstance(error, Mapping) else None
     return RunState(run_id, Phase.ENDED, code, error=message or None)
+
+
+async def was_signalled(engine: Engine, end: RunState) -> bool:
+    """Whether the engine sent the container a signal, as a stop or a restart by someone does.
+
+    True where the engine does not tell, and where the exit code is that of a signal.
+    """
+    if end.exit_code is None or end.exit_code > _SIGNALLED or end.finished_at is None:
+        return True
+    filters = json.dumps({"container": [end.run_id], "event": ["kill"]})
+    params = {
+        "since": f"{(end.started_at or 0.0):.6f}",
+        # A time to come would keep the answer open until then.
+        "until": f"{end.finished_at:.6f}",
+        "filters": filters,
+    }
+    try:
+        return bool(await engine.call("GET", "events", params=params, raw=True))
+    except ExecutorError:
+        return True
 
 
 async def saw_end(engine: Engine, state: RunState) -> bool:

@@ -35,7 +35,7 @@ from fastlane.executors.docker.container import (
     unix_time,
 )
 from fastlane.executors.docker.credentials import Login, login_of_docker
-from fastlane.executors.docker.ends import UNSEEN_END, end_by_answer, saw_end
+from fastlane.executors.docker.ends import UNSEEN_END, end_by_answer, saw_end, was_signalled
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
 from fastlane.executors.docker.engines import Engines
 from fastlane.executors.docker.farms import options_of
@@ -65,10 +65,7 @@ NAME_TAKEN_STEP_SECONDS = 0.2
 # Added to the grace period of a stop before the call itself times out.
 STOP_MARGIN_SECONDS = 30.0
 # Bound how long a restart by someone else may stay in its gap: the looks at an ended run.
-LOOKS_SECONDS = (0.02,)
-LOOKS_AFTER_SIGNAL_SECONDS = (0.02, 0.1, 0.3)
-# Exit codes above it stand for a signal.
-SIGNALLED = 128
+LOOKS_SECONDS = (0.02, 0.1, 0.3)
 # Bounds the runs that are remembered as started.
 MAX_BEGUN = 10_000
 # Bounds the attempts to stop a run that others start at the same time.
@@ -285,11 +282,12 @@ class DockerExecutor(Executor):
     async def is_last(self, host: str, end: RunState) -> bool:
         """See ``Executor.is_last``: ``docker restart`` passes through an end.
 
-        An engine that starts a container does not answer an inspect before it is started, so the
-        gap is short. It is longer under load, but then the exit code is mostly that of a signal.
+        Nothing is looked at twice where the engine has sent the container no signal. An engine that
+        starts a container does not answer an inspect before it is started, so the gap is short.
         """
-        signalled = end.exit_code is not None and end.exit_code > SIGNALLED
-        for seconds in LOOKS_AFTER_SIGNAL_SECONDS if signalled else LOOKS_SECONDS:
+        if not await was_signalled(self._engines.of(host), end):
+            return True
+        for seconds in LOOKS_SECONDS:
             await asyncio.sleep(seconds)
             try:
                 now = await self.inspect(host, end.run_id)
