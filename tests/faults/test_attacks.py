@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import pytest
@@ -84,10 +85,15 @@ class Attacked:
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    """A server for all short attacks."""
+    with serving(tmp_path_factory.mktemp("attacked")) as attacked:
+        yield attacked
+
+
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[Attacked]:
     """A server that has answered its largest page once."""
-    server = FastlaneServer(
-        tmp_path_factory.mktemp("attacked"), EXECUTOR="process", MAX_RUNNING="4", LOG_LEVEL="info"
-    )
+    server = FastlaneServer(directory, EXECUTOR="process", MAX_RUNNING="4", LOG_LEVEL="info")
     with server:
         script = 'head -c 70000 /dev/zero | tr "\\0" x | tee /dev/stderr; exit 1'
         job = server.submit(
@@ -168,9 +174,12 @@ def test_a_short_attack(attacked: Attacked, scoreboard: Scoreboard, kind: str) -
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ATTACKS)
-def test_an_attack(attacked: Attacked, scoreboard: Scoreboard, kind: str) -> None:
-    count = scoreboard.scaled(ATTACKS[kind])
-    healthy, _ = withstand(attacked, scoreboard, kind, count, scoreboard.scaled(300, least=100))
+def test_an_attack(tmp_path: Path, scoreboard: Scoreboard, kind: str) -> None:
+    """All of each, on a server of its own: the allocator keeps what an earlier attack needed."""
+    count, n = scoreboard.scaled(ATTACKS[kind]), scoreboard.scaled(1000, least=100)
+    with serving(tmp_path) as attacked:
+        healthy, _ = withstand(attacked, scoreboard, kind, count, n)
+        assert len(attacked.server.log_text()) < 1024**2
     assert healthy.p99 <= P99_SECONDS
 
 
