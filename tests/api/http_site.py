@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class StillServer(Server):
 
     def __init__(self, config: Config, **parts: Any) -> None:
         super().__init__(config, **parts)
-        self._work = ()
+        self.parts = replace(self.parts, work=())
 
 
 @dataclass(frozen=True)
