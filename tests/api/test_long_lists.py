@@ -44,6 +44,8 @@ TOLERANCE = 1.5
 def long_lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with 100,000 tasks, and a job with 100,000 executions."""
     data_dir = tmp_path_factory.mktemp("long")
+    # Executions without it would be those of an installation that has lost its name.
+    (data_dir / "installation").write_text("0" * 32)
     connection = connect_writer(data_dir / DATABASE_NAME)
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("BEGIN")
