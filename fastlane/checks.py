@@ -74,7 +74,8 @@ def shown(value: object) -> str:
     """*value* as a sentence repeats it: as JSON on one line, and not too much of it."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     if len(text) > SHOWN_CHARS:
-        text = f"{text[:SHOWN_CHARS]}…"
+        quote = '"' if isinstance(value, str) else ""
+        text = f"{text[:SHOWN_CHARS]}…{quote}"
     # JSON leaves some line separators and control characters as they are.
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text

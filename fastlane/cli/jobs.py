@@ -21,10 +21,19 @@ _INTERRUPTED = 130
 _NOT_STARTED = {"scheduled", "enqueued", "pulling"}
 
 
-Follow = Annotated[
+FollowJob = Annotated[
     bool,
     typer.Option(
         "--follow", "-f", help="Show the log until the job ends, retries included; exit as it does."
+    ),
+]
+FollowUrl = Annotated[
+    bool,
+    typer.Option(
+        "--follow",
+        "-f",
+        help="Show the log until the execution, or the job with its retries, ends; exit as it "
+        "does.",
     ),
 ]
 
@@ -48,7 +57,7 @@ def submit(
     cron: Annotated[
         str | None, typer.Option(metavar="CRON", help="Run on a schedule, as in '*/5 * * * *'.")
     ] = None,
-    follow: Follow = False,
+    follow: FollowJob = False,
     server: ServerUrl = LOCAL,
 ) -> None:
     """Submit a job to a running server and print its URL."""
@@ -74,7 +83,7 @@ def submit(
 @app.command("logs")
 def show_logs(
     url: Annotated[str, typer.Argument(help="The URL of a job or an execution.")],
-    follow: Follow = False,
+    follow: FollowUrl = False,
     server: ServerUrl = LOCAL,
 ) -> None:
     """Show the log of an execution, or of a job's last execution."""

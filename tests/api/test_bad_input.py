@@ -589,6 +589,14 @@ async def test_not_there(still: Site, path: str) -> None:
     assert (await still.request("HEAD", path)).status == 404
 
 
+async def test_what_is_not_there_is_named_in_a_sentence(still: Site) -> None:
+    problem = (await still.get("/tasks/nobody's/")).problem(404)
+    assert problem["detail"] == 'There is no task "nobody\'s".'
+    path = f"/{'x' * 200}/"
+    # Cut, and still between its quotation marks.
+    assert (await still.get(path)).problem(404)["detail"].endswith('x…".')
+
+
 async def test_of_another_task_or_job(still: Site) -> None:
     """A job is found in its own task only, an execution in its own job only."""
     one, other = await still.submit("one"), await still.submit("other")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastlane.executors.docker.engine import Refused
+from fastlane.errors import HostUnavailable
+from fastlane.executors.docker.engine import Engine, Refused
 from fastlane.executors.docker.refusals import is_the_jobs
 
 RUNC = (
@@ -120,3 +121,15 @@ def test_a_long_message_keeps_its_ends(text: str) -> None:
     assert is_the_jobs(500, refused.whole_reason)
     refused = Refused("h", 500, f"{text}: no space left on device")
     assert not is_the_jobs(500, refused.whole_reason)
+
+
+async def test_an_engine_that_is_not_there_is_named_once() -> None:
+    engine = Engine("unix:///nowhere/docker.sock")
+    try:
+        with pytest.raises(HostUnavailable) as unavailable:
+            await engine.call("GET", "version")
+    finally:
+        await engine.close()
+    assert str(unavailable.value) == (
+        "host unix:///nowhere/docker.sock: it cannot be reached (No such file or directory)"
+    )

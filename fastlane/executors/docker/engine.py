@@ -185,7 +185,7 @@ class Engine:
             if error.status == _NOT_CONNECTED:
                 # An engine that comes back may be another version.
                 self._negotiated = False
-                raise HostUnavailable(self.host, error.message[:MESSAGE_CHARS]) from error
+                raise HostUnavailable(self.host, _not_connected(error)) from error
             raise Refused(self.host, error.status, _words(error.message)) from error
         except TimeoutError as error:
             raise HostUnavailable(self.host, f"no answer to {method} {path} in time") from error
@@ -238,6 +238,14 @@ class Engine:
             connector=connector, timeout=timeout, read_bufsize=STREAM_BUFFER_BYTES
         )
         return Docker(url, connector=connector, session=session, timeout=timeout)
+
+
+def _not_connected(error: DockerError) -> str:
+    """Why there is no connection, without the addresses that aiodocker puts around the reason."""
+    cause = error.__context__
+    if isinstance(cause, aiohttp.ClientConnectorError) and (cause.errno or 0) > 0:
+        return f"it cannot be reached ({os.strerror(cause.errno)})"
+    return error.message[:MESSAGE_CHARS]
 
 
 def _words(message: str) -> str:

@@ -59,15 +59,14 @@ async def follow_logs(
     :raises HostUnavailable: the host went away, or its log cannot be decoded.
     """
     details = await inspect()
-    reader = LogReader(
-        bookmark, tty=bool(details["Config"]["Tty"]), loses_newlines=engine.loses_newlines
-    )
+    tty = bool(details["Config"]["Tty"])
+    reader = LogReader(bookmark, tty=tty, loses_newlines=engine.loses_newlines)
     over = ended.is_set() or await _is_over(details, inspect, ended)
     pause = Pause(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
     while True:
         reader.restart(trusted=over)
         progress = complete = all_read = False
-        batches = _read(engine, kind, run_id, reader, None if over else ended, details)
+        batches = _read(engine, kind, run_id, reader, None if over else ended, tty)
         # A caller that stops listening must not leave the connection to the garbage collector.
         async with aclosing(batches):
             async for batch in batches:
@@ -171,19 +170,11 @@ async def _read(
     run_id: str,
     reader: LogReader,
     ended: asyncio.Event | None,
-    details: Mapping[str, Any],
+    tty: bool,
 ) -> AsyncGenerator[LogBatch | _End, None]:
-    """What one connection gives, and how it ended unless it broke off.
-
-    :param ended: None for a read that does not follow.
-    """
-    params = {
-        "stdout": "1",
-        "stderr": "1",
-        "timestamps": "0" if details["Config"]["Tty"] else "1",
-        "follow": "0" if ended is None else "1",
-    }
-    silence = READ_SILENCE_SECONDS if ended is None else None
+    """What one connection gives, and how it ended unless it broke off; it follows until *ended*."""
+    params = {"stdout": "1", "stderr": "1", "timestamps": "0" if tty else "1"}
+    params["follow"], silence = ("0", READ_SILENCE_SECONDS) if ended is None else ("1", None)
     checks, doubted = Pause(FIRST_CHECK_SECONDS, MAX_CHECK_SECONDS), False
     check_seconds = checks.take()
     try:
@@ -224,8 +215,7 @@ async def _read(
                 else:
                     checks.reset()
                     check_seconds, doubted = checks.take(), False
-                    batch = reader.feed(chunk)
-                    if batch is not None:
+                    if (batch := reader.feed(chunk)) is not None:
                         yield batch
                     if reader.suspect:
                         return

@@ -238,7 +238,7 @@ class MongoExecutions(Facet, Executions):
                 return ended
             doc = await self._follow_ups.intend_stop(execution_id, reason, now)
             if doc is None:
-                raise NotFound(f"there is no execution {execution_id}")
+                raise NotFound(f'There is no execution "{execution_id}".')
             if doc["status"] != Status.ENQUEUED:
                 return execution_from(doc)
 
@@ -247,7 +247,7 @@ class MongoExecutions(Facet, Executions):
         if doc is None or "todo" in doc:
             doc = await self._follow_ups.settled_execution(execution_id)
         if doc is None:
-            raise CompareFailed(f"there is no execution {execution_id}")
+            raise CompareFailed(f'There is no execution "{execution_id}".')
         if doc["status"] not in ACTIVE or doc["epoch"] != epoch:
             raise CompareFailed(
                 f"execution {execution_id} is {doc['status']} under epoch {doc['epoch']}, "
@@ -336,7 +336,7 @@ class MongoExecutions(Facet, Executions):
     async def get(self, execution_id: str) -> Execution:
         doc = await self._db.executions.find_one({"_id": execution_id})
         if doc is None:
-            raise NotFound(f"there is no execution {execution_id}")
+            raise NotFound(f'There is no execution "{execution_id}".')
         return execution_from(doc)
 
     @operation

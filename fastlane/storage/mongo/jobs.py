@@ -286,7 +286,7 @@ class MongoJobs(Facet, Jobs):
         while True:
             doc = await self._follow_ups.settled_job(job_id)
             if doc is None or doc["task_id"] != task_id:
-                raise NotFound(f"there is no job {job_id} in task {task_id}")
+                raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
             job = job_from(doc)
             if job.stopped_at is not None:
                 return job
@@ -356,14 +356,14 @@ class MongoJobs(Facet, Jobs):
     async def get(self, task_id: str, job_id: str) -> Job:
         doc = await self._db.jobs.find_one({"_id": job_id})
         if doc is None or doc["task_id"] != task_id:
-            raise NotFound(f"there is no job {job_id} in task {task_id}")
+            raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
         return job_from(doc)
 
     @operation
     async def of_task(self, task_id: str, page: PageRequest) -> Page[Job]:
         task = await self._db.tasks.find_one({"_id": task_id}, {"jobs_count": 1})
         if task is None:
-            raise NotFound(f"there is no task {task_id}")
+            raise NotFound(f'There is no task "{task_id}".')
         return await page_of(
             self._db.jobs,
             {"task_id": task_id},

@@ -118,7 +118,7 @@ class MongoOutbox(Facet, Outbox):
         while True:
             doc = await self._db.deliveries.find_one({"_id": delivery_id})
             if doc is None:
-                raise NotFound(f"there is no notification {delivery_id}")
+                raise NotFound(f'There is no notification "{delivery_id}".')
             delivery = delivery_from(doc)
             if delivery.state is DeliveryState.DELIVERED:
                 raise Rejected(

@@ -22,7 +22,7 @@ class MongoTasks(Facet, Tasks):
     async def get(self, task_id: str) -> Task:
         doc = await self._db.tasks.find_one({"_id": task_id})
         if doc is None:
-            raise NotFound(f"there is no task {task_id}")
+            raise NotFound(f'There is no task "{task_id}".')
         return task_from(doc)
 
     @operation

@@ -214,7 +214,7 @@ class SqliteExecutions(Facet, Executions):
     ) -> Execution:
         execution = find_execution(connection, execution_id)
         if execution is None:
-            raise NotFound(f"there is no execution {execution_id}")
+            raise NotFound(f'There is no execution "{execution_id}".')
         if execution.status is Status.ENQUEUED:
             return end(connection, execution, STOPPED, now)
         if execution.status in ACTIVE:
@@ -272,7 +272,7 @@ class SqliteExecutions(Facet, Executions):
     def get(self, connection: sqlite3.Connection, execution_id: str) -> Execution:
         execution = find_execution(connection, execution_id)
         if execution is None:
-            raise NotFound(f"there is no execution {execution_id}")
+            raise NotFound(f'There is no execution "{execution_id}".')
         return execution
 
     @on_reader
@@ -367,7 +367,7 @@ def _owned(connection: sqlite3.Connection, execution_id: str, epoch: int) -> Exe
     """The active execution, as long as *epoch* is its owner's."""
     execution = find_execution(connection, execution_id)
     if execution is None:
-        raise CompareFailed(f"there is no execution {execution_id}")
+        raise CompareFailed(f'There is no execution "{execution_id}".')
     if execution.status not in ACTIVE or execution.epoch != epoch:
         raise CompareFailed(
             f"execution {execution_id} is {execution.status} under epoch {execution.epoch}, "

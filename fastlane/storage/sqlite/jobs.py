@@ -163,7 +163,7 @@ class SqliteJobs(Facet, Jobs):
     def stop(self, connection: sqlite3.Connection, task_id: str, job_id: str, *, now: float) -> Job:
         job = find_job(connection, job_id)
         if job is None or job.task_id != task_id:
-            raise NotFound(f"there is no job {job_id} in task {task_id}")
+            raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
         if job.stopped_at is not None:
             return job
         last = last_execution(connection, job_id)
@@ -211,14 +211,14 @@ class SqliteJobs(Facet, Jobs):
     def get(self, connection: sqlite3.Connection, task_id: str, job_id: str) -> Job:
         job = find_job(connection, job_id)
         if job is None or job.task_id != task_id:
-            raise NotFound(f"there is no job {job_id} in task {task_id}")
+            raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
         return job
 
     @on_reader
     def of_task(self, connection: sqlite3.Connection, task_id: str, page: PageRequest) -> Page[Job]:
         total = connection.execute(JOBS_TOTAL, (task_id,)).fetchone()
         if total is None:
-            raise NotFound(f"there is no task {task_id}")
+            raise NotFound(f'There is no task "{task_id}".')
         (before,) = cursor_numbers(page, parts=1) or (MAX_OFFSET,)
         return page_of(connection, JOBS_PAGE, (task_id, before), page, total[0], job_from)
 

@@ -112,7 +112,7 @@ class SqliteOutbox(Facet, Outbox):
     def requeue(self, connection: sqlite3.Connection, delivery_id: str, *, now: float) -> Delivery:
         delivery = _find_delivery(connection, delivery_id)
         if delivery is None:
-            raise NotFound(f"there is no notification {delivery_id}")
+            raise NotFound(f'There is no notification "{delivery_id}".')
         if delivery.state is DeliveryState.DELIVERED:
             raise Rejected(f"notification {delivery_id} was delivered; there is nothing to requeue")
         if delivery.state is DeliveryState.PENDING:

@@ -37,7 +37,7 @@ class SqliteTasks(Facet, Tasks):
     def get(self, connection: sqlite3.Connection, task_id: str) -> Task:
         row = connection.execute(TASK, (task_id,)).fetchone()
         if row is None:
-            raise NotFound(f"there is no task {task_id}")
+            raise NotFound(f'There is no task "{task_id}".')
         return task_from(row)
 
     @on_reader
