@@ -213,7 +213,7 @@ class Lifecycle:
                 await self._publish_current(last)
             self._publish(stored)
             return stored
-        raise Rejected(f"Job {job_id} keeps changing while it is retried; try again.")
+        raise Rejected(f'Job "{job_id}" keeps changing while it is retried; try again.')
 
     # -- done by the clock --------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ class Server:
             if roles & whose
         ]
         log.info(
-            "server started",
+            "Server started",
             url=self.url if sockets else None,
             version=__version__,
             executors=",".join(sorted({farm.executor for farm in self.config.docker_hosts})),
@@ -150,7 +150,7 @@ class Server:
 
         Containers run on; the next owner finds them.
         """
-        log.info("server stopping")
+        log.info("Server stopping")
         if self._listener is not None:
             self._listener.stop()
         for loop in self._loops:
@@ -164,20 +164,20 @@ class Server:
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await self.services.requests.answered()
             except TimeoutError:
-                log.warning("requests were cut off by the shutdown")
+                log.warning("Requests were cut off by the shutdown")
             try:
                 # This closes the connections that are still open.
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await self._http.close_all_connections()
             except TimeoutError:
-                log.warning("requests are still running while the storage closes")
+                log.warning("Requests are still running while the storage closes")
         await self._opened.aclose()
 
     async def _leave(self) -> None:
         try:
             await self.lifecycle.leave()
         except StorageUnavailable as error:
-            log.warning("could not sign off; the lease will expire", error=str(error))
+            log.warning("Could not sign off; the lease will expire", error=str(error))
 
 
 def check_access(config: Config) -> None:
@@ -249,4 +249,4 @@ async def serve(server: Server) -> None:
         async with asyncio.timeout(SHUTDOWN_SECONDS):
             await server.stop()
     except TimeoutError:
-        log.error("the shutdown took too long; the next start adopts what is left")
+        log.error("The shutdown took too long; the next start adopts what is left")

@@ -181,7 +181,7 @@ class Notifier:
             raise
         except Exception:
             # A fault of fastlane's own must neither stop other deliveries nor be tried for ever.
-            log.exception("fastlane failed to deliver a notification")
+            log.exception("Fastlane failed to deliver a notification")
             error = "An internal error occurred in fastlane; its log has the details."
         return Attempt(at, loop.time() - began, status, error), retries
 

@@ -100,7 +100,7 @@ class Runner:
                     raise
                 except Exception:
                     # A fault of fastlane itself: the execution must not be tried for ever.
-                    log.exception("fastlane failed to run an execution")
+                    log.exception("Fastlane failed to run an execution")
                     await run.end(OWN_FAULT)
             except CompareFailed as error:
                 log.warning("Another instance owns the execution now", error=str(error))

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
 
+from fastlane.checks import shown
 from fastlane.errors import Rejected
 from fastlane.image import ImageReference
 from fastlane.model import (
@@ -62,7 +63,7 @@ def cursor_numbers(page: PageRequest, *, parts: int) -> tuple[int, ...] | None:
     if len(numbers) != parts or not all(
         number.isascii() and number.isdigit() and len(number) < 19 for number in numbers
     ):
-        raise Rejected(f"{page.after[:100]!r} is not a cursor of this listing")
+        raise Rejected(f"{shown(page.after)} is not a cursor of this listing.")
     return tuple(map(int, numbers))
 
 

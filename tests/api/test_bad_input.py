@@ -592,6 +592,8 @@ async def test_not_there(still: Site, path: str) -> None:
 async def test_what_is_not_there_is_named_in_a_sentence(still: Site) -> None:
     problem = (await still.get("/tasks/nobody's/")).problem(404)
     assert problem["detail"] == 'There is no task "nobody\'s".'
+    cursor = (await still.get("/tasks/?after=zzz")).problem(400)
+    assert cursor["detail"] == '"zzz" is not a cursor of this listing.'
     path = f"/{'x' * 200}/"
     # Cut, and still between its quotation marks.
     assert (await still.get(path)).problem(404)["detail"].endswith('x…".')

@@ -219,7 +219,7 @@ def test_web_and_workers(
         with worker:
             (ended,) = web.await_end(job)
             assert ended["exitCode"] == 7
-            assert "server started" in worker.log_text()
+            assert "Server started" in worker.log_text()
             for instance in (web, worker):
                 wait_for(partial(is_healthy, instance), "a healthy instance")
         no_worker = Instance(tmp_path / "none", **{**worker.options, "DATA_DIR": str(tmp_path)})

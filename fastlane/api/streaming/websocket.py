@@ -199,12 +199,12 @@ class LogSocket(BaseHandler, WebSocketHandler):
         except _Stalled:
             code = TRY_AGAIN_LATER
         except StorageError as error:
-            log.warning("log stream failed", path=self.request.path, error=str(error))
+            log.warning("Log stream failed", path=self.request.path, error=str(error))
         except NotFound:
             # It was found at the handshake, and has been cleaned up since.
             pass
         except Exception:
-            log.exception("log stream failed", path=self.request.path)
+            log.exception("Log stream failed", path=self.request.path)
         self.close(code, reason)
 
     async def _stream(self) -> tuple[int, str]:

@@ -243,8 +243,10 @@ class Engine:
 def _not_connected(error: DockerError) -> str:
     """Why there is no connection, without the addresses that aiodocker puts around the reason."""
     cause = error.__context__
-    if isinstance(cause, aiohttp.ClientConnectorError) and (cause.errno or 0) > 0:
-        return f"it cannot be reached ({os.strerror(cause.errno)})"
+    code = cause.errno if isinstance(cause, aiohttp.ClientConnectorError) else None
+    # Below 0 it is a resolver's.
+    if code is not None and code > 0:
+        return f"it cannot be reached ({os.strerror(code)})"
     return error.message[:MESSAGE_CHARS]
 
 

@@ -259,7 +259,7 @@ class ProcessExecutor(Executor):
     def _report(self, directory: Path, why: Exception) -> None:
         if directory not in self._reported:
             self._reported.add(directory)
-            log.error("run cannot be read", path=str(directory), why=str(why))
+            log.error("Run cannot be read", path=str(directory), why=str(why))
 
     async def wait(self, host: str, run_id: str) -> RunState:
         """See ``Executor.wait``; the state of a run whose start failed is returned at once."""

@@ -59,7 +59,7 @@ class Connection:
         if self.in_flight:
             _, late = await asyncio.wait(self.in_flight, timeout=CLOSE_SECONDS)
             if late:
-                log.warning("operations are cut off by the closing", count=len(late))
+                log.warning("Operations are cut off by the closing", count=len(late))
             self.in_flight.clear()
 
 

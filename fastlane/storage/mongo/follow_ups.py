@@ -193,7 +193,7 @@ class FollowUps:
                 return there
         else:
             # Its number or its tick exists, which its job's rev should prevent.
-            log.error("execution could not be stored", execution=execution.id)
+            log.error("Execution could not be stored", execution=execution.id)
             return None
         if execution.waits_for is not None and not await self.is_unfinished(execution.waits_for):
             await self.free(execution.waits_for, None)

@@ -143,7 +143,7 @@ class MongoJobs(Facet, Jobs):
             if not replace:
                 raise CompareFailed(f"there is a job {job.id} already")
             if doc["task_id"] != job.task_id:
-                raise Rejected(f"job {job.id} belongs to another task")
+                raise Rejected(f'Job "{job.id}" belongs to another task.')
             replaced = await self._replace(doc, job, execution, keyed=keyed)
             if replaced is not None:
                 return replaced
@@ -319,7 +319,7 @@ class MongoJobs(Facet, Jobs):
                 {"job_id": job.id, "epoch": {"$gt": 0}}, {"_id": 1}, sort=[("number", ASCENDING)]
             )
             if claimed is None and not doc.get("removed"):
-                raise Rejected(f"job {job.id} has not run yet")
+                raise Rejected(f'Job "{job.id}" has not run yet.')
             last = await self._db.executions.find_one(
                 {"job_id": job.id}, sort=[("number", DESCENDING)]
             )

@@ -122,7 +122,7 @@ class MongoOutbox(Facet, Outbox):
             delivery = delivery_from(doc)
             if delivery.state is DeliveryState.DELIVERED:
                 raise Rejected(
-                    f"notification {delivery_id} was delivered; there is nothing to requeue"
+                    f'Notification "{delivery_id}" was delivered; there is nothing to requeue.'
                 )
             if delivery.state is DeliveryState.PENDING:
                 return delivery
@@ -133,7 +133,7 @@ class MongoOutbox(Facet, Outbox):
     @operation
     async def in_state(self, state: DeliveryState, page: PageRequest) -> Page[Delivery]:
         if state is DeliveryState.DELIVERED:
-            raise Rejected("what was delivered is listed by its execution only")
+            raise Rejected("Delivered notifications are listed by their execution only.")
         wanted = {"open": str(state)}
         total = await self._db.deliveries.count_documents(wanted)
         return await page_of(

@@ -107,7 +107,7 @@ class ClusterStorage(Facet, Storage):
                 if await self._sweep.round():
                     self._repaired()
             except Exception:
-                log.exception("sweep failed")
+                log.exception("Sweep failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_SECONDS):
                     await self._closing.wait()

@@ -57,7 +57,7 @@ class Sweep:
                 level = "warning" if error.timeout else "debug"
                 getattr(log, level)("sweep put off", part=part.__name__, error=short(error))
         if done:
-            log.info("sweep completed what was left undone", count=done)
+            log.info("Sweep completed what was left undone", count=done)
         return done
 
     def _again(self, kind: str, found: Iterable[str]) -> set[str]:

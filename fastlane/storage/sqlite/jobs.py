@@ -92,7 +92,7 @@ class SqliteJobs(Facet, Jobs):
         elif not replace:
             raise CompareFailed(f"there is a job {job.id} already")
         elif there.task_id != job.task_id:
-            raise Rejected(f"job {job.id} belongs to another task")
+            raise Rejected(f'Job "{job.id}" belongs to another task.')
         else:
             stored = _replace_job(connection, there, job, execution)
         _store_task(connection, job, is_new_job=there is None)
@@ -187,7 +187,7 @@ class SqliteJobs(Facet, Jobs):
         if there is None or there.generation != job.generation:
             raise CompareFailed(f"job {job.id} was changed or stopped meanwhile")
         if connection.execute(EVER_CLAIMED, (job.id,)).fetchone() is None:
-            raise Rejected(f"job {job.id} has not run yet")
+            raise Rejected(f'Job "{job.id}" has not run yet.')
         last = last_execution(connection, job.id)
         waits_for = execution.waits_for
         if last is not None and last.status is Status.ENQUEUED:

@@ -114,7 +114,9 @@ class SqliteOutbox(Facet, Outbox):
         if delivery is None:
             raise NotFound(f'There is no notification "{delivery_id}".')
         if delivery.state is DeliveryState.DELIVERED:
-            raise Rejected(f"notification {delivery_id} was delivered; there is nothing to requeue")
+            raise Rejected(
+                f'Notification "{delivery_id}" was delivered; there is nothing to requeue.'
+            )
         if delivery.state is DeliveryState.PENDING:
             return delivery
         return _change_delivery(
@@ -126,7 +128,7 @@ class SqliteOutbox(Facet, Outbox):
         self, connection: sqlite3.Connection, state: DeliveryState, page: PageRequest
     ) -> Page[Delivery]:
         if state not in DELIVERIES_TOTAL:
-            raise Rejected("what was delivered is listed by its execution only")
+            raise Rejected("Delivered notifications are listed by their execution only.")
         (before,) = cursor_numbers(page, parts=1) or (MAX_OFFSET,)
         total = connection.execute(DELIVERIES_TOTAL[state]).fetchone()[0]
         return page_of(connection, DELIVERIES_PAGE, (state, before), page, total, delivery_from)
