@@ -19,7 +19,6 @@ TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _JOB = "5a023792-1445-44e9-8a8b-cfe5ad05d1c6"
 _EXECUTION = "36e1b166-7c7a-4a41-a69e-8f78a9ec8128"
-_OTHER = "f1b526fa-acbf-4bb0-bd39-67621dee540a"
 _TASK_URL = "http://localhost:10000/tasks/test-wrkng/"
 _JOB_URL = f"{_TASK_URL}jobs/{_JOB}/"
 Time = Annotated[str, Field(pattern=TIME_PATTERN, examples=["2019-01-17T15:13:02.754000"])]
