@@ -50,7 +50,8 @@ async def _waits_for(
         return f'No farm matches task "{execution.task_id}"; add one to DOCKER_HOSTS.'
     blocked = services.hosts.blocked(farm.hosts)
     if blocked is not None:
-        failing = any(services.hosts.record(host).failures for host in farm.hosts)
+        records = [services.hosts.record(host) for host in farm.hosts]
+        failing = any(one.failures and not one.blacklisted for one in records)
         return f"{blocked} {REMEDY}" if failing else blocked
     reason = _full(farm, execution.task_id, running)
     if reason is None:

@@ -101,7 +101,9 @@ class AsNobody(FastlaneServer):
 
     def command(self) -> list[str]:
         pairs = [f"{name}={value}" for name, value in self.options.items()]
-        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        # The interpreter may be below a directory of root's. This does not open /proc/PID/environ.
+        reads = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reads]
         command = [sys.executable, "-m", "fastlane", "server"]
         return [*(user if os.geteuid() == 0 else []), "env", f"PYTHONPATH={ROOT}", *pairs, *command]
 
