@@ -47,9 +47,11 @@ _NAME_MAX_CHARS = 1000
 
 # A part of a name: separated by _ - . and spaces, or by a capital (``dbAuthToken``).
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+|\d+")
-_USER_IN_URL = re2.compile(r"""(://[^/\s@'":]*):[^/\s@'"]*@""")
-_ONLY_USER_IN_URL = re2.compile(r"""://[^/\s@'"]+@""")
+# Up to the last @ before the path, because clients of URLs take a password with an @ in it.
+_USER_IN_URL = re2.compile(r"""(://[^/\s@'":]*):[^/\s'"]*@""")
+_ONLY_USER_IN_URL = re2.compile(r"""://[^/\s'"]+@""")
 _NAME_BEFORE_VALUE = re2.compile(r"""(?P<name>[\pL\pN_.-]+)["']?(?:\s*[:=]\s*|\s+)""")
+_NAME = re2.compile(r"[\pL\pN_.-]+")
 # Not re2, which encodes the whole text for each match that starts inside it.
 _VALUE = re.compile(r"""(?:(?i:bearer|basic)\s++)?("[^"]*"|'[^']*'|[^\s,;)}\]&"']+)""", re.ASCII)
 
@@ -152,9 +154,17 @@ class Redactor:
         hide_next = False
         for word in words:
             hidden = hide_next and not word.startswith("-")
-            shown.append(HIDDEN if hidden else self.text(word))
+            shown.append(HIDDEN if hidden else self._word(word))
             hide_next = word.startswith("-") and "=" not in word and self.is_secret(word)
         return tuple(shown)
+
+    def _word(self, word: str) -> str:
+        """*word*, whose value ends where the word ends: ``--password=a,b`` is one value."""
+        name, separator, value = word.partition("=")
+        one_value = word.startswith("-") or " " not in word
+        if one_value and separator and value and _NAME.fullmatch(name) and self.is_secret(name):
+            return f"{name}={HIDDEN}"
+        return self.text(word)
 
 
 def _encodable(text: str) -> str:

@@ -83,6 +83,18 @@ def test_commands() -> None:
     )
 
 
+def test_the_value_of_an_option_ends_where_its_word_ends() -> None:
+    command = ("x", "--password=a,b c", "DB_PASSWORD=a&b", "--hosts=a,b")
+    shown = Redactor(WORDS).command(command)
+    assert shown == ("x", "--password=***", "DB_PASSWORD=***", "--hosts=a,b")
+
+
+def test_a_password_with_an_at_sign_in_a_url_is_hidden_to_its_end() -> None:
+    redactor = Redactor(WORDS)
+    assert redactor.url("pg://u:p@q@host/x") == "pg://u:***@host/x"
+    assert redactor.url("https://to@ken@host/a@b") == "https://***@host/a@b"
+
+
 def test_values_at_any_depth() -> None:
     redactor = Redactor(WORDS)
     given = {"a": [{"myToken": {"deep": 1}}, "http://u:p@h"], "n": 1, "password": None}
