@@ -63,6 +63,7 @@ IN_PATHS: Mapping[str, Parameter] = {
 _HEADERS = (
     ("X-Request-ID", "string", "Yours, or a new one. It is in every log line of the request."),
     ("Fastlane-Status", "string", "The execution's status; `scheduled` when there is none yet."),
+    ("Fastlane-Execution-Id", "string", "Whose log it is."),
     ("Fastlane-Reason", "string", "Why it ended, as `reason` in its details; only once it has."),
     ("Fastlane-Exit-Code", "integer", "Only once there is one."),
     ("Idempotent-Replayed", "string", "`true` on the repeat of an earlier request."),
@@ -93,7 +94,12 @@ PROBLEMS: Mapping[int, tuple[str, Sequence[str]]] = {
 EVERYWHERE = frozenset({400, 401, 403, 413, 415, 421, 431, 500})
 """Nearly any request may be answered with one of these."""
 
-_SUCCESSES = {101: "The socket is open.", 200: "Done.", 304: "Your copy is up to date."}
+_SUCCESSES = {
+    101: "The socket is open.",
+    200: "Done.",
+    204: "There is nothing more to come.",
+    304: "Your copy is up to date.",
+}
 
 DESCRIPTION = """\
 Runs container jobs for anyone who can send an HTTP request. Post an image and a command, and it
@@ -258,6 +264,8 @@ def _head(get: Mapping[str, Any]) -> dict[str, Any]:
     """GET without bodies."""
     responses = {}
     for status, response in get["responses"].items():
+        if status == "204":
+            continue
         whole = _problem(int(status)) if "$ref" in response else response
         responses[status] = {key: whole[key] for key in whole if key != "content"}
     name = get["operationId"]
@@ -293,7 +301,9 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
         headers = _headers("X-Request-ID", *operation.headers)
         content = _content(operation.answer)
         responses["200"] = {"description": _SUCCESSES[200], "headers": headers, "content": content}
-        if operation.method == "get" and operation.answer != (TEXT,):
+        for status in operation.successes[1:]:
+            responses[str(status)] = {"description": _SUCCESSES[status], "headers": headers}
+        if operation.method == "get" and TEXT not in _media(operation):
             responses["304"] = {"description": _SUCCESSES[304], "headers": _headers("X-Request-ID")}
     if operation.unavailable is not None:
         problem = _problem(503)
@@ -321,6 +331,10 @@ def problem_statuses(route: Route, operation: Operation) -> frozenset[int]:
         | ({426} if operation.answer is None else set())
         | ({503} if operation.stored else set())
     )
+
+
+def _media(operation: Operation) -> tuple[str, ...]:
+    return operation.answer if isinstance(operation.answer, tuple) else ()
 
 
 def _content(answer: type[Any] | tuple[str, ...]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 TEXT = "text/plain"
 HTML = "text/html"
+NDJSON = "application/x-ndjson"
+EVENT_STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +42,8 @@ class Operation:
     """Headers of the successful answers."""
     problems: tuple[int, ...] = ()
     """Statuses of errors beside those that follow from the rest."""
+    successes: tuple[int, ...] = (200,)
+    """Statuses of success; those after the first have no body."""
     unavailable: type[Any] | None = None
     """What a 503 answers beside a problem."""
     stored: bool = True

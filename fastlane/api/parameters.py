@@ -67,3 +67,8 @@ def choice(name: str, description: str, *values: str) -> Parameter:
     """One of *values*; the first is the default."""
     schema = {"type": "string", "enum": list(values), "default": values[0]}
     return Parameter(name, description, schema)
+
+
+def header(name: str, description: str, example: str) -> Parameter:
+    """A header of the request."""
+    return Parameter(name, description, {"type": "string"}, "header", example=example)

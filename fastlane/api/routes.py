@@ -15,14 +15,15 @@ from tornado.routing import URLSpec
 
 from fastlane.api.base import BaseHandler
 from fastlane.api.bounds import BoundedApplication
+from fastlane.api.handlers import output
 from fastlane.api.handlers.executions import Execution, StopExecution
 from fastlane.api.handlers.hosts import Blacklist
 from fastlane.api.handlers.jobs import Job, RetryJob, StopJob
 from fastlane.api.handlers.notifications import DELIVERY_STATE, Notifications, RequeueNotification
-from fastlane.api.handlers.output import TAIL, Logs, Stderr, Stdout
+from fastlane.api.handlers.output import Logs, Stderr, Stdout
 from fastlane.api.handlers.status import Healthcheck, Status
 from fastlane.api.handlers.tasks import IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
-from fastlane.api.operations import HTML, JSON, TEXT, Route, delete, get, post, put, route
+from fastlane.api.operations import HTML, JSON, Route, delete, get, post, put, route
 from fastlane.api.pages.docs import Docs, Document
 from fastlane.api.pages.stream import Asset, StreamPage
 from fastlane.api.paging import PAGED
@@ -38,7 +39,7 @@ EXECUTION = f"{JOB}/executions/<execution>"
 
 VIEWER, SUBMITTER, OPERATOR = Role.VIEWER, Role.SUBMITTER, Role.OPERATOR
 
-_STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code")
+_STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code", "Fastlane-Execution-Id")
 _VERSION = Parameter("v", "The file's version. With it, it may be cached.", {"type": "string"})
 _HOST: Any = {"answer": responses.BlacklistedHost, "body": BlacklistPayload, "problems": (404,)}
 _ASSETS = ("text/css", "text/javascript", "image/svg+xml")
@@ -52,9 +53,16 @@ def _output(path: str, whose: str, of: str, page: str, socket: str) -> Sequence[
 
     def text(name: str, what: str, handler: type[BaseHandler]) -> Route:
         id_, summary = f"get{whose}{name.capitalize()}", f"{what} of {of}"
-        return route(
-            f"{path}/{name}", handler, get(id_, VIEWER, summary, (TEXT,), (TAIL,), None, _STATUS)
+        read = get(
+            id_,
+            VIEWER,
+            summary,
+            output.MEDIA,
+            output.PARAMETERS,
+            headers=_STATUS,
+            successes=(200, 204),
         )
+        return route(f"{path}/{name}", handler, read)
 
     watch = get(f"watch{whose}", VIEWER, f"Page that shows the log of {of}", (HTML,))
     stream = get(

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fastlane.api.streaming.feed import Feed, Format, Page, Watch, encode_page, frame_header
+from fastlane.api.streaming.encoded import Format, Page, View, encode_page, frame_header
+from fastlane.api.streaming.feed import Feed, Watch
 from fastlane.bus.local import Bus
 from fastlane.errors import NotFound, StorageUnavailable
 from fastlane.events import LogGrown
@@ -21,6 +22,7 @@ from tests.storage_calls import Call, wrap
 
 # Bounds every wait of these tests, in seconds.
 TIMEOUT = 20.0
+PLAIN = View(Format.PLAIN)
 
 
 class CountingStorage(SqliteStorage):
@@ -84,7 +86,7 @@ def owner(storage: CountingStorage, bus: Bus) -> Owner:
 
 async def drain(watch: Watch, after: int = 0, form: Format = Format.PLAIN) -> list[Page]:
     pages = []
-    while (page := await watch.page(after, form)) is not None:
+    while (page := await watch.page(after, View(form))) is not None:
         pages.append(page)
         after = page.last
     return pages
@@ -97,7 +99,7 @@ async def follow(feed: Feed, execution_id: str) -> bytes:
     async with feed.watch(execution_id) as watch:
         while True:
             execution, version = watch.execution, watch.version
-            while (page := await watch.page(after, Format.PLAIN)) is not None:
+            while (page := await watch.page(after, PLAIN)) is not None:
                 text += payload(page.rest(after))
                 after = page.last
             if execution.final:
@@ -127,7 +129,7 @@ def records(*pieces: bytes, first: int = 1) -> list[LogRecord]:
 
 
 def page_of(*pieces: bytes, form: Format) -> Page:
-    return encode_page(records(*pieces), after=0, form=form, short=True, version=1)
+    return encode_page(records(*pieces), after=0, view=View(form), short=True, version=1)
 
 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 65535, 65536, 200_000])
@@ -190,7 +192,7 @@ async def test_an_end_read_before_the_status_is_not_believed(
     async with feed.watch(execution.id) as watch:
         version = watch.version
         storage.held.clear()
-        early = asyncio.create_task(watch.page(0, Format.PLAIN))
+        early = asyncio.create_task(watch.page(0, PLAIN))
         await storage.reading.wait()
         await owner.write(b"the last words\n")
         await owner.finish()
@@ -198,7 +200,7 @@ async def test_an_end_read_before_the_status_is_not_believed(
             while not watch.execution.final:
                 await watch.news(version)
                 version = watch.version
-        late = asyncio.create_task(watch.page(0, Format.PLAIN))
+        late = asyncio.create_task(watch.page(0, PLAIN))
         await asyncio.sleep(0)
         storage.held.set()
         assert await early is None
@@ -240,11 +242,11 @@ async def test_a_lost_hint_costs_one_poll(storage: CountingStorage, bus: Bus, ow
     async with feed.watch(execution.id) as watch, asyncio.timeout(TIMEOUT):
         version = watch.version
         # The start is read before anything is there, so only a poll can find what comes later.
-        assert await watch.page(0, Format.PLAIN) is None
+        assert await watch.page(0, PLAIN) is None
         await storage.logs.append(
             execution.id, execution.epoch, records(b"unheard\n"), bookmark="1", cap=None
         )
-        while (page := await watch.page(0, Format.PLAIN)) is None:
+        while (page := await watch.page(0, PLAIN)) is None:
             await watch.news(version)
             version = watch.version
         assert b"unheard" in page.wire

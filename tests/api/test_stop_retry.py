@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastlane.api.streaming.feed import time_text
+from fastlane.api.streaming.encoded import time_text
 from fastlane.model import Execution, Reason
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Answer, Site

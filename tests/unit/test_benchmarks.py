@@ -15,7 +15,7 @@ from benchmarks.log import LINE, LongLog
 from benchmarks.measure import Result, percentile, take_turns
 from benchmarks.report import Machine, plot, print_table, write_files
 from benchmarks.viewers import Viewer, Watching
-from fastlane.api.streaming.feed import frame_header
+from fastlane.api.streaming.encoded import frame_header
 
 MACHINE = Machine("2026-01-01T00:00:00+00:00", "abc", "3.11", "6", 2, "20.10", 0.5)
 RESULTS = [

@@ -1,58 +1,131 @@
-"""``logs``, ``stdout`` and ``stderr`` as plain text: the exact bytes, in bounded memory."""
+"""``logs``, ``stdout`` and ``stderr``: as text, as lines of JSON, and as server-sent events."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-
 from fastlane.api import parameters
-from fastlane.api.base import BaseHandler, Room
 from fastlane.api.lookup import find_log
-from fastlane.model import LogState, Stream
-from fastlane.storage.base import Storage
-from fastlane.storage.packing import dropped_note
+from fastlane.api.operations import EVENT_STREAM, NDJSON, TEXT
+from fastlane.api.problems import Problem
+from fastlane.api.streaming.encoded import Format
+from fastlane.api.streaming.following import Answer, Following, Query
+from fastlane.api.streaming.snapshot import SEPARATOR, Snapshot
+from fastlane.model import Execution, Stream
 
-# The reference: stdout and stderr "separated by \n-=-\n".
-SEPARATOR = b"\n-=-\n"
-# Bounds the memory of ?tail=N; of more lines than fit, the end is sent.
-TAIL_MAX_BYTES = 8 * 1024 * 1024
-TAIL_FIRST_BYTES = 64 * 1024
-# Bounds what is read of a log at a time.
-READ_BYTES = 256 * 1024
-# How the note about dropped bytes ends, whatever their number.
-DROPPED_NOTE_END = dropped_note(0).partition(b"0")[2]
+# Bounds the records of one answer, and how long it may be waited for, in seconds.
+MAX_RECORDS = 10_000
+MAX_WAIT_SECONDS = 30
+# Bounds ``after``: what JSON numbers hold exactly (RFC 8259, section 6).
+MAX_SEQ = 2**53 - 1
+
+FORMAT = parameters.choice(
+    "format", "`json`: records as lines of JSON instead of the text.", "text", "json"
+)
+FOLLOW = parameters.choice(
+    "follow",
+    "Also send what is written later, until the execution ends; of a job, until no retry is due. "
+    "A connection that is cut before that ends without the final chunk.",
+    "false",
+    "true",
+)
 TAIL = parameters.number("tail", "Only so many of the last lines.", 0, 1_000_000)
+AFTER = parameters.number("after", "Records: continue after this one.", 0, MAX_SEQ, 0)
+LIMIT = parameters.number(
+    "limit", "With `format=json`: at most so many records.", 1, MAX_RECORDS, MAX_RECORDS
+)
+WAIT = parameters.number(
+    "wait",
+    "With `format=json`: wait up to so many seconds for the first record, or for the end.",
+    0,
+    MAX_WAIT_SECONDS,
+    0,
+)
+LAST_EVENT_ID = parameters.header(
+    "Last-Event-ID", "Server-sent events: continue after this one.", "17"
+)
+PARAMETERS = (FORMAT, FOLLOW, TAIL, AFTER, LIMIT, WAIT, LAST_EVENT_ID)
+MEDIA = (TEXT, NDJSON, EVENT_STREAM)
 
 
-class OutputHandler(BaseHandler):
+class OutputHandler(Answer):
     """The output of an execution, or of a job's last one."""
 
     streams: tuple[Stream, ...]
+    _following: Following | None = None
 
     async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
         """The output byte by byte; while the execution runs, what it has written so far.
 
-        `logs` is stdout, a line `-=-`, and stderr.
+        `logs` is stdout, a line `-=-`, and stderr; with `follow=true`, both in the order in which
+        they were written, without that line.
+
+        With `format=json`, records: each a line
+        `{"seq", "ts", "stream", "text"}`. `after` continues after a record. Once the log is
+        complete, the last line is `{"end": true, "status", "exitCode", "reason"}`. Bytes that are
+        not UTF-8 are U+FFFD in `text`; the text itself has them as they are.
+
+        With `Accept: text/event-stream`, the same records as server-sent events, whose ids are the
+        sequence numbers (of a job, `EXECUTION:SEQ`); at the end the event `end`. A reconnect after
+        that gets 204.
         """
-        tail = TAIL.number(self)
+        form, query = self._query(follows_job=execution_id is None)
         storage = self.services.storage
         _, execution = await find_log(storage, task_id, job_id, execution_id)
-        self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
+        self.set_header("Vary", "Accept")
+        self.set_header("Content-Type", _CONTENT_TYPES[form])
+        self.show_status(execution)
+        if self.request.method == "HEAD":
+            # Otherwise Tornado would send the length of the empty body.
+            await self.flush()
+        elif form is Format.TEXT and not query.follow:
+            await self._send_text(execution)
+        else:
+            self._following = Following(self, query, execution)
+            await self._following.run()
+
+    def _query(self, *, follows_job: bool) -> tuple[Format, Query]:
+        form = Format.TEXT
+        if "text/event-stream" in self.request.headers.get("Accept", ""):
+            form = Format.EVENTS
+        elif FORMAT.choice(self) == "json":
+            form = Format.LINES
+        given = self.request.query_arguments
+        for one, forms in _NEEDS.items():
+            if one.name in given and form not in forms:
+                raise Problem(400, f'"{one.name}" requires "format=json".')
+        query = Query(
+            form=form,
+            stream=self.streams[0] if len(self.streams) == 1 else None,
+            follow=form is Format.EVENTS or FOLLOW.choice(self) == "true",
+            follows_job=follows_job,
+            after=AFTER.number(self) or 0,
+            limit=LIMIT.number(self) if LIMIT.name in given else None,
+            wait_seconds=WAIT.number(self) or 0,
+            tail=TAIL.number(self),
+            last_event_id=self.request.headers.get(LAST_EVENT_ID.name, ""),
+        )
+        if form is Format.LINES and not query.follow:
+            query.limit = query.limit or MAX_RECORDS
+        return form, query
+
+    def show_status(self, execution: Execution | None) -> None:
+        """Say in headers how far *execution* is."""
+        self.set_header("Fastlane-Status", "scheduled" if execution is None else execution.status)
         if execution is None:
-            self.set_header("Fastlane-Status", "scheduled")
             return
-        # The status is read first: once it is final, the log is complete.
-        self.set_header("Fastlane-Status", execution.status)
+        self.set_header("Fastlane-Execution-Id", execution.id)
         if execution.reason is not None:
             self.set_header("Fastlane-Reason", execution.reason)
         if execution.exit_code is not None:
             self.set_header("Fastlane-Exit-Code", str(execution.exit_code))
-        if self.request.method == "HEAD":
-            # Otherwise Tornado would send the length of the empty body.
-            await self.flush()
+
+    async def _send_text(self, execution: Execution | None) -> None:
+        if execution is None:
             return
-        log = _Log(storage, execution.id, await storage.logs.state(execution.id), self.room)
+        storage = self.services.storage
+        # The status was read first: once it is final, the log is complete.
+        log = Snapshot(storage, execution.id, await storage.logs.state(execution.id), self.room)
+        tail = TAIL.number(self)
         if tail is not None:
             self.write(await log.last_lines(self.streams, tail))
             return
@@ -64,8 +137,26 @@ class OutputHandler(BaseHandler):
                 del data
                 await self.flush()
 
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if self._following is not None:
+            self._following.leave()
+
     def compute_etag(self) -> None:
         """None: what must not be stored is never requested conditionally."""
+
+
+_CONTENT_TYPES = {
+    Format.TEXT: "text/plain; charset=utf-8",
+    Format.LINES: f"{NDJSON}; charset=utf-8",
+    Format.EVENTS: EVENT_STREAM,
+}
+# Which forms the parameters have a meaning for.
+_NEEDS = {
+    AFTER: (Format.LINES, Format.EVENTS),
+    LIMIT: (Format.LINES,),
+    WAIT: (Format.LINES,),
+}
 
 
 class Logs(OutputHandler):
@@ -84,91 +175,3 @@ class Stderr(OutputHandler):
     """``…/stderr/``"""
 
     streams = (Stream.STDERR,)
-
-
-@dataclass(frozen=True, slots=True)
-class _Log:
-    """The output of one execution, read in bounded memory."""
-
-    storage: Storage
-    id: str
-    state: LogState
-    room: Room
-    """Is waited for before much is read."""
-
-    @property
-    def size(self) -> int:
-        return self.state.stdout_bytes + self.state.stderr_bytes
-
-    async def read(self, stream: Stream) -> AsyncIterator[bytes]:
-        """One stream up to the state.
-
-        Of the server's notes, those about dropped output are part of each stream that has any
-        output, because it is not known from which one it was dropped. Notes before all output are
-        about the pull, and are not part of it.
-        """
-        if _kept_bytes(self.state, stream) == 0:
-            # Do not search the other stream, which may be a hundred megabytes long.
-            return
-        after, last_seq, begun = 0, self.state.last_seq, False
-        while after < last_seq:
-            await self.room(min(self.size, READ_BYTES))
-            records = await self.storage.logs.read(self.id, after=after, max_bytes=READ_BYTES)
-            if not records:
-                return
-            after = records[-1].seq
-            parts = []
-            for record in records:
-                if record.seq > last_seq:
-                    break
-                is_note = record.stream is Stream.FASTLANE
-                begun = begun or not is_note or record.data.endswith(DROPPED_NOTE_END)
-                if record.stream is stream or (is_note and begun):
-                    parts.append(record.data)
-            # What is read is not kept while the client reads it.
-            del records
-            yield b"".join(parts)
-
-    async def last_lines(self, streams: tuple[Stream, ...], lines: int) -> bytes:
-        """The last *lines* lines of the whole text."""
-        text = b""
-        for number, stream in enumerate(reversed(streams)):
-            if number:
-                text = SEPARATOR + text
-            text = await self._end_of(stream, lines) + text
-            if _count_lines(text) > lines:
-                break
-        if lines == 0:
-            return b""
-        start = len(text) - 1
-        for _ in range(lines):
-            start = text.rfind(b"\n", 0, max(start, 0))
-            if start < 0:
-                return text
-        return text[start + 1 :]
-
-    async def _end_of(self, stream: Stream, lines: int) -> bytes:
-        """The end of one stream: enough for *lines* lines, all of it, or the most that is kept."""
-        # The end of a stream does not say where output was dropped. In a log that is longer than
-        # this, the place is before what is read here.
-        if self.state.dropped_bytes and self.size <= 2 * TAIL_MAX_BYTES:
-            await self.room(self.size)
-            parts = [part async for part in self.read(stream)]
-            return b"".join(parts)[-TAIL_MAX_BYTES:]
-        size = TAIL_FIRST_BYTES
-        while True:
-            data, cut = await self.storage.logs.tail(self.id, stream, max_bytes=size)
-            if not cut or size >= TAIL_MAX_BYTES or _count_lines(data) > lines:
-                return data
-            del data
-            # At once for all that may be read, of both streams: who waits must hold nothing.
-            await self.room(min(self.size, 2 * TAIL_MAX_BYTES))
-            size *= 8
-
-
-def _kept_bytes(state: LogState, stream: Stream) -> int:
-    return state.stderr_bytes if stream is Stream.STDERR else state.stdout_bytes
-
-
-def _count_lines(text: bytes) -> int:
-    return text.count(b"\n") + (not text.endswith(b"\n"))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import responses
-from fastlane.api.streaming.feed import time_text
+from fastlane.api.streaming.encoded import time_text
 from fastlane.api.urls import Urls, with_query
 from fastlane.config import Config
 from fastlane.hosts import Hosts

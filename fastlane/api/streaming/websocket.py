@@ -19,7 +19,8 @@ from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.api.lookup import find_log
 from fastlane.api.problems import Problem
 from fastlane.api.schemas.build import time_or_none
-from fastlane.api.streaming.feed import Format, Watch, frame_header, time_text
+from fastlane.api.streaming.encoded import Format, View, frame_header, time_text
+from fastlane.api.streaming.feed import Watch
 from fastlane.api.waiting import reasons
 from fastlane.encoding import to_json
 from fastlane.errors import NotFound, StorageError
@@ -40,7 +41,7 @@ MAX_FRAMES = 100
 MAX_SEQ = 2**53 - 1
 
 FORMAT = parameters.choice(
-    "format", "What a frame holds: text, or a record as JSON.", *(form.value for form in Format)
+    "format", "What a frame holds: text, or a record as JSON.", Format.PLAIN, Format.JSON
 )
 AFTER = parameters.number("after", "Continue after this record.", 0, MAX_SEQ, 0)
 STATE = parameters.choice(
@@ -229,7 +230,7 @@ class LogSocket(BaseHandler, WebSocketHandler):
                 await watch.news(version)
 
     async def _drain(self, watch: Watch) -> None:
-        while (page := await watch.page(self._after, self._stream_format)) is not None:
+        while (page := await watch.page(self._after, View(self._stream_format))) is not None:
             await self._send(page.rest(self._after))
             self._after = page.last
 
