@@ -43,7 +43,7 @@ class EngineProxy:
         """An answer was lost."""
 
     @classmethod
-    def to_socket(cls, url: str) -> EngineProxy:
+    def to_socket(cls, url: str) -> Self:
         """To the engine at ``unix://…``."""
 
         def connect() -> socket.socket:

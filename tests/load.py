@@ -167,6 +167,10 @@ class Load:
         """Whether not all jobs are submitted yet."""
         return self._thread.is_alive()
 
+    def await_accepted(self) -> None:
+        """Wait until all jobs are accepted."""
+        wait_for(lambda: len(self.accepted) == self._jobs, "all of them", self._settle_seconds)
+
     def _submit_all(self) -> None:
         for number in range(self._jobs):
             if self._abandoned:

@@ -60,9 +60,9 @@ def on_cluster(
         client.drop_database(client.get_default_database())
 
 
-@pytest.fixture(params=["SQLite", "cluster"])
+@pytest.fixture(params=["SQLite", pytest.param("cluster", marks=pytest.mark.faults)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Both of them, one after the other."""
+    """Both of them, one after the other; in `make test` SQLite alone."""
     if request.param == "SQLite":
         return OnSQLite(tmp_path)
     found: Place = request.getfixturevalue("on_cluster")

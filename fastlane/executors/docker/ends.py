@@ -16,13 +16,14 @@ from fastlane.executors.docker.engine import Engine, Refused
 UNSEEN_END = 255
 # The exit code of what was killed, as someone does who removes a running container by force.
 _KILLED = 137
-# Exit codes above it stand for a signal.
-_SIGNALLED = 128
 # How many events an engine keeps (moby, daemon/events/events.go).
 _EVENTS_KEPT = 256
-_END_EVENTS = frozenset({"die", "died"})
+_END_EVENTS = ("die", "died")
+_SIGNAL_EVENT = "kill"
 # Bounds how long an engine may take from the end to the event.
 _EVENT_SECONDS = 0.2
+# Bounds the silence of an engine that is asked for events.
+_SILENCE_SECONDS = 2.0
 
 
 def end_by_answer(run_id: str, answer: Any) -> RunState | None:
@@ -41,21 +42,30 @@ def end_by_answer(run_id: str, answer: Any) -> RunState | None:
 async def was_signalled(engine: Engine, end: RunState) -> bool:
     """Whether the engine sent the container a signal, as a stop or a restart by someone does.
 
-    True where the engine does not tell, and where the exit code is that of a signal.
+    An engine notes a signal before it takes note of the end that follows, whatever their times, so
+    the events are read up to that end. True where the engine does not tell.
     """
-    if end.exit_code is None or end.exit_code > _SIGNALLED or end.finished_at is None:
+    if end.finished_at is None:
         return True
-    filters = json.dumps({"container": [end.run_id], "event": ["kill"]})
+    filters = json.dumps({"container": [end.run_id], "event": [_SIGNAL_EVENT, *_END_EVENTS]})
     params = {
         "since": f"{(end.started_at or 0.0):.6f}",
-        # A time to come would keep the answer open until then.
-        "until": f"{end.finished_at:.6f}",
+        # Bounds the answer where there is no such end among the events.
+        "until": f"{end.finished_at + _EVENT_SECONDS:.6f}",
         "filters": filters,
     }
     try:
-        return bool(await engine.call("GET", "events", params=params, raw=True))
+        async with engine.stream(
+            "GET", "events", params=params, silence_seconds=_SILENCE_SECONDS
+        ) as response:
+            async for line in response.content:
+                with engine.understood("an event"):
+                    action = json.loads(line).get("Action")
+                if action == _SIGNAL_EVENT or action in _END_EVENTS:
+                    return bool(action == _SIGNAL_EVENT)
     except ExecutorError:
-        return True
+        pass
+    return True
 
 
 async def saw_end(engine: Engine, state: RunState) -> bool:

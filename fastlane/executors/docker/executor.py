@@ -65,7 +65,7 @@ NAME_TAKEN_STEP_SECONDS = 0.2
 # Added to the grace period of a stop before the call itself times out.
 STOP_MARGIN_SECONDS = 30.0
 # Bound how long a restart by someone else may stay in its gap: the looks at an ended run.
-LOOKS_SECONDS = (0.02, 0.1, 0.3)
+LOOKS_SECONDS = (0.02, 0.1, 0.3, 0.6, 1.0)
 # Bounds the runs that are remembered as started.
 MAX_BEGUN = 10_000
 # Bounds the attempts to stop a run that others start at the same time.
