@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 # From linux/prctl.h.
 _SET_DUMPABLE = 4
@@ -31,14 +31,27 @@ def become_subreaper() -> None:
 def children() -> Iterator[int]:
     """The children of this process, zombies among them."""
     parent = str(os.getpid()).encode()
-    for name in filter(str.isdigit, os.listdir("/proc")):
+    for pid, content in _all("stat"):
+        # Field 2, the command, may hold blanks and parentheses.
+        if content.rpartition(b")")[2].split()[1] == parent:
+            yield pid
+
+
+def with_environment(variables: Collection[bytes]) -> list[int]:
+    """The processes that were given one of the *variables*, each as ``NAME=value``."""
+    wanted = set(variables)
+    return [pid for pid, content in _all("environ") if not wanted.isdisjoint(content.split(b"\0"))]
+
+
+def _all(name: str) -> Iterator[tuple[int, bytes]]:
+    """That file of each process that may be read; see proc(5)."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                # Field 2, the command, may hold blanks and parentheses.
-                if file.read().rpartition(b")")[2].split()[1] == parent:
-                    yield int(name)
-        except (FileNotFoundError, ProcessLookupError):
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                content = file.read()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
+        yield int(pid), content
 
 
 def _prctl(option: int, value: int) -> None:

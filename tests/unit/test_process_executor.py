@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -203,6 +204,37 @@ async def test_a_supervisor_killed_while_the_command_runs(
     with pytest.raises(RunVanished):
         await read()
     assert [piece.data for batch in batches for piece in batch.pieces] == [b"seen\n"]
+
+
+@pytest.mark.parametrize("home", [None, "/"], ids=["by its home", "by its execution"])
+@pytest.mark.parametrize("leader", ["sleep 600", "exit 0"], ids=["with", "without its leader"])
+async def test_nothing_is_left_of_a_run_whose_supervisor_is_killed(
+    executor: ProcessExecutor, tmp_path: Path, home: str | None, leader: str
+) -> None:
+    """In its group or not: what is lost does not run beside what is run again."""
+    script = (
+        "sh -c 'echo $$ >> pids; exec sleep 600' & setsid sh -c 'echo $$ >> pids; exec sleep 600' &"
+        f"while [ ! -e go ]; do sleep 0.02; done; {leader}"
+    )
+    words = spec("sh", "-c", script)
+    envs = {} if home is None else {"HOME": home, "FASTLANE_EXECUTION_ID": words.execution_id}
+    run_id = await executor.create(HOST, replace(words, envs=envs))
+    await executor.start(HOST, run_id)
+    work = directory_of(tmp_path, run_id) / "work"
+    pids = work / "pids"
+    await eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    state = state_of(tmp_path, run_id)
+    # Its leader may be gone before anybody looks.
+    os.kill(state["shim_pid"], signal.SIGSTOP)
+    (work / "go").touch()
+    if leader == "exit 0":
+        await eventually(lambda: process_shim.start_ticks(state["pid"]) is None)
+    os.kill(state["shim_pid"], signal.SIGKILL)
+    await eventually(lambda: process_shim.start_ticks(state["shim_pid"]) is None)
+    with pytest.raises(RunVanished):
+        await executor.inspect(HOST, run_id)
+    left = [int(pid) for pid in pids.read_text().split()]
+    await eventually(lambda: [process_shim.start_ticks(pid) for pid in left] == [None, None])
 
 
 async def test_signals_to_the_supervisor_do_not_cost_the_result(

@@ -23,11 +23,11 @@ here:
 
 The command gets the given environment over a minimal ``PATH`` and ``HOME``, a session and a
 directory of its own, and ``/dev/null`` for input. When it ends, all that it has started is killed,
-in whichever session it is; only after the supervisor was killed, a process that left the command's
-group is not found again. Of the resources, ``memory`` bounds each single process's data segment
-(RLIMIT_DATA), not their sum; ``cpus`` and ``pids`` are not enforced (RLIMIT_NPROC counts all
-processes of the user). The image, the pull policy and ``dns_entries`` are ignored. The log on disk
-is not bounded.
+in whichever session it is; after the supervisor was killed, a process that left the command's group
+is found by its environment, unless it has replaced that. Of the resources, ``memory`` bounds each
+single process's data segment (RLIMIT_DATA), not their sum; ``cpus`` and ``pids`` are not enforced
+(RLIMIT_NPROC counts all processes of the user). The image, the pull policy and ``dns_entries`` are
+ignored. The log on disk is not bounded.
 
 Linux only: processes are identified by /proc.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from fastlane.errors import RunVanished
 from fastlane.executors.base import Phase, RunState
 from fastlane.executors.process import shim
-from fastlane.executors.process.supervisor import is_supervised, kill
+from fastlane.executors.process.supervisor import end_unsupervised, is_supervised
 
 _NUMBER = (int, float)
 # What must be in a run's records, of which types, before anything is made of them.
@@ -102,7 +101,7 @@ def view_of(directory: Path, run_id: str) -> View:
     if end is None and state is not None and not is_supervised(state):
         end = record_in(directory / shim.EXIT, EXIT_FIELDS)
         if end is None:
-            kill(state, signal.SIGKILL)
+            end_unsupervised(directory, state)
             raise RunVanished(f"run {run_id}: its supervisor is gone")
     started_at = state["started_at"] if state else None
     if end is not None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import fastlane
 from fastlane.executors.process import shim
+from fastlane.processes import with_environment
 
 # Imports the standard library and two modules of ours that need no other, so it starts at once.
 _COMMAND = """
@@ -23,6 +27,8 @@ main()
 _PACKAGES = str(Path(fastlane.__file__).parent.parent)
 # Bounds the wait where the end of a process can only be polled.
 POLL_SECONDS = 0.005
+# Bounds how long it is tried to end what a run has left behind.
+END_SECONDS = 1.0
 
 
 def is_supervised(state: dict[str, Any]) -> bool:
@@ -34,6 +40,25 @@ def kill(state: dict[str, Any], number: int) -> None:
     if shim.alive(state["pid"], state["pid_ticks"], state["boot"]):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(state["pid"], number)
+
+
+def end_unsupervised(directory: Path, state: dict[str, Any]) -> None:
+    """Kill all that is left of the run in *directory*, of which *state* says that nobody watches.
+
+    Its processes are in any group and session by now, and nobody's children. They are known by
+    their environment: its ``HOME`` is the run's alone, and so is the execution's id.
+    """
+    kill(state, signal.SIGKILL)
+    if state["boot"] != shim.boot_id():
+        return
+    home = os.fsencode(f"HOME={directory / shim.WORK}")
+    marks = {home, os.fsencode(f"FASTLANE_EXECUTION_ID={unquote(directory.name)}")}
+    deadline = time.monotonic() + END_SECONDS
+    # Again while there are some: what is killed may have started more.
+    while (left := with_environment(marks)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def launch(directory: Path, timeout_seconds: float) -> tuple[str, str]:
