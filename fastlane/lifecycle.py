@@ -304,7 +304,7 @@ class Lifecycle:
 
         :raises CompareFailed: another instance owns it.
         """
-        await self._storage.executions.release(execution.id, execution.epoch)
+        await self._storage.executions.release(execution.id, execution.epoch, now=self._clock())
         # It is in the queue again or, where its end was requested, final.
         await self._publish_current(execution)
 
@@ -386,13 +386,13 @@ class Lifecycle:
 
     async def blacklist_host(self, host: str, *, blacklisted: bool) -> None:
         """Drain a host, so that it gets no new executions, or undrain it."""
-        await self._storage.hosts.blacklist(host, blacklisted=blacklisted)
+        await self._storage.hosts.blacklist(host, blacklisted=blacklisted, now=self._clock())
         log.info("Host drained" if blacklisted else "Host undrained", host=host)
         self._publish(HostChanged(host, blacklisted))
 
     async def store_breaker(self, record: HostRecord) -> None:
         """Store what a host's circuit breaker has counted."""
-        await self._storage.hosts.store_breaker(record)
+        await self._storage.hosts.store_breaker(record, now=self._clock())
         self._publish(HostChanged.of(record))
 
     async def reassign_orphaned(self) -> None:

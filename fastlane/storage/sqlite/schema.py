@@ -343,7 +343,25 @@ CREATE INDEX executions_active ON executions (farm, task_id, host)
     WHERE status IN ('pulling', 'running');
 """
 
-MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
+_VERSION_8 = """
+CREATE TABLE events (
+    -- The last row always stays, so that no position is given twice.
+    position INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    event TEXT NOT NULL
+) STRICT;
+"""
+
+MIGRATIONS = (
+    _VERSION_1,
+    _VERSION_2,
+    _VERSION_3,
+    _VERSION_4,
+    _VERSION_5,
+    _VERSION_6,
+    _VERSION_7,
+    _VERSION_8,
+)
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 
 
