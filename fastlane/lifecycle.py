@@ -116,10 +116,12 @@ class Lifecycle:
         schedule: Schedule,
         request_ip: str | None = None,
         idempotency: IdempotencyKey | None = None,
+        at_once: bool = False,
     ) -> Submitted:
         """Store a job and, unless it is scheduled, its first execution, ready to run.
 
         :param job_id: None makes a new job; otherwise the job of this id is made or replaced.
+        :param at_once: refuse a job that is scheduled.
         :raises Rejected: no farm matches the task, its farm does not run such an image, or the
             storage refuses (see ``Jobs.submit``).
         """
@@ -128,6 +130,11 @@ class Lifecycle:
         if refusal := policy.image_refusal(definition.image, farm):
             raise Rejected(refusal)
         next_run_at = policy.first_run_at(schedule, now)
+        if at_once and next_run_at is not None:
+            raise Rejected(
+                "The job is scheduled, so there is no end to wait for; leave out wait, or startAt, "
+                "startIn and cron."
+            )
         job = Job(
             task_id=task_id,
             id=job_id or new_id(),

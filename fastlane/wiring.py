@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from fastlane import __version__, policy
+from fastlane.api.ends import Ends
 from fastlane.api.reports import Reports
 from fastlane.api.services import Services
 from fastlane.api.streaming.feed import Feed
@@ -111,6 +112,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         version=__version__,
         hosts=hosts,
         sockets=Sockets(Feed(storage, bus)),
+        ends=Ends(lifecycle, storage, bus),
     )
     return Parts(
         services=services,

@@ -20,6 +20,7 @@ from tornado.web import HTTPError, RequestHandler
 
 from fastlane.api import large
 from fastlane.api.connections import Connection, Crowded, connection_of
+from fastlane.api.ends import Wait
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
 from fastlane.api.schemas.build import problem_details
@@ -29,6 +30,7 @@ from fastlane.api.urls import Urls
 from fastlane.checks import shown
 from fastlane.encoding import to_json
 from fastlane.errors import KeyReused, NotFound, Rejected, StorageUnavailable
+from fastlane.model import Execution
 
 log = structlog.get_logger(__name__)
 
@@ -140,6 +142,24 @@ class BaseHandler(RequestHandler):
                     headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
                 ) from None
 
+    def describe(self, execution: Execution) -> None:
+        """Say in headers where *execution* is."""
+        self.set_header("Fastlane-Status", execution.status)
+        if execution.reason is not None:
+            self.set_header("Fastlane-Reason", execution.reason)
+        if execution.exit_code is not None:
+            self.set_header("Fastlane-Exit-Code", str(execution.exit_code))
+
+    async def end_of(self, execution_id: str, wait: Wait, *, retries: bool) -> Execution:
+        """The execution once it is final (:meth:`fastlane.api.ends.Ends.of`), in headers, too."""
+        if wait.is_preference:
+            self.set_header("Preference-Applied", f"wait={wait.seconds}")
+        # It may be large, and the wait long.
+        self.request.body = b""
+        execution = await self.services.ends.of(execution_id, wait.seconds, self, retries=retries)
+        self.describe(execution)
+        return execution
+
     async def send_json(self, body: Any, *, status: int = 200) -> None:
         """Answer with *body* as JSON."""
         await self.room(large.size(body))
@@ -183,6 +203,7 @@ class BaseHandler(RequestHandler):
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        self.services.ends.leave(self)
         self.services.requests.end(self)
 
     def hang_up(self) -> None:

@@ -15,6 +15,7 @@ from tornado.routing import URLSpec
 
 from fastlane.api.base import BaseHandler
 from fastlane.api.bounds import BoundedApplication
+from fastlane.api.ends import PREFER, WAIT
 from fastlane.api.handlers import output
 from fastlane.api.handlers.executions import Execution, StopExecution
 from fastlane.api.handlers.hosts import Blacklist
@@ -39,7 +40,9 @@ EXECUTION = f"{JOB}/executions/<execution>"
 
 VIEWER, SUBMITTER, OPERATOR = Role.VIEWER, Role.SUBMITTER, Role.OPERATOR
 
-_STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code", "Fastlane-Execution-Id")
+_STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code")
+# Of what takes ?wait=.
+_WAITED: Any = {"headers": (*_STATUS, "Preference-Applied"), "successes": (200, 202)}
 _VERSION = Parameter("v", "The file's version. With it, it may be cached.", {"type": "string"})
 _HOST: Any = {"answer": responses.BlacklistedHost, "body": BlacklistPayload, "problems": (404,)}
 _ASSETS = ("text/css", "text/javascript", "image/svg+xml")
@@ -59,7 +62,7 @@ def _output(path: str, whose: str, of: str, page: str, socket: str) -> Sequence[
             summary,
             output.MEDIA,
             output.PARAMETERS,
-            headers=_STATUS,
+            headers=(*_STATUS, "Fastlane-Execution-Id"),
             successes=(200, 204),
         )
         return route(f"{path}/{name}", handler, read)
@@ -94,10 +97,10 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 SUBMITTER,
                 "Create a job",
                 responses.Submitted,
-                (IDEMPOTENCY_KEY,),
+                (WAIT, PREFER, IDEMPOTENCY_KEY),
                 JobPayload,
-                ("Idempotent-Replayed",),
-                (422,),
+                problems=(422,),
+                **{**_WAITED, "headers": ("Idempotent-Replayed", *_WAITED["headers"])},
             ),
         ),
     ),
@@ -105,7 +108,9 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
         route(
             JOB,
             Job,
-            get("getJob", VIEWER, "One job", responses.JobDetails, PAGED),
+            get(
+                "getJob", VIEWER, "One job", responses.JobDetails, (WAIT, PREFER, *PAGED), **_WAITED
+            ),
             put(
                 "putJob", SUBMITTER, "Create or replace a job", responses.Submitted, body=JobPayload
             ),
@@ -123,7 +128,14 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
         route(
             EXECUTION,
             Execution,
-            get("getExecution", VIEWER, "One execution", responses.ExecutionDetails),
+            get(
+                "getExecution",
+                VIEWER,
+                "One execution",
+                responses.ExecutionDetails,
+                (WAIT, PREFER),
+                **_WAITED,
+            ),
         ),
         route(
             f"{EXECUTION}/stop",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fastlane.api.ends import Ends
 from fastlane.api.requests import Requests
 from fastlane.api.streaming.sockets import Sockets
 from fastlane.bus.local import Bus
@@ -29,4 +30,5 @@ class Services:
     version: str
     hosts: Hosts
     sockets: Sockets
+    ends: Ends
     requests: Requests = field(default_factory=Requests)

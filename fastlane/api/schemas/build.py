@@ -288,7 +288,8 @@ def retried_job(job: Job, execution: Execution, urls: Urls) -> responses.Retried
 
 def submitted(job: Job, execution: Execution | None, urls: Urls) -> responses.Submitted:
     return {
-        **stopped_job(job, urls),
+        # Mypy fears that they might hold the key that is not required.
+        **stopped_job(job, urls),  # type: ignore[typeddict-item]
         "queueJobId": job.queue_job_id,
         "executionId": None if execution is None else execution.id,
         "executionUrl": None if execution is None else urls.execution(execution),
