@@ -103,8 +103,10 @@ class Execution(BaseHandler):
             del _, execution
             execution = await self.end_of(execution_id, wait, retries=False)
         (details,) = await read_details(self, [execution])
+        retry = await self.services.lifecycle.retry_after(execution)
         found: responses.ExecutionDetails = {
             "execution": details,
+            "retry": None if retry is None else build.following_retry(retry, self.urls),
             "job": build.job_reference(task_id, job_id, self.urls),
             "task": build.task_reference(task_id, self.urls),
         }

@@ -217,6 +217,15 @@ def _execution_metadata(
     }
 
 
+def following_retry(retry: Execution, urls: Urls) -> responses.FollowingRetry:
+    return {
+        "executionId": retry.id,
+        "url": urls.execution(retry),
+        "attempt": retry.attempt,
+        "dueAt": time_or_none(retry.due_at),
+    }
+
+
 def stopped_execution(execution: Execution, urls: Urls) -> responses.StoppedExecution:
     return {
         "execution": {"id": execution.id, "url": urls.execution(execution)},
