@@ -25,8 +25,10 @@ from fastlane.api.handlers.output import Logs, Stderr, Stdout
 from fastlane.api.handlers.status import Healthcheck, Status
 from fastlane.api.handlers.tasks import IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
 from fastlane.api.operations import HTML, JSON, Route, delete, get, post, put, route
+from fastlane.api.pages.assets import Asset
 from fastlane.api.pages.docs import Docs, Document
-from fastlane.api.pages.stream import Asset, StreamPage
+from fastlane.api.pages.execution import ExecutionPage
+from fastlane.api.pages.index import Index, OverviewPage, RouteIndex
 from fastlane.api.paging import PAGED
 from fastlane.api.parameters import Parameter
 from fastlane.api.schemas import responses
@@ -75,7 +77,7 @@ def _output(path: str, whose: str, of: str, page: str, socket: str) -> Sequence[
         text("logs", "stdout and stderr", Logs),
         text("stdout", "stdout", Stdout),
         text("stderr", "stderr", Stderr),
-        route(f"{path}/stream", StreamPage, watch, spellings=(page,), is_page=True),
+        route(f"{path}/stream", ExecutionPage, watch, spellings=(page,)),
         route(f"{path}/ws", LogSocket, stream, spellings=(socket,)),
     )
 
@@ -184,6 +186,12 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
     ),
     "Server": (
         route(
+            "",
+            Index,
+            get("getIndex", VIEWER, "The routes of this server", RouteIndex, stored=False),
+            page=OverviewPage,
+        ),
+        route(
             "/docker-executor/blacklist",
             Blacklist,
             get("getBlacklist", VIEWER, "Black-listed hosts", responses.Blacklist),
@@ -217,13 +225,11 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             "/docs",
             Docs,
             get("readDocs", VIEWER, "This document, for people", (HTML,), stored=False),
-            is_page=True,
         ),
         route(
             "/static/<name>",
             Asset,
             get("getAsset", VIEWER, "A file of the pages", _ASSETS, (_VERSION,), stored=False),
-            is_page=True,
         ),
     ),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fastlane.api.ends import Ends
+from fastlane.api.renders import Renders
 from fastlane.api.requests import Requests
 from fastlane.api.streaming.sockets import Sockets
 from fastlane.bus.local import Bus
@@ -32,3 +33,4 @@ class Services:
     sockets: Sockets
     ends: Ends
     requests: Requests = field(default_factory=Requests)
+    renders: Renders = field(default_factory=Renders)
