@@ -108,7 +108,7 @@ async def test_assets_are_cached_for_good_with_their_version(still: Site) -> Non
 def test_no_page_sets_a_style_or_names_another_host() -> None:
     from fastlane.api.rendering import TEMPLATES
 
-    sources = TEMPLATES._loader.dict  # type: ignore[attr-defined]
+    sources = TEMPLATES._loader.dict
     for name, source in sources.items():
         assert "style=" not in source, name
         assert not re.search(r'\bon\w+="', source), name
