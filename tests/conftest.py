@@ -28,7 +28,6 @@ DIRECTORIES = {
     "contracts": set[str](),
     "browser": {"browser"},
     "api": set[str](),
-    "client": set[str](),
     "unit": set[str](),
 }
 

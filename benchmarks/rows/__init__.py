@@ -11,7 +11,6 @@ from benchmarks.rows import (
     scheduled,
     throughput,
     ticks,
-    waits,
 )
 
 ROWS: tuple[Row, ...] = (
@@ -20,7 +19,6 @@ ROWS: tuple[Row, ...] = (
     accept,
     log_storage,
     log_viewers,
-    waits,
     scheduled,
     lateness,
     ticks,

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
+from pytimeparse.timeparse import timeparse
 from tornado.web import RequestHandler
 
 from fastlane.api.problems import Problem
-from fastlane.checks import shown
+from fastlane.checks import shown, suggestion
+
+# Answers show microseconds. What is shown as a time is not before it.
+ROUNDED_SECONDS = 0.5e-6
+_SECONDS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?", re.ASCII)
+_DURATION = re.compile(r"(?:[0-9]{1,9}[wdhms])+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +61,55 @@ class Parameter:
             known = " or ".join(shown(value) for value in self.schema["enum"])
             raise Problem(400, f"{self.name} is {shown(text)}; it must be {known}.")
         return text
+
+    def choices(
+        self,
+        handler: RequestHandler,
+        known: Iterable[str],
+        groups: Mapping[str, Iterable[str]] = MappingProxyType({}),
+    ) -> set[str]:
+        """The values that a comma-separated text names, by themselves or by their groups.
+
+        :raises Problem: 400, one is unknown; the problem names the nearest known one.
+        """
+        names = [*known, *groups]
+        found: set[str] = set()
+        for name in filter(None, map(str.strip, (self.text(handler) or "").split(","))):
+            if name not in names:
+                raise Problem(
+                    400,
+                    f"{self.name} has {shown(name)}; it must be one or more of "
+                    f"{', '.join(names)}.{suggestion(name, names)}",
+                )
+            found.update(groups.get(name, (name,)))
+        return found
+
+    def moment(self, handler: RequestHandler, now: float) -> float | None:
+        """A bound of times (unix seconds): given so, as RFC 3339, or as a duration back from *now*.
+
+        :raises Problem: 400, it is none of them.
+        """
+        text = self.text(handler)
+        return None if text is None else _moment(self.name, text.strip(), now) - ROUNDED_SECONDS
+
+
+def _moment(name: str, text: str, now: float) -> float:
+    with contextlib.suppress(ValueError, OverflowError):
+        if _SECONDS.fullmatch(text):
+            return float(text)
+        if _DURATION.fullmatch(text):
+            seconds = timeparse(text)
+            if seconds is not None:
+                return now - float(seconds)
+        # A plus that is not percent-encoded arrives as a space.
+        parsed = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else "")
+        if parsed.tzinfo is not None:
+            return parsed.timestamp()
+    raise Problem(
+        400,
+        f'{name} is {shown(text)}; it must be unix seconds, a time such as "2026-01-31T12:00:00Z", '
+        'or a duration back from now, such as "24h".',
+    )
 
 
 def number(

@@ -25,6 +25,9 @@ class Urls:
     def tasks(self) -> str:
         return f"{self.base}/tasks/"
 
+    def executions(self) -> str:
+        return f"{self.base}/executions/"
+
     def search(self) -> str:
         return f"{self.base}/search/"
 

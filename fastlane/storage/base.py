@@ -16,8 +16,6 @@ storage. These rules hold for all methods:
   ``started_at`` or ``finished_at``). ``retry_follows`` is true only in
   :meth:`Executions.finish`, and only if the retry is really stored. A delivery whose id
   exists already is not changed.
-* *Stored events.* Every method stores, in the same step, an event for each change that
-  :mod:`fastlane.stored_events` has a type for.
 * Writes of an owner carry the ``epoch`` they were claimed with. When another instance has adopted
   the execution since, its epoch is higher and the late write is refused with ``CompareFailed``.
 """
@@ -28,23 +26,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fastlane.storage.events import Events, Span
 from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Logs, Outbox, Tasks
-from fastlane.storage.values import IdempotencyKey, Page, PageRequest, Submitted
+from fastlane.storage.lists import Lists
+from fastlane.storage.values import (
+    ExecutionFilter,
+    IdempotencyKey,
+    Listing,
+    Page,
+    PageRequest,
+    Submitted,
+)
 
 __all__ = [
-    "Events",
+    "ExecutionFilter",
     "Executions",
     "Hosts",
     "IdempotencyKey",
     "Instances",
     "Jobs",
+    "Listing",
+    "Lists",
     "Logs",
     "Outbox",
     "Overview",
     "Page",
     "PageRequest",
-    "Span",
     "Storage",
     "Submitted",
     "Tasks",
@@ -79,9 +85,9 @@ class Storage(ABC):
     tasks: Tasks
     jobs: Jobs
     executions: Executions
+    lists: Lists
     logs: Logs
     outbox: Outbox
-    events: Events
     hosts: Hosts
     instances: Instances
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from fastlane.model import Execution, Job
+from fastlane.model import Execution, Job, Reason, Status, Trigger
 
 T = TypeVar("T")
 
@@ -50,3 +50,35 @@ class Submitted:
     job: Job
     execution: Execution | None
     repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionFilter:
+    """Which executions a list has: those to which all applies that is given. Empty means any."""
+
+    task_id: str | None = None
+    task_prefix: str | None = None
+    """How the task id begins."""
+    job_id: str | None = None
+    statuses: frozenset[Status] = frozenset()
+    reasons: frozenset[Reason] = frozenset()
+    triggers: frozenset[Trigger] = frozenset()
+    farm: str | None = None
+    host: str | None = None
+    """Where it runs or ran last."""
+    since: float | None = None
+    """Created at this time or later."""
+    until: float | None = None
+    """Created before this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """A part of a list, and how to continue."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+    """None where nothing follows. What follows may be empty."""
+    total: int | None = None
+    """None where counting would have to look at records."""
+    total_is_lower_bound: bool = False

@@ -560,6 +560,7 @@ async def test_bad_search(tmp_path: Path) -> None:
 
 
 NOT_THERE = (
+    "/",
     "/nothing",
     "/tasks//",
     "//tasks/",

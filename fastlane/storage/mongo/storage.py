@@ -16,20 +16,19 @@ from fastlane.errors import StorageUnavailable
 from fastlane.model import Clock, DeliveryState
 from fastlane.notifications.registry import channels
 from fastlane.storage.base import Overview, Storage
-from fastlane.storage.mongo.database import Database
-from fastlane.storage.mongo.events import MongoEvents
+from fastlane.storage.mongo.database import Collection, Database
 from fastlane.storage.mongo.executions import MongoExecutions
 from fastlane.storage.mongo.facet import Connection, Facet, operation, short
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.hosts import MongoHosts
 from fastlane.storage.mongo.instances import MongoInstances
 from fastlane.storage.mongo.jobs import MongoJobs
+from fastlane.storage.mongo.lists import MongoLists
 from fastlane.storage.mongo.logs import MongoLogs
 from fastlane.storage.mongo.outbox import MongoOutbox
 from fastlane.storage.mongo.retention import Retention
 from fastlane.storage.mongo.sweep import SWEEP_SECONDS, Sweep
 from fastlane.storage.mongo.tasks import MongoTasks
-from fastlane.storage.mongo.writes import Collection
 
 log = structlog.get_logger(__name__)
 
@@ -61,15 +60,13 @@ class ClusterStorage(Facet, Storage):
         *,
         relay: Relay | None = None,
         repaired: Callable[[], None] = lambda: None,
-        moved: Callable[[], None] = lambda: None,
         clock: Clock = time.time,
     ) -> None:
         """:param relay: None if no other instance needs news (tools and tests).
         :param repaired: called when the sweep has completed what a crash left.
-        :param moved: called when there are new events to read.
         :param clock: where the ``now`` of the calls comes from; it is compared with MongoDB's.
         """
-        super().__init__(Connection(Database(clock=clock, moved=moved)))
+        super().__init__(Connection(Database(clock=clock)))
         self._mongodb_url = mongodb_url
         self._relay = relay
         self._repaired = repaired
@@ -80,8 +77,8 @@ class ClusterStorage(Facet, Storage):
         self.jobs = jobs = MongoJobs(connection, follow_ups, self._relay_failure)
         self.logs = logs = MongoLogs(connection)
         self.executions = MongoExecutions(connection, follow_ups, logs)
+        self.lists = MongoLists(connection)
         self.outbox = MongoOutbox(connection)
-        self.events = MongoEvents(connection)
         self.hosts = MongoHosts(connection)
         self.instances = MongoInstances(connection, follow_ups, logs)
         self._retention = Retention(self._db, follow_ups)

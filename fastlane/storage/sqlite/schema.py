@@ -343,13 +343,18 @@ CREATE INDEX executions_active ON executions (farm, task_id, host)
     WHERE status IN ('pulling', 'running');
 """
 
+# Of fastlane.storage.lists. Some have an entry only while an execution is enqueued, or final.
 _VERSION_8 = """
-CREATE TABLE events (
-    -- The last row always stays, so that no position is given twice.
-    position INTEGER PRIMARY KEY,
-    at REAL NOT NULL,
-    event TEXT NOT NULL
-) STRICT;
+CREATE INDEX executions_created ON executions (created_at);
+CREATE INDEX executions_ended ON executions (status, reason, created_at)
+    WHERE status IN ('done', 'failed', 'timedout', 'expired');
+CREATE INDEX executions_ended_of_task ON executions (task_id, status, created_at)
+    WHERE status IN ('done', 'failed', 'timedout', 'expired');
+CREATE INDEX executions_enqueued_at ON executions (created_at) WHERE status = 'enqueued';
+CREATE INDEX executions_enqueued_of_task ON executions (task_id, created_at)
+    WHERE status = 'enqueued';
+CREATE INDEX executions_origin ON executions (farm, trigger, created_at);
+CREATE INDEX executions_host ON executions (host, created_at) WHERE host IS NOT NULL;
 """
 
 MIGRATIONS = (

@@ -10,12 +10,12 @@ from pathlib import Path
 from fastlane.errors import StorageUnavailable
 from fastlane.storage.base import Overview, Storage
 from fastlane.storage.codec import words
-from fastlane.storage.sqlite.events import SqliteEvents
 from fastlane.storage.sqlite.executions import SqliteExecutions
 from fastlane.storage.sqlite.facet import Facet, File, on_reader, on_writer
 from fastlane.storage.sqlite.hosts import SqliteHosts
 from fastlane.storage.sqlite.instances import SqliteInstances
 from fastlane.storage.sqlite.jobs import SqliteJobs
+from fastlane.storage.sqlite.lists import SqliteLists
 from fastlane.storage.sqlite.logs import SqliteLogs
 from fastlane.storage.sqlite.outbox import SqliteOutbox
 from fastlane.storage.sqlite.place import Place
@@ -84,9 +84,9 @@ class SqliteStorage(Facet, Storage):
         self.tasks = SqliteTasks(self._file)
         self.jobs = SqliteJobs(self._file)
         self.executions = SqliteExecutions(self._file)
+        self.lists = SqliteLists(self._file)
         self.logs = SqliteLogs(self._file)
         self.outbox = SqliteOutbox(self._file)
-        self.events = SqliteEvents(self._file)
         self.hosts = SqliteHosts(self._file)
         self.instances = SqliteInstances(self._file)
 

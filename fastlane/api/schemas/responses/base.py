@@ -15,6 +15,9 @@ _EXECUTION = "36e1b166-7c7a-4a41-a69e-8f78a9ec8128"
 _TASK_URL = "http://localhost:10000/tasks/test-wrkng/"
 _JOB_URL = f"{_TASK_URL}jobs/{_JOB}/"
 Time = Annotated[str, Field(pattern=TIME_PATTERN, examples=["2019-01-17T15:13:02.754000"])]
+INSTANT_PATTERN = f"{TIME_PATTERN[:-1]}Z$"
+Instant = Annotated[str, Field(pattern=INSTANT_PATTERN, examples=["2026-01-17T15:13:02.754000Z"])]
+"""RFC 3339, on the routes that the reference does not have."""
 Uuid = Annotated[
     str, Field(pattern=UUID_PATTERN, examples=["f1b526fa-acbf-4bb0-bd39-67621dee540a"])
 ]

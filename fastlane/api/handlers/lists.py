@@ -1,0 +1,125 @@
+"""Lists over all tasks."""
+
+from __future__ import annotations
+
+from fastlane.api import large
+from fastlane.api.base import BaseHandler
+from fastlane.api.lookup import check_job_id
+from fastlane.api.paging import MAX_PER_PAGE
+from fastlane.api.parameters import Parameter, number
+from fastlane.api.problems import Problem
+from fastlane.api.schemas import listed, responses
+from fastlane.api.waiting import reasons
+from fastlane.checks import shown
+from fastlane.model import ACTIVE, FINAL, Reason, Status, Trigger
+from fastlane.storage.base import ExecutionFilter
+
+ITEMS_PER_PAGE = 20
+
+
+def _text(name: str, description: str, **more: str) -> Parameter:
+    return Parameter(name, description, {"type": "string"}, **more)  # type: ignore[arg-type]
+
+
+_STATUSES = {
+    "waiting": (Status.ENQUEUED,),
+    "active": tuple(sorted(ACTIVE)),
+    "final": tuple(sorted(FINAL)),
+}
+_TASK = _text("task", r"A task id, or its beginning followed by `*`. `\*` is a literal star.")
+_JOB = _text("job", "A job id.")
+_STATUS = _text(
+    "status",
+    "Comma-separated statuses. `waiting` (enqueued), `active` (pulling, running) and `final` "
+    "are groups.",
+    example="failed,timedout",
+)
+_REASON = _text("reason", f"Comma-separated: {', '.join(Reason)}.", example="exit-code")
+_TRIGGER = _text("trigger", f"Comma-separated: {', '.join(Trigger)}.", example="cron,retry")
+_FARM = _text("farm", "The name of a farm.")
+_HOST = _text("host", "Where it runs or ran, as in the items.")
+_SINCE = _text(
+    "since",
+    "Created at this time or later: unix seconds, RFC 3339, or a duration back from now.",
+    example="24h",
+)
+_UNTIL = _text("until", "Created before this time. As `since`.", example="1h")
+_PER_PAGE = number("perPage", "How many items a page has.", 1, MAX_PER_PAGE, ITEMS_PER_PAGE)
+_CURSOR = _text("cursor", "Opaque: part of `nextUrl`.")
+EXECUTION_FILTERS = (_TASK, _JOB, _STATUS, _REASON, _TRIGGER, _FARM, _HOST, _SINCE, _UNTIL)
+LISTED = (_PER_PAGE, _CURSOR)
+
+
+def execution_filter(handler: BaseHandler) -> ExecutionFilter:
+    """What the query of a request asks for.
+
+    :raises Problem: 400, a value is wrong.
+    """
+    now = handler.services.clock()
+    task_id, prefix = _task(_TASK.text(handler))
+    job = _JOB.text(handler)
+    return ExecutionFilter(
+        task_id=task_id,
+        task_prefix=prefix,
+        job_id=None if job is None else check_job_id(job),
+        statuses=frozenset(map(Status, _STATUS.choices(handler, Status, _STATUSES))),
+        reasons=frozenset(map(Reason, _REASON.choices(handler, Reason))),
+        triggers=frozenset(map(Trigger, _TRIGGER.choices(handler, Trigger))),
+        farm=_FARM.text(handler),
+        host=_HOST.text(handler),
+        since=_SINCE.moment(handler, now),
+        until=_UNTIL.moment(handler, now),
+    )
+
+
+def _task(text: str | None) -> tuple[str | None, str | None]:
+    """The task id and the beginning of task ids that *text* names."""
+    if text is None:
+        return None, None
+    is_prefix = text.endswith("*") and not text.endswith(r"\*")
+    *parts, last = (text[:-1] if is_prefix else text).split(r"\*")
+    name = "*".join((*parts, last))
+    if "*" in "".join((*parts, last)):
+        raise Problem(
+            400, rf"task is {shown(text)}; a star may only end it. For a literal star, write \*."
+        )
+    return (None, name) if is_prefix else (name, None)
+
+
+async def list_executions(handler: BaseHandler, wanted: ExecutionFilter) -> responses.ExecutionPage:
+    """The page that the query of *handler* asks for."""
+    services, urls = handler.services, handler.urls
+    size = _PER_PAGE.number(handler) or ITEMS_PER_PAGE
+    page = await services.storage.lists.executions(
+        wanted, size=size, after=_CURSOR.text(handler) or None
+    )
+    waiting = await reasons(services, page.items)
+    words = services.config.env_blacklisted_words
+    query: dict[str, object] = {
+        one.name: one.text(handler) for one in (*EXECUTION_FILTERS, _PER_PAGE)
+    }
+    if size == ITEMS_PER_PAGE:
+        del query["perPage"]
+
+    def items() -> list[responses.ExecutionItem]:
+        return [listed.execution_item(one, words, urls, waiting[one.id]) for one in page.items]
+
+    characters = sum(large.size([one.definition.command.argv, one.error]) for one in page.items)
+    found: responses.ExecutionPage = {
+        "items": await large.off_the_loop(characters, items),
+        **listed.list_keys(page, urls.executions(), size, query),
+    }
+    return found
+
+
+class Executions(BaseHandler):
+    """``/executions/``"""
+
+    async def get(self) -> None:
+        """Executions of all tasks, newest first.
+
+        A request reads a bounded part of the records, so with several filters a page may have
+        fewer items than `perPage`, even none, although more follow: follow `nextUrl` until it is
+        null.
+        """
+        await self.send_json(await list_executions(self, execution_filter(self)))

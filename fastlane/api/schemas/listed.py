@@ -1,0 +1,81 @@
+"""Makes the items of lists over all tasks from records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastlane.api.schemas import responses
+from fastlane.api.streaming.encoded import time_text
+from fastlane.api.urls import Urls, with_query
+from fastlane.model import Execution, Status
+from fastlane.redact import redactor
+from fastlane.storage.base import Listing
+
+# WATCH.md: bounds the error of an item.
+ERROR_CHARS = 300
+
+
+def instant(at: float) -> str:
+    """A point in time (unix seconds) as RFC 3339 has it, in UTC."""
+    return f"{time_text(at)}Z"
+
+
+def instant_or_none(at: float | None) -> str | None:
+    return None if at is None else instant(at)
+
+
+def list_keys(
+    page: Listing[Any], url: str, per_page: int, query: dict[str, object]
+) -> responses.ListKeys:
+    """:param url: of the list; *query* is kept in the link."""
+    following = with_query(url, {**query, "cursor": page.next_cursor})
+    return {
+        "nextUrl": None if page.next_cursor is None else following,
+        "perPage": per_page,
+        "total": page.total,
+        "totalIsLowerBound": page.total_is_lower_bound,
+    }
+
+
+def execution_item(
+    execution: Execution, words: Sequence[str], urls: Urls, waiting: str | None
+) -> responses.ExecutionItem:
+    """:param words: of the names of secrets.
+    :param waiting: why it has not started.
+    """
+    one, hide = execution, redactor(tuple(words))
+    is_waiting = one.status is Status.ENQUEUED
+    return {
+        "executionId": one.id,
+        "url": urls.execution(one),
+        "taskId": one.task_id,
+        "taskUrl": urls.task(one.task_id),
+        "jobId": one.job_id,
+        "jobUrl": urls.job(one.task_id, one.job_id),
+        "jobName": None,
+        "number": one.number,
+        "attempt": one.attempt,
+        "trigger": one.trigger,
+        "status": one.status,
+        "reason": one.reason,
+        "error": hide.text(one.error)[:ERROR_CHARS] if one.error else None,
+        "exitCode": one.exit_code,
+        "image": one.definition.image.submitted,
+        "command": hide.command(one.definition.command.submitted),
+        "farm": one.farm,
+        "host": one.host,
+        "createdAt": instant(one.created_at),
+        "queuedAt": None if one.position is None else instant(one.created_at),
+        "startedAt": instant_or_none(one.started_at),
+        "finishedAt": instant_or_none(one.finished_at),
+        "durationSeconds": _duration(one),
+        "waiting": waiting,
+        "nextAttemptAt": instant_or_none(one.due_at) if is_waiting else None,
+    }
+
+
+def _duration(one: Execution) -> float | None:
+    if one.started_at is None or one.finished_at is None:
+        return None
+    return round(one.finished_at - one.started_at, 6)

@@ -1,0 +1,173 @@
+"""Lists over all tasks in MongoDB.
+
+A scan is one query on one index. The server merges the ranges of it (``SORT_MERGE``), which it does
+for at most 200 of them; otherwise it would sort all that is found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pymongo import DESCENDING
+from pymongo.errors import OperationFailure
+
+from fastlane.errors import StorageUnavailable
+from fastlane.model import Execution
+from fastlane.storage.base import ExecutionFilter, Listing, Lists
+from fastlane.storage.lists import (
+    MOST_COUNTED,
+    MOST_READ,
+    Index,
+    Key,
+    Part,
+    Scan,
+    counted,
+    key_after,
+    merged,
+    needs_farms,
+    plan,
+)
+from fastlane.storage.mongo.database import Doc
+from fastlane.storage.mongo.facet import Facet, operation
+from fastlane.storage.mongo.records import execution_from
+
+THERE: Doc = {"$exists": True}
+INDEXES: Mapping[Index, tuple[str, Doc]] = {
+    Index.CREATED: ("created", {}),
+    Index.ENDED: ("ended", {"over": THERE}),
+    Index.ENDED_OF_TASK: ("ended_of_task", {"over": THERE}),
+    Index.WAITING: ("enqueued_at", {"enqueued_of": THERE}),
+    Index.WAITING_OF_TASK: ("enqueued_of_task", {"enqueued_of": THERE}),
+    Index.ACTIVE: ("active", {"active_owner": THERE}),
+    Index.ORIGIN: ("origin", {}),
+    Index.HOST: ("host", {"host": THERE}),
+    Index.JOB: ("job", {}),
+}
+"""The name of each, and what holds for all that are in it."""
+# The server's answer to a hint at an index that is not there (yet).
+BAD_VALUE = 2
+# How many documents are looked at first for each that is wanted.
+LOOKED_AT_FIRST = 4
+
+
+class MongoLists(Facet, Lists):
+    """:class:`fastlane.storage.base.Lists` in MongoDB."""
+
+    @operation
+    async def executions(
+        self, wanted: ExecutionFilter, *, size: int, after: str | None = None
+    ) -> Listing[Execution]:
+        try:
+            return await self._executions(wanted, size, after)
+        except OperationFailure as error:
+            if error.code == BAD_VALUE and "hint" in str(error):
+                raise StorageUnavailable("the indexes of lists are being made") from error
+            raise
+
+    async def _executions(
+        self, wanted: ExecutionFilter, size: int, after: str | None
+    ) -> Listing[Execution]:
+        farms = await self._farms() if needs_farms(wanted) else []
+        scans = plan(wanted, farms)
+        key = key_after(after, scans)
+        most = MOST_READ // max(len(scans), 1)
+        parts = await asyncio.gather(*(self._part(one, wanted, key, size, most) for one in scans))
+        docs, cursor = merged(parts, size)
+        items = list(map(execution_from, docs))
+        if not all(one.is_exact or one.index is Index.ACTIVE for one in scans):
+            return Listing(items, cursor)
+        counts = await asyncio.gather(*(self._count(one, wanted) for one in scans))
+        return Listing(items, cursor, *counted(counts))
+
+    async def _farms(self) -> Sequence[str]:
+        """One seek for each in the index."""
+        found = await self._db.executions.aggregate(
+            [
+                {"$sort": {"farm": 1, "trigger": 1, "created_at": 1, "seq": 1}},
+                {"$group": {"_id": "$farm", "first": {"$first": "$seq"}}},
+            ],
+            hint=INDEXES[Index.ORIGIN][0],
+        )
+        return [doc["_id"] for doc in await found.to_list(None)]
+
+    async def _part(
+        self, scan: Scan, wanted: ExecutionFilter, key: Key | None, size: int, most: int
+    ) -> Part[Doc]:
+        """Looks at few documents first, because the server reads all that it may look at."""
+        executions, hint = self._db.executions, INDEXES[scan.index][0]
+        rest, order = rest_of(scan, wanted), dict.fromkeys(scan.by, DESCENDING)
+        rows: list[tuple[Key, Doc]] = []
+        for step in _steps(size, most):
+            entries = entries_of(scan, wanted, key)
+            if scan.index is Index.ACTIVE or not rest:
+                found = executions.find({**entries, **rest}, hint=hint).sort(order)
+                rows = [(_key(doc, scan), doc) for doc in await found.to_list(size + 1)]
+                return Part(rows, rows[-1][0] if len(rows) > size else None)
+            stages: list[Doc] = [{"$match": entries}, {"$sort": order}, {"$limit": step}]
+            looked = await executions.aggregate(
+                [*stages, {"$match": rest}, {"$limit": size + 1}], hint=hint
+            )
+            rows += [(_key(doc, scan), doc) for doc in await looked.to_list(None)]
+            if len(rows) > size:
+                break
+            names = dict.fromkeys(scan.by, 1) | {"_id": 0}
+            last = executions.find(entries, names, hint=hint).sort(order).skip(step - 1).limit(1)
+            if not (end := await last.to_list(1)):
+                return Part(rows, None)
+            key = _key(end[0], scan)
+        return Part(rows, rows[-1][0] if len(rows) > size else key)
+
+    async def _count(self, scan: Scan, wanted: ExecutionFilter) -> int:
+        found = {**entries_of(scan, wanted, None), **rest_of(scan, wanted)}
+        return await self._db.executions.count_documents(
+            found, hint=INDEXES[scan.index][0], limit=MOST_COUNTED + 1
+        )
+
+
+def entries_of(scan: Scan, wanted: ExecutionFilter, key: Key | None) -> Doc:
+    """What *scan* reads of its index after *key*."""
+    _, always = INDEXES[scan.index]
+    found: Doc = {**always, **{name: _one_of(values) for name, values in scan.equal.items()}}
+    if scan.index is not Index.JOB:
+        found |= _times(wanted)
+    if key is not None:
+        first, *tied = scan.by
+        before: Doc = {"$lt" if not tied else "$lte": key[0]}
+        found[first] = found.get(first, {}) | before
+        if tied:
+            found["$nor"] = [{first: key[0], tied[0]: {"$gte": key[1]}}]
+    return found
+
+
+def _times(wanted: ExecutionFilter) -> Doc:
+    bounds = {"$gte": wanted.since, "$lt": wanted.until}
+    given = {sign: at for sign, at in bounds.items() if at is not None}
+    return {"created_at": given} if given else {}
+
+
+def rest_of(scan: Scan, wanted: ExecutionFilter) -> Doc:
+    """What is checked on the documents."""
+    found: Doc = {name: _one_of(values) for name, values in scan.rest.items()}
+    if scan.prefix is not None:
+        found["task_id"] = {"$gte": scan.prefix, "$lt": f"{scan.prefix}{chr(sys.maxunicode)}"}
+    if scan.index is Index.JOB:
+        found |= _times(wanted)
+    return found
+
+
+def _key(doc: Doc, scan: Scan) -> Key:
+    return tuple(doc[name] for name in scan.by)
+
+
+def _steps(size: int, most: int) -> Sequence[int]:
+    """How many entries are read in each step, *most* together."""
+    first = min(LOOKED_AT_FIRST * (size + 1), most)
+    return (first, most - first) if first < most else (first,)
+
+
+def _one_of(values: Sequence[Any]) -> Any:
+    plain = [None if value is None else str(value) for value in values]
+    return plain[0] if len(plain) == 1 else {"$in": plain}

@@ -1,0 +1,175 @@
+"""Lists over all tasks in SQLite.
+
+The ranges of a scan are the arms of one compound query, which SQLite merges as it reads them. The
+records are read only as far as the page goes.
+"""
+
+# ruff: noqa: S608 (what is put into a query is a constant of this package)
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from fastlane.model import Execution
+from fastlane.storage.base import ExecutionFilter, Listing, Lists
+from fastlane.storage.lists import (
+    COLUMNS,
+    MOST_COUNTED,
+    MOST_READ,
+    Index,
+    Key,
+    Part,
+    Scan,
+    counted,
+    key_after,
+    merged,
+    needs_farms,
+    plan,
+)
+from fastlane.storage.sqlite.facet import Facet, on_reader
+from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, Row, execution_from
+
+_ENDED = "status IN ('done', 'failed', 'timedout', 'expired')"
+_ENQUEUED = "status = 'enqueued'"
+INDEXES: Mapping[Index, tuple[str, str]] = {
+    Index.CREATED: ("executions_created", "TRUE"),
+    Index.ENDED: ("executions_ended", _ENDED),
+    Index.ENDED_OF_TASK: ("executions_ended_of_task", _ENDED),
+    Index.WAITING: ("executions_enqueued_at", _ENQUEUED),
+    Index.WAITING_OF_TASK: ("executions_enqueued_of_task", _ENQUEUED),
+    Index.ACTIVE: ("executions_active", "status IN ('pulling', 'running')"),
+    Index.ORIGIN: ("executions_origin", "TRUE"),
+    Index.HOST: ("executions_host", "host IS NOT NULL"),
+    Index.JOB: ("executions_of_job", "TRUE"),
+}
+"""The name of each, and what holds for all that are in it."""
+FARMS = """
+WITH RECURSIVE farms (name) AS (
+    SELECT min(farm) FROM executions INDEXED BY executions_origin
+    UNION ALL
+    SELECT (SELECT min(farm) FROM executions INDEXED BY executions_origin WHERE farm > name)
+    FROM farms WHERE name IS NOT NULL
+)
+SELECT name FROM farms WHERE name IS NOT NULL
+"""
+
+
+class SqliteLists(Facet, Lists):
+    """:class:`fastlane.storage.base.Lists` in SQLite."""
+
+    @on_reader
+    def executions(
+        self,
+        connection: sqlite3.Connection,
+        wanted: ExecutionFilter,
+        *,
+        size: int,
+        after: str | None = None,
+    ) -> Listing[Execution]:
+        farms = connection.execute(FARMS).fetchall() if needs_farms(wanted) else []
+        scans = plan(wanted, [name for (name,) in farms])
+        key = key_after(after, scans)
+        queries = [Query(scan, wanted) for scan in scans]
+        most = MOST_READ // max(len(scans), 1)
+        rows, cursor = merged([one.part(connection, key, size, most) for one in queries], size)
+        items = [execution_from(row) for row in rows]
+        if not all(one.can_count for one in queries):
+            return Listing(items, cursor)
+        return Listing(items, cursor, *counted([one.count(connection) for one in queries]))
+
+
+class Query:
+    """The queries of one scan."""
+
+    def __init__(self, scan: Scan, wanted: ExecutionFilter) -> None:
+        self._scan, self._by = scan, ", ".join(scan.by)
+        self._bounds = {">=": wanted.since, "<": wanted.until}
+        self._checks, self._checked = _checks(scan)
+        if scan.index is Index.JOB:
+            # Its order is not that of the times.
+            self._add_checks(self._time_bounds())
+
+    @property
+    def can_count(self) -> bool:
+        return not self._checks or self._scan.index is Index.ACTIVE
+
+    def _add_checks(self, more: tuple[list[str], list[Any]]) -> None:
+        self._checks += more[0]
+        self._checked += more[1]
+
+    def _time_bounds(self) -> tuple[list[str], list[Any]]:
+        given = {sign: at for sign, at in self._bounds.items() if at is not None}
+        return [f"created_at {sign} ?" for sign in given], list(given.values())
+
+    def entries(self, key: Key | None) -> tuple[str, list[Any]]:
+        """The entries of the index after *key*, in order."""
+        index, always = INDEXES[self._scan.index]
+        conditions: list[str] = []
+        values: list[Any] = []
+        if self._scan.index is not Index.JOB:
+            conditions, values = self._time_bounds()
+        if key is not None:
+            conditions.append(f"({self._by}) < ({', '.join('?' * len(key))})")
+            values += key
+        if self._scan.index is Index.ACTIVE:
+            # All of it is read at once, and only what is wanted of it has to be sorted.
+            conditions += self._checks
+            values += self._checked
+        fields = COLUMNS[self._scan.index]
+        arm = f"SELECT {self._by}, seq AS entry FROM executions INDEXED BY {index} WHERE " + (
+            " AND ".join([always, *(f"{one} IS ?" for one in fields), *conditions])
+        )
+        ranges = list(itertools.product(*self._scan.equal.values()))
+        order = ", ".join(f"{one} DESC" for one in self._scan.by)
+        found = [value for one in ranges for value in (*map(_plain, one), *values)]
+        return f"{' UNION ALL '.join([arm] * len(ranges))} ORDER BY {order} LIMIT ?", found
+
+    def part(
+        self, connection: sqlite3.Connection, key: Key | None, size: int, most: int
+    ) -> Part[Row]:
+        """The first *size* and one more of the wanted, as far as *most* entries go."""
+        entries, values = self.entries(key)
+        width = len(self._scan.by)
+        columns = ", ".join(f"executions.{one}" for one in self._scan.by)
+        # The entries are the outer loop, so the records are in their order.
+        query = f"""
+        SELECT {columns}, {EXECUTION_COLUMNS} FROM ({entries}) AS entries
+        CROSS JOIN executions ON executions.seq = entry
+        WHERE {" AND ".join(["TRUE", *self._checks])} LIMIT ?
+        """.replace(EXECUTION_COLUMNS, _OF_EXECUTION)
+        found = connection.execute(query, (*values, most, *self._checked, size + 1)).fetchall()
+        rows = [(row[:width], row[width:]) for row in found]
+        if len(rows) > size:
+            return Part(rows, rows[-1][0])
+        last = f"SELECT {self._by} FROM ({entries}) LIMIT 1 OFFSET ?"
+        end = connection.execute(last, (*values, most, most - 1)).fetchone()
+        return Part(rows, end)
+
+    def count(self, connection: sqlite3.Connection) -> int:
+        """How many are wanted, to one more than :data:`MOST_COUNTED`."""
+        entries, values = self.entries(None)
+        query = f"SELECT count(*) FROM ({entries})"
+        return int(connection.execute(query, (*values, MOST_COUNTED + 1)).fetchone()[0])
+
+
+_OF_EXECUTION = ", ".join(f"executions.{name}" for name in EXECUTION_COLUMNS.split(", "))
+
+
+def _plain(value: object) -> object:
+    return None if value is None else str(value)
+
+
+def _checks(scan: Scan) -> tuple[list[str], list[Any]]:
+    """What is checked on the records, and the values for it."""
+    checks: list[str] = []
+    values: list[Any] = []
+    for name, wanted in scan.rest.items():
+        checks.append(f"executions.{name} IN ({', '.join('?' * len(wanted))})")
+        values += map(_plain, wanted)
+    if scan.prefix is not None:
+        checks.append("substr(executions.task_id, 1, ?) = ?")
+        values += [len(scan.prefix), scan.prefix]
+    return checks, values

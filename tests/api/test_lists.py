@@ -1,0 +1,135 @@
+"""Lists over all tasks: WATCH.md, "Lists across tasks"."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from fastlane.model import Outcome, Reason, Status
+from tests.api.http_site import Site
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+ITEM_KEYS = """
+executionId url taskId taskUrl jobId jobUrl jobName number attempt trigger status reason error
+exitCode image command farm host createdAt queuedAt startedAt finishedAt durationSeconds waiting
+nextAttemptAt
+"""
+
+
+async def finish(site: Site, outcome: Outcome, host: str = "one") -> None:
+    """End the first execution in the queue."""
+    storage, now = site.storage, site.server.parts.services.clock()
+    taken = await storage.executions.claim(
+        "default", host=host, owner="me", max_running=100, now=now
+    )
+    assert taken is not None
+    await storage.executions.started(taken.id, taken.epoch, run_id="c", started_at=now)
+    await storage.executions.finish(
+        taken.id, taken.epoch, outcome, expected_stop=None, retry=None, finished_at=now + 2.5
+    )
+
+
+async def items(site: Site, query: str = "") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await site.get(f"/executions/?{query}")).json["items"]
+    return found
+
+
+async def test_an_execution_that_failed(still: Site) -> None:
+    await still.submit("night%20ly", command="work --password=geheim now")
+    failed = Outcome(Status.FAILED, Reason.EXIT_CODE, exit_code=3, error="token=abc " + "x" * 400)
+    await finish(still, failed)
+    (item,) = await items(still, "status=failed&since=1h")
+    assert set(item) == set(ITEM_KEYS.split())
+    assert item["url"] == (
+        f"{still.base}/tasks/night%20ly/jobs/{item['jobId']}/executions/{item['executionId']}/"
+    )
+    assert (item["taskId"], item["number"], item["attempt"]) == ("night ly", 1, 0)
+    assert (item["trigger"], item["status"], item["reason"]) == ("submit", "failed", "exit-code")
+    assert (item["exitCode"], item["farm"], item["host"]) == (3, "default", "one")
+    assert item["command"] == "work --password=*** now"
+    assert item["error"].startswith("token=*** xxx")
+    assert len(item["error"]) == 300
+    assert (item["waiting"], item["nextAttemptAt"]) == (None, None)
+    for name in ("createdAt", "queuedAt", "startedAt", "finishedAt"):
+        assert INSTANT.fullmatch(item[name]), name
+    assert item["durationSeconds"] == 2.5
+    assert (await still.get(item["url"])).status == (await still.get(item["jobUrl"])).status == 200
+
+
+async def test_pages_follow_nextUrl_and_keep_the_filter(still: Site) -> None:  # noqa: N802
+    for number in range(5):
+        await still.submit(f"billing-{number}")
+    await still.submit("other")
+    seen: list[str] = []
+    following: str | None = "/executions/?task=billing-*&perPage=2&status=waiting"
+    while following is not None:
+        page = (await still.get(following)).json
+        assert set(page) == {"items", "nextUrl", "perPage", "total", "totalIsLowerBound"}
+        assert page["perPage"] == 2
+        seen += [item["taskId"] for item in page["items"]]
+        following = page["nextUrl"]
+    assert seen == [f"billing-{number}" for number in (4, 3, 2, 1, 0)]
+    page = (await still.get("/executions/")).json
+    assert (page["total"], page["totalIsLowerBound"], page["nextUrl"]) == (6, False, None)
+
+
+async def test_filters(still: Site) -> None:
+    await still.submit("a")
+    await finish(still, Outcome(Status.DONE, Reason.EXIT_CODE, exit_code=0))
+    await still.submit("a*b")
+    await finish(still, Outcome(Status.FAILED, Reason.OOM, exit_code=137), "two")
+    await still.submit("c", command="wait")
+    (newest, *_) = await items(still)
+    created = newest["createdAt"]
+    for query, expected in {
+        "": "c a*b a",
+        "task=a": "a",
+        "task=a*": "a*b a",
+        r"task=a\*b": "a*b",
+        r"task=a\**": "a*b",
+        "task=*": "c a*b a",
+        "status=waiting": "c",
+        "status=final": "a*b a",
+        "status=active": "",
+        "status=waiting,%20done": "c a",
+        "reason=oom": "a*b",
+        "trigger=submit": "c a*b a",
+        "trigger=cron,manual": "",
+        "farm=default": "c a*b a",
+        "farm=none": "",
+        "host=two": "a*b",
+        f"job={newest['jobId'].upper()}": "c",
+        f"since={created}": "c",
+        f"until={created}": "a*b a",
+        "since=1d": "c a*b a",
+        "until=1d": "",
+        f"since={datetime.fromisoformat(created).timestamp() - 3600}&task=a": "a",
+        f"since={quote(datetime.now(UTC).astimezone().isoformat())}": "",
+        "since=1h&status=failed,done&_=17": "a*b a",
+    }.items():
+        assert " ".join(item["taskId"] for item in await items(still, query)) == expected, query
+    assert "runs 0" not in (newest["waiting"] or "")
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("status=faild", 'status has "faild"; it must be one or more of enqueued, pulling'),
+        ("status=faild", 'Did you mean "failed"?'),
+        ("reason=exitcode", 'Did you mean "exit-code"?'),
+        ("trigger=crom", 'Did you mean "cron"?'),
+        ("stauts=failed", 'Unknown query parameter "stauts". Did you mean "status"?'),
+        ("since=yesterday", 'since is "yesterday"; it must be unix seconds, a time such as'),
+        ("since=2026-01-01T00:00:00", "a time such as"),
+        ("task=a*b*", "a star may only end it"),
+        ("job=nightly", 'Job id "nightly" is not a UUID4'),
+        ("perPage=101", "it must be a whole number from 1 to 100"),
+        ("cursor=1", '"1" is not a cursor of this list.'),
+    ],
+)
+async def test_what_is_wrong_is_said(still: Site, query: str, said: str) -> None:
+    assert said in (await still.get(f"/executions/?{query}")).problem(400)["detail"]

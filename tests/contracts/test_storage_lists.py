@@ -1,0 +1,170 @@
+"""What every storage promises of lists over all tasks."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any
+
+import pytest
+
+from fastlane.errors import Rejected
+from fastlane.model import FINAL, Execution, Outcome, Reason, Status, Trigger
+from fastlane.storage.base import ExecutionFilter, PageRequest, Storage
+from tests.contracts.test_storage import (
+    NOW,
+    claim,
+    finish,
+    make_execution,
+    make_job,
+    new_id,
+    place,
+    storage,
+)
+
+__all__ = ["place", "storage"]
+
+
+async def walk(storage: Storage, wanted: ExecutionFilter, size: int = 3) -> list[Execution]:
+    """All that *wanted* names, page by page."""
+    found: list[Execution] = []
+    after = None
+    for _ in range(10_000):
+        page = await storage.lists.executions(wanted, size=size, after=after)
+        assert len(page.items) <= size
+        found += page.items
+        after = page.next_cursor
+        if after is None:
+            return found
+    raise AssertionError("the list does not end")
+
+
+def matches(one: Execution, wanted: ExecutionFilter) -> bool:
+    """The plain meaning of a filter."""
+    return (
+        wanted.task_id in {None, one.task_id}
+        and one.task_id.startswith(wanted.task_prefix or "")
+        and wanted.job_id in {None, one.job_id}
+        and (not wanted.statuses or one.status in wanted.statuses)
+        and (not wanted.reasons or one.reason in wanted.reasons)
+        and (not wanted.triggers or one.trigger in wanted.triggers)
+        and wanted.farm in {None, one.farm}
+        and wanted.host in {None, one.host}
+        and (wanted.since is None or one.created_at >= wanted.since)
+        and (wanted.until is None or one.created_at < wanted.until)
+    )
+
+
+ENDS = (
+    Outcome(Status.DONE, Reason.EXIT_CODE, exit_code=0),
+    Outcome(Status.FAILED, Reason.EXIT_CODE, exit_code=1),
+    Outcome(Status.FAILED, Reason.OOM, exit_code=137),
+    Outcome(Status.TIMEDOUT, Reason.TIMEOUT),
+    None,
+)
+
+
+async def fill(storage: Storage, number: int = 60) -> list[Execution]:
+    """Executions of several tasks, farms, hosts and triggers, in all statuses but expired."""
+    outcomes, triggers, hosts = cycle(ENDS), cycle(Trigger), cycle(["one", "two", "three"])
+    made = []
+    for at in range(number):
+        job = make_job(task_id=("alpha", "alpha-1", "beta", "gamma*")[at % 4])
+        made.append(job)
+        execution = make_execution(
+            job,
+            farm=("main", "other")[at % 7 == 0],
+            trigger=next(triggers),
+            # Several of one moment, and some of a clock that was set back.
+            created_at=NOW + at // 3 - (20 if at % 11 == 0 else 0),
+        )
+        await storage.jobs.submit(job, execution)
+    for farm in ("main", "other"):
+        for _ in range(number * 3 // 4):
+            taken = await storage.executions.claim(
+                farm, host=next(hosts), owner="me", max_running=1000, now=NOW
+            )
+            outcome = next(outcomes)
+            if taken is not None and outcome is not None:
+                await finish(storage, taken, outcome)
+    found: list[Execution] = []
+    for job in made:
+        found += (await storage.executions.of_job(job.id, PageRequest(size=100))).items
+    return found
+
+
+FILTERS: list[dict[str, Any]] = [
+    {},
+    {"task_id": "alpha"},
+    {"task_id": "nobody"},
+    {"task_prefix": "alpha"},
+    {"task_prefix": "gamma*"},
+    {"statuses": {Status.ENQUEUED}},
+    {"statuses": {Status.PULLING}},
+    {"statuses": {Status.ENQUEUED, Status.PULLING, Status.RUNNING}},
+    {"statuses": FINAL},
+    {"statuses": {Status.FAILED}},
+    {"statuses": {Status.FAILED, Status.RUNNING, Status.PULLING}},
+    {"reasons": {Reason.OOM}},
+    {"reasons": {Reason.EXIT_CODE, Reason.TIMEOUT}},
+    {"reasons": {Reason.OOM}, "statuses": {Status.ENQUEUED}},
+    {"triggers": {Trigger.MANUAL}},
+    {"triggers": {Trigger.CRON, Trigger.RETRY}},
+    {"farm": "other"},
+    {"farm": "nowhere"},
+    {"host": "two"},
+    {"host": "two", "farm": "main"},
+    {"since": NOW + 7},
+    {"until": NOW + 7},
+    {"since": NOW + 3, "until": NOW + 9},
+    {"task_id": "beta", "statuses": {Status.DONE}},
+    {"task_id": "beta", "statuses": {Status.ENQUEUED}},
+    {"task_id": "beta", "since": NOW + 5},
+    {"statuses": {Status.FAILED}, "since": NOW + 5},
+    {"statuses": {Status.FAILED}, "task_prefix": "alp", "triggers": {Trigger.CRON}},
+    {"farm": "main", "triggers": {Trigger.CRON}, "until": NOW + 12},
+]
+
+
+async def test_each_filter_is_a_plain_filter(storage: Storage) -> None:
+    there = await fill(storage)
+    assert {one.status for one in there} >= {Status.ENQUEUED, Status.PULLING, *FINAL} - {
+        Status.EXPIRED
+    }
+    for given in FILTERS:
+        fields: dict[str, Any] = {
+            name: frozenset(value) if isinstance(value, (set, frozenset)) else value
+            for name, value in given.items()
+        }
+        wanted = ExecutionFilter(**fields)
+        found = await walk(storage, wanted)
+        expected = [one for one in there if matches(one, wanted)]
+        assert len(found) == len(expected), wanted
+        assert {one.id for one in found} == {one.id for one in expected}, wanted
+        times = [one.created_at for one in found]
+        assert times == sorted(times, reverse=True), wanted
+        page = await storage.lists.executions(wanted, size=3)
+        if page.total is not None:
+            assert (page.total, page.total_is_lower_bound) == (len(expected), False), wanted
+
+
+async def test_the_executions_of_a_job_are_in_their_order(storage: Storage) -> None:
+    job = make_job()
+    await storage.jobs.submit(job, make_execution(job))
+    for at in range(5):
+        await claim(storage)
+        last = await storage.executions.last_of_job(job.id)
+        assert last is not None
+        await finish(storage, last)
+        await storage.jobs.retry(job, make_execution(job, created_at=NOW - at), now=NOW)
+    found = await walk(storage, ExecutionFilter(job_id=job.id), 2)
+    assert [one.number for one in found] == [6, 5, 4, 3, 2, 1]
+    done = ExecutionFilter(job_id=job.id, statuses=frozenset({Status.DONE}), since=NOW - 2)
+    assert [one.number for one in await walk(storage, done, 2)] == [4, 3, 2, 1]
+
+
+async def test_a_cursor_of_another_list_is_refused(storage: Storage) -> None:
+    for after in ("", "x", "7", "1.5_", "1e5_3", "1.0_2_3"):
+        with pytest.raises(Rejected, match="not a cursor"):
+            await storage.lists.executions(ExecutionFilter(), size=1, after=after)
+    with pytest.raises(Rejected, match="not a cursor"):
+        await storage.lists.executions(ExecutionFilter(job_id=new_id()), size=1, after="1.0_2")
