@@ -1,10 +1,11 @@
 FROM python:3.13-slim AS build
 WORKDIR /source
 COPY setup.cfg setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
+COPY client client
 COPY fastlane fastlane
 COPY static static
 COPY templates templates
-RUN pip wheel --no-cache-dir --wheel-dir /wheels .
+RUN pip wheel --no-cache-dir --wheel-dir /wheels ./client .
 
 FROM python:3.13-slim
 RUN --mount=from=build,source=/wheels,target=/wheels \

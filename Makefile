@@ -55,7 +55,7 @@ lint: .venv/dev.stamp  ## ruff, mypy strict, import-linter
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-wheel: .venv/dev.stamp  ## build the wheel, install it elsewhere and try it
+wheel: .venv/dev.stamp  ## build the wheels, install them elsewhere and try them
 	@$(PY) -m scripts.check_wheel
 
 constraints: .venv/dev.stamp  ## pin the newest versions of all packages in constraints.txt
@@ -65,10 +65,10 @@ engine-stop:  ## end the Docker engine that demo or test started
 	@$(PY) -m scripts.engine stop
 
 clean:  ## remove what the targets made, .venv too
-	rm -rf .coverage* .venv .run build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .coverage* .venv .run build dist *.egg-info client/build client/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.venv/run.stamp: setup.cfg pyproject.toml constraints.txt scripts/venv.sh
+.venv/run.stamp: setup.cfg client/setup.cfg pyproject.toml constraints.txt scripts/venv.sh
 	@sh scripts/venv.sh run
 
-.venv/dev.stamp: setup.cfg pyproject.toml constraints.txt scripts/venv.sh
+.venv/dev.stamp: setup.cfg client/setup.cfg pyproject.toml constraints.txt scripts/venv.sh
 	@sh scripts/venv.sh dev

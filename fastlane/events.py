@@ -116,6 +116,11 @@ class OutboxChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EventsMoved(Event):
+    """There are new stored events to read."""
+
+
+@dataclass(frozen=True, slots=True)
 class QueueChanged(Event):
     """Executions can be claimed that could not be before; which ones is not known."""
 
@@ -125,5 +130,13 @@ class Missed(Event):
     """Events may have been lost: anything may have happened. Subscribers to anything hear it."""
 
 
-KINDS = (ExecutionChanged, JobChanged, HostChanged, LogGrown, OutboxChanged, QueueChanged)
+KINDS = (
+    ExecutionChanged,
+    JobChanged,
+    HostChanged,
+    LogGrown,
+    OutboxChanged,
+    EventsMoved,
+    QueueChanged,
+)
 """Every kind of event that is published."""

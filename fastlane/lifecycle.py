@@ -116,10 +116,12 @@ class Lifecycle:
         schedule: Schedule,
         request_ip: str | None = None,
         idempotency: IdempotencyKey | None = None,
+        at_once: bool = False,
     ) -> Submitted:
         """Store a job and, unless it is scheduled, its first execution, ready to run.
 
         :param job_id: None makes a new job; otherwise the job of this id is made or replaced.
+        :param at_once: refuse a job that is scheduled.
         :raises Rejected: no farm matches the task, its farm does not run such an image, or the
             storage refuses (see ``Jobs.submit``).
         """
@@ -128,6 +130,11 @@ class Lifecycle:
         if refusal := policy.image_refusal(definition.image, farm):
             raise Rejected(refusal)
         next_run_at = policy.first_run_at(schedule, now)
+        if at_once and next_run_at is not None:
+            raise Rejected(
+                "The job is scheduled, so there is no end to wait for; leave out wait, or startAt, "
+                "startIn and cron."
+            )
         job = Job(
             task_id=task_id,
             id=job_id or new_id(),
@@ -304,7 +311,7 @@ class Lifecycle:
 
         :raises CompareFailed: another instance owns it.
         """
-        await self._storage.executions.release(execution.id, execution.epoch)
+        await self._storage.executions.release(execution.id, execution.epoch, now=self._clock())
         # It is in the queue again or, where its end was requested, final.
         await self._publish_current(execution)
 
@@ -386,13 +393,13 @@ class Lifecycle:
 
     async def blacklist_host(self, host: str, *, blacklisted: bool) -> None:
         """Drain a host, so that it gets no new executions, or undrain it."""
-        await self._storage.hosts.blacklist(host, blacklisted=blacklisted)
+        await self._storage.hosts.blacklist(host, blacklisted=blacklisted, now=self._clock())
         log.info("Host drained" if blacklisted else "Host undrained", host=host)
         self._publish(HostChanged(host, blacklisted))
 
     async def store_breaker(self, record: HostRecord) -> None:
         """Store what a host's circuit breaker has counted."""
-        await self._storage.hosts.store_breaker(record)
+        await self._storage.hosts.store_breaker(record, now=self._clock())
         self._publish(HostChanged.of(record))
 
     async def reassign_orphaned(self) -> None:

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from fastlane.client import connected
+from fastlane.client import AsyncClient
+from fastlane.client import NotFound as NoSuchExecution
 from fastlane.config import Config
 from fastlane.errors import ExecutorError, NotFound, StorageInUse
 from fastlane.executors.base import Executor, ListedRun, Phase
-from fastlane.model import FINAL
 from fastlane.storage.base import Storage
 from fastlane.wiring import make_executors, make_storage
 
@@ -39,7 +39,8 @@ async def prune(config: Config, server: str, *, dry_run: bool) -> AsyncIterator[
 
     :param server: the URL of the server to call if it is using the storage.
     :param dry_run: report what would be removed, and remove nothing.
-    :raises FastlaneError: neither the storage nor the server can be reached.
+    :raises FastlaneError: the storage cannot be reached.
+    :raises ClientError: the server that uses it cannot be reached.
     """
     executors = make_executors(config)
     storage = make_storage(config, time.time)
@@ -81,13 +82,16 @@ async def _knowing(storage: Storage, server: str) -> AsyncIterator[IsOver]:
     try:
         await storage.open()
     except StorageInUse:
-        async with connected(server) as client:
+        async with AsyncClient(server) as client:
 
             async def ask(run: ListedRun) -> bool:
                 if not run.task_id or not run.job_id:
                     return False
-                status = await client.execution_status(run.task_id, run.job_id, run.execution_id)
-                return status in FINAL
+                ids = (run.task_id, run.job_id, run.execution_id)
+                try:
+                    return (await client.execution(*ids)).status.final
+                except NoSuchExecution:
+                    return False
 
             # An unreachable server must not look like one that does not know the executions.
             await client.status()

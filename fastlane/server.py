@@ -153,6 +153,7 @@ class Server:
         log.info("Server stopping")
         if self._listener is not None:
             self._listener.stop()
+        self.services.ends.close()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from fastlane import __version__, policy
+from fastlane.api.ends import Ends
 from fastlane.api.reports import Reports
 from fastlane.api.services import Services
 from fastlane.api.streaming.feed import Feed
@@ -26,7 +27,7 @@ from fastlane.background.runner import Runner
 from fastlane.background.scheduler import Scheduler
 from fastlane.bus.local import Bus
 from fastlane.config import ROLES, Config
-from fastlane.events import HostChanged, Missed
+from fastlane.events import EventsMoved, HostChanged, Missed
 from fastlane.executors.base import Executor
 from fastlane.executors.registry import Executors
 from fastlane.hosts import BreakerOptions, Hosts
@@ -64,7 +65,11 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     bus = Bus()
     relay = None if storage else make_relay(config, bus)
     storage = storage or make_storage(
-        config, clock, relay=relay, repaired=lambda: bus.deliver(Missed())
+        config,
+        clock,
+        relay=relay,
+        repaired=lambda: bus.deliver(Missed()),
+        moved=lambda: bus.publish(EventsMoved()),
     )
     instance = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     farms = config.docker_hosts
@@ -107,6 +112,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         version=__version__,
         hosts=hosts,
         sockets=Sockets(Feed(storage, bus)),
+        ends=Ends(lifecycle, storage, bus),
     )
     return Parts(
         services=services,
@@ -200,13 +206,16 @@ def make_storage(
     *,
     relay: Relay | None = None,
     repaired: Callable[[], None] = lambda: None,
+    moved: Callable[[], None] = lambda: None,
 ) -> Storage:
     """The cluster storage where its URLs are given, else the embedded one."""
     if config.cluster_urls is None:
         return SqliteStorage(config.data_dir)
     from fastlane.storage.mongo import ClusterStorage
 
-    return ClusterStorage(config.cluster_urls[0], relay=relay, repaired=repaired, clock=clock)
+    return ClusterStorage(
+        config.cluster_urls[0], relay=relay, repaired=repaired, moved=moved, clock=clock
+    )
 
 
 def make_executors(config: Config) -> Executors:

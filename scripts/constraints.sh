@@ -9,7 +9,7 @@ trap 'rm -rf "$folder"' EXIT
 .venv/bin/python -m venv "$folder/venv"
 # Editable, so that it leaves no build directory behind.
 if ! "$folder/venv/bin/python" -m pip install --disable-pip-version-check --quiet \
-    --editable '.[dev]' >"$folder/pip.log" 2>&1; then
+    --editable client --editable '.[dev]' >"$folder/pip.log" 2>&1; then
     cat "$folder/pip.log" >&2
     exit 1
 fi
@@ -23,4 +23,4 @@ if grep -n '@' "$folder/constraints.txt"; then
 fi
 mv "$folder/constraints.txt" constraints.txt
 .venv/bin/python -m scripts.floors
-git --no-pager diff --stat -- constraints.txt setup.cfg
+git --no-pager diff --stat -- constraints.txt setup.cfg client/setup.cfg

@@ -1,4 +1,4 @@
-"""Sets the floors in setup.cfg to the versions in constraints.txt: only those have been tested."""
+"""Sets the floors in both setup.cfg to the versions in constraints.txt: those have been tested."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+SETUPS = (ROOT / "setup.cfg", ROOT / "client/setup.cfg")
 _REQUIREMENT = re.compile(r"^(    )([A-Za-z0-9_.-]+)((?:\[[\w,]+\])?) >= [\w.]+", re.MULTILINE)
 
 
@@ -30,9 +31,10 @@ def _plain(name: str) -> str:
 
 
 def main() -> int:
-    """Rewrite setup.cfg."""
-    setup = ROOT / "setup.cfg"
-    setup.write_text(raised(setup.read_text(), (ROOT / "constraints.txt").read_text()))
+    """Rewrite the setup.cfg of the server and that of the client."""
+    constraints = (ROOT / "constraints.txt").read_text()
+    for setup in SETUPS:
+        setup.write_text(raised(setup.read_text(), constraints))
     return 0
 
 

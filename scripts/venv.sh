@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes .venv where it is missing and installs fastlane into it, editable, with the versions in
-# constraints.txt.
+# Makes .venv where it is missing and installs fastlane and its client into it, editable, with the
+# versions in constraints.txt.
 # usage: scripts/venv.sh run|dev      (dev: with what tests, lint and benchmarks need)
 # VENV=dir PYTHON=python3.14: another directory, another Python.
 set -eu
@@ -52,7 +52,7 @@ esac
 
 echo "setup     installing fastlane into $venv ($what)"
 if ! "$venv/bin/python" -m pip install --disable-pip-version-check --quiet \
-    --constraint constraints.txt --editable "$target" >"$venv/pip.log" 2>&1; then
+    --constraint constraints.txt --editable client --editable "$target" >"$venv/pip.log" 2>&1; then
     cat "$venv/pip.log" >&2
     echo "setup     pip could not install fastlane; see above" >&2
     exit 1

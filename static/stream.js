@@ -559,11 +559,11 @@
 
   // ---------------------------------------------------------------- stopping
 
-  const ask = element("ask");
+  const ask = element("ask-stop");
   let stopped = false;
   element("stop").addEventListener("click", () => ask.showModal());
-  element("ask-no").addEventListener("click", () => ask.close());
-  element("ask-yes").addEventListener("click", async () => {
+  element("ask-stop-no").addEventListener("click", () => ask.close());
+  element("ask-stop-yes").addEventListener("click", async () => {
     ask.close();
     const button = element("stop");
     const notice = element("notice");

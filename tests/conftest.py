@@ -28,6 +28,7 @@ DIRECTORIES = {
     "contracts": set[str](),
     "browser": {"browser"},
     "api": set[str](),
+    "client": set[str](),
     "unit": set[str](),
 }
 

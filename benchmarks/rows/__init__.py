@@ -11,6 +11,7 @@ from benchmarks.rows import (
     scheduled,
     throughput,
     ticks,
+    waits,
 )
 
 ROWS: tuple[Row, ...] = (
@@ -19,6 +20,7 @@ ROWS: tuple[Row, ...] = (
     accept,
     log_storage,
     log_viewers,
+    waits,
     scheduled,
     lateness,
     ticks,

@@ -12,7 +12,7 @@ from asyncio import Future
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 from tornado.iostream import StreamClosedError
@@ -20,8 +20,11 @@ from tornado.web import HTTPError, RequestHandler
 
 from fastlane.api import large
 from fastlane.api.connections import Connection, Crowded, connection_of
+from fastlane.api.ends import Wait
+from fastlane.api.negotiation import VARY, wants_page
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
+from fastlane.api.rendering import PAGE_HEADERS, TEMPLATES
 from fastlane.api.schemas.build import problem_details
 from fastlane.api.security import Caller, Principal, Security
 from fastlane.api.services import Services
@@ -29,6 +32,7 @@ from fastlane.api.urls import Urls
 from fastlane.checks import shown
 from fastlane.encoding import to_json
 from fastlane.errors import KeyReused, NotFound, Rejected, StorageUnavailable
+from fastlane.model import Execution
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +52,8 @@ class BaseHandler(RequestHandler):
     """The base of every handler of the API and of its pages."""
 
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
+    checks_query: ClassVar[bool] = True
+    """Whether an unknown query parameter is an error."""
     route: Route
     caller: Caller
     request_id: str
@@ -92,7 +98,7 @@ class BaseHandler(RequestHandler):
                 headers={"Accept-Encoding": "identity"},
             )
         operation = self.route.operation(self.request.method)
-        if operation is not None and not self.route.is_page:
+        if operation is not None and self.checks_query:
             operation.check_query(self.request.query_arguments)
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
@@ -118,6 +124,8 @@ class BaseHandler(RequestHandler):
             **security.cors_headers(self.request),
         }.items():
             self.set_header(name, value)
+        # Also of what has no page: its errors have.
+        self.set_header("Vary", ", ".join(filter(None, (self._headers.get("Vary"), VARY))))
 
     @property
     def urls(self) -> Urls:
@@ -140,6 +148,24 @@ class BaseHandler(RequestHandler):
                     headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
                 ) from None
 
+    def describe(self, execution: Execution) -> None:
+        """Say in headers where *execution* is."""
+        self.set_header("Fastlane-Status", execution.status)
+        if execution.reason is not None:
+            self.set_header("Fastlane-Reason", execution.reason)
+        if execution.exit_code is not None:
+            self.set_header("Fastlane-Exit-Code", str(execution.exit_code))
+
+    async def end_of(self, execution_id: str, wait: Wait, *, retries: bool) -> Execution:
+        """The execution once it is final (:meth:`fastlane.api.ends.Ends.of`), in headers, too."""
+        if wait.is_preference:
+            self.set_header("Preference-Applied", f"wait={wait.seconds}")
+        # It may be large, and the wait long.
+        self.request.body = b""
+        execution = await self.services.ends.of(execution_id, wait.seconds, self, retries=retries)
+        self.describe(execution)
+        return execution
+
     async def send_json(self, body: Any, *, status: int = 200) -> None:
         """Answer with *body* as JSON."""
         await self.room(large.size(body))
@@ -155,6 +181,19 @@ class BaseHandler(RequestHandler):
             self.set_header("Content-Encoding", "gzip")
         self._etag = encoded.etag
         self.finish(encoded.body)
+
+    async def send_html(self, body: bytes, *, status: int = 200) -> None:
+        """Answer with *body*, a page or a part of one, which may load only our own files."""
+        await self.room(len(body))
+        self.set_status(status)
+        for name, value in PAGE_HEADERS.items():
+            self.set_header(name, value)
+        self.finish(body)
+
+    def around(self) -> dict[str, Any]:
+        """What every page shows around its own."""
+        principal = self.principal
+        return {"version": self.services.version, "role": principal.role, "user": principal.name}
 
     def compute_etag(self) -> str | None:
         """The tag of the answer, which is that of its text, compressed or not."""
@@ -183,6 +222,7 @@ class BaseHandler(RequestHandler):
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        self.services.ends.leave(self)
         self.services.requests.end(self)
 
     def hang_up(self) -> None:
@@ -225,9 +265,16 @@ class BaseHandler(RequestHandler):
         self.set_status(problem.status)
         for name, value in problem.headers.items():
             self.set_header(name, value)
+        details = problem_details(problem, self.request_id)
+        if wants_page(self.request):
+            for name, value in PAGE_HEADERS.items():
+                self.set_header(name, value)
+            around = self.around() | {"problem": details, "headers": problem.headers}
+            self.finish(TEMPLATES.render("error.html", {**around, "path": self.request.path}))
+            return
         self.set_header("Content-Type", "application/problem+json")
         self.set_header("Cache-Control", "no-store")
-        self.finish(to_json(problem_details(problem, self.request_id)))
+        self.finish(to_json(details))
 
     def _problem_of(self, status: int, error: BaseException | None) -> Problem:
         match error:

@@ -27,6 +27,7 @@ from tornado.web import Application, RequestHandler
 
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.api.connections import connection_of
+from fastlane.api.negotiation import wants_page
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
 from fastlane.api.security import Security, SignInFailed
@@ -87,6 +88,8 @@ class BoundedApplication(Application):
         if target_class is not _Refusal:
             role = route.role(request.method)
             self.security.check(request, caller, role, any_host=route.any_host)
+        if route.page is not None and wants_page(request):
+            target_class = route.page
         parts = {**parts, "caller": caller}
         return super().get_handler_delegate(request, target_class, parts, path_args, path_kwargs)
 

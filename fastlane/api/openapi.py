@@ -55,7 +55,7 @@ IN_PATHS: Mapping[str, Parameter] = {
         _in_path("job", "The job's id, a UUID4.", "5a023792-1445-44e9-8a8b-cfe5ad05d1c6"),
         _in_path("execution", "The execution's id.", "36e1b166-7c7a-4a41-a69e-8f78a9ec8128"),
         _in_path("notification", "The notification's id.", "ba4ff7d1-57a0-5a6d-8b0f-2a4f0bd4ba3c"),
-        _in_path("name", "The file's name.", "stream.css", {"type": "string"}),
+        _in_path("name", "The file's name.", "fastlane.css", {"type": "string"}),
     )
 }
 
@@ -66,6 +66,7 @@ _HEADERS = (
     ("Fastlane-Execution-Id", "string", "Whose log it is."),
     ("Fastlane-Reason", "string", "Why it ended, as `reason` in its details; only once it has."),
     ("Fastlane-Exit-Code", "integer", "Only once there is one."),
+    ("Preference-Applied", "string", "How long was waited for the end: `wait=60`."),
     ("Idempotent-Replayed", "string", "`true` on the repeat of an earlier request."),
     ("Allow", "string", "The methods that are supported."),
     ("Retry-After", "integer", "Seconds."),
@@ -73,7 +74,7 @@ _HEADERS = (
     ("Accept-Encoding", "string", "The encodings that are supported."),
     ("Upgrade", "string", "`websocket`."),
 )
-_ALWAYS = frozenset({"X-Request-ID", "Fastlane-Status"})
+_ALWAYS = frozenset({"X-Request-ID"})
 
 PROBLEMS: Mapping[int, tuple[str, Sequence[str]]] = {
     400: ("The request is wrong. `errors` lists everything that is wrong with a payload.", ()),
@@ -97,6 +98,7 @@ EVERYWHERE = frozenset({400, 401, 403, 413, 415, 421, 431, 500})
 _SUCCESSES = {
     101: "The socket is open.",
     200: "Done.",
+    202: "Stored; it has not ended in time, or the server stops.",
     204: "There is nothing more to come.",
     304: "Your copy is up to date.",
 }
@@ -299,10 +301,11 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
         responses["101"] = {"description": _SUCCESSES[101]}
     else:
         headers = _headers("X-Request-ID", *operation.headers)
-        content = _content(operation.answer)
-        responses["200"] = {"description": _SUCCESSES[200], "headers": headers, "content": content}
-        for status in operation.successes[1:]:
-            responses[str(status)] = {"description": _SUCCESSES[status], "headers": headers}
+        for status in operation.successes:
+            response: dict[str, Any] = {"description": _SUCCESSES[status], "headers": headers}
+            if status != 204:
+                response["content"] = _content(operation.answer)
+            responses[str(status)] = response
         if operation.method == "get" and TEXT not in _media(operation):
             responses["304"] = {"description": _SUCCESSES[304], "headers": _headers("X-Request-ID")}
     if operation.unavailable is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from tornado.web import RequestHandler
 
+from fastlane.api.negotiation import AS
 from fastlane.api.parameters import Parameter
 from fastlane.api.problems import Problem
 from fastlane.api.security import Role
@@ -78,8 +79,8 @@ class Route:
     """By method."""
     spellings: tuple[str, ...] = ()
     """Other paths that lead here. All paths answer with and without a slash at the end."""
-    is_page: bool = False
-    """Whether it is for browsers: unknown query parameters are ignored."""
+    page: type[RequestHandler] | None = None
+    """Answers instead of the handler where :mod:`fastlane.api.negotiation` wants a page."""
     any_host: bool = False
     """Whether it is answered whatever the ``Host`` of the request."""
     tag: str = "Server"
@@ -116,4 +117,9 @@ class Route:
 
 def route(path: str, handler: type[RequestHandler], *operations: Operation, **more: Any) -> Route:
     """A :class:`Route`; *more* are its further fields."""
+    if more.get("page"):
+        operations = tuple(
+            replace(one, parameters=(*one.parameters, AS)) if one.method == "get" else one
+            for one in operations
+        )
     return Route(path, handler, {one.method: one for one in operations}, **more)

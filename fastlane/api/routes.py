@@ -15,6 +15,7 @@ from tornado.routing import URLSpec
 
 from fastlane.api.base import BaseHandler
 from fastlane.api.bounds import BoundedApplication
+from fastlane.api.ends import PREFER, WAIT
 from fastlane.api.handlers import output
 from fastlane.api.handlers.executions import Execution, StopExecution
 from fastlane.api.handlers.hosts import Blacklist
@@ -25,8 +26,10 @@ from fastlane.api.handlers.output import Logs, Stderr, Stdout
 from fastlane.api.handlers.status import Healthcheck, Status
 from fastlane.api.handlers.tasks import IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
 from fastlane.api.operations import HTML, JSON, Route, delete, get, post, put, route
+from fastlane.api.pages.assets import Asset
 from fastlane.api.pages.docs import Docs, Document
-from fastlane.api.pages.stream import Asset, StreamPage
+from fastlane.api.pages.execution import ExecutionPage
+from fastlane.api.pages.index import Index, OverviewPage, RouteIndex
 from fastlane.api.paging import PAGED
 from fastlane.api.parameters import Parameter
 from fastlane.api.schemas import responses
@@ -40,7 +43,9 @@ EXECUTION = f"{JOB}/executions/<execution>"
 
 VIEWER, SUBMITTER, OPERATOR = Role.VIEWER, Role.SUBMITTER, Role.OPERATOR
 
-_STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code", "Fastlane-Execution-Id")
+_STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code")
+# Of what takes ?wait=.
+_WAITED: Any = {"headers": (*_STATUS, "Preference-Applied"), "successes": (200, 202)}
 _VERSION = Parameter("v", "The file's version. With it, it may be cached.", {"type": "string"})
 _HOST: Any = {"answer": responses.BlacklistedHost, "body": BlacklistPayload, "problems": (404,)}
 _ASSETS = ("text/css", "text/javascript", "image/svg+xml")
@@ -60,7 +65,7 @@ def _output(path: str, whose: str, of: str, page: str, socket: str) -> Sequence[
             summary,
             output.MEDIA,
             output.PARAMETERS,
-            headers=_STATUS,
+            headers=(*_STATUS, "Fastlane-Execution-Id"),
             successes=(200, 204),
         )
         return route(f"{path}/{name}", handler, read)
@@ -73,7 +78,7 @@ def _output(path: str, whose: str, of: str, page: str, socket: str) -> Sequence[
         text("logs", "stdout and stderr", Logs),
         text("stdout", "stdout", Stdout),
         text("stderr", "stderr", Stderr),
-        route(f"{path}/stream", StreamPage, watch, spellings=(page,), is_page=True),
+        route(f"{path}/stream", ExecutionPage, watch, spellings=(page,)),
         route(f"{path}/ws", LogSocket, stream, spellings=(socket,)),
     )
 
@@ -95,10 +100,10 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 SUBMITTER,
                 "Create a job",
                 responses.Submitted,
-                (IDEMPOTENCY_KEY,),
+                (WAIT, PREFER, IDEMPOTENCY_KEY),
                 JobPayload,
-                ("Idempotent-Replayed",),
-                (422,),
+                problems=(422,),
+                **{**_WAITED, "headers": ("Idempotent-Replayed", *_WAITED["headers"])},
             ),
         ),
     ),
@@ -106,7 +111,9 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
         route(
             JOB,
             Job,
-            get("getJob", VIEWER, "One job", responses.JobDetails, PAGED),
+            get(
+                "getJob", VIEWER, "One job", responses.JobDetails, (WAIT, PREFER, *PAGED), **_WAITED
+            ),
             put(
                 "putJob", SUBMITTER, "Create or replace a job", responses.Submitted, body=JobPayload
             ),
@@ -135,7 +142,14 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
         route(
             EXECUTION,
             Execution,
-            get("getExecution", VIEWER, "One execution", responses.ExecutionDetails),
+            get(
+                "getExecution",
+                VIEWER,
+                "One execution",
+                responses.ExecutionDetails,
+                (WAIT, PREFER),
+                **_WAITED,
+            ),
         ),
         route(
             f"{EXECUTION}/stop",
@@ -184,6 +198,12 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
     ),
     "Server": (
         route(
+            "",
+            Index,
+            get("getIndex", VIEWER, "The routes of this server", RouteIndex, stored=False),
+            page=OverviewPage,
+        ),
+        route(
             "/docker-executor/blacklist",
             Blacklist,
             get("getBlacklist", VIEWER, "Black-listed hosts", responses.Blacklist),
@@ -217,13 +237,11 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             "/docs",
             Docs,
             get("readDocs", VIEWER, "This document, for people", (HTML,), stored=False),
-            is_page=True,
         ),
         route(
             "/static/<name>",
             Asset,
             get("getAsset", VIEWER, "A file of the pages", _ASSETS, (_VERSION,), stored=False),
-            is_page=True,
         ),
     ),
 }

@@ -29,10 +29,15 @@ from fastlane.config import Config, is_loopback
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
 _PORT = re.compile(r":[0-9]+$")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_EXPOSED = "X-Request-ID, Fastlane-Exit-Code, Fastlane-Reason, Fastlane-Status, Retry-After"
+_EXPOSED = (
+    "X-Request-ID, Fastlane-Exit-Code, Fastlane-Reason, Fastlane-Status, Preference-Applied, "
+    "Retry-After"
+)
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, DELETE",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, X-Request-ID",
+    "Access-Control-Allow-Headers": (
+        "Authorization, Content-Type, Idempotency-Key, Prefer, X-Request-ID"
+    ),
     "Access-Control-Max-Age": "600",
 }
 

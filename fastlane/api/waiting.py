@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fastlane.api.services import Services
 from fastlane.model import Execution, Farm, Status, Stream
+from fastlane.stored_events import waiting_text
 
 # Bounds what is read of the notes on a pull; the last line is shown.
 PROGRESS_BYTES = 1024
@@ -41,10 +42,8 @@ async def _waits_for(
     services: Services, execution: Execution, running: Counter[object]
 ) -> str | None:
     """:param running: how many executions run, by farm and by (farm, task)."""
-    if execution.waits_for is not None:
-        return f"It waits for execution {execution.waits_for} to end."
-    if execution.due_at is not None:
-        return "It is a retry whose delay has not passed."
+    if (delayed := waiting_text(execution)) is not None:
+        return delayed
     farm = next((farm for farm in services.farms if farm.name == execution.farm), None)
     if farm is None:
         return f'No farm matches task "{execution.task_id}"; add one to DOCKER_HOSTS.'

@@ -28,6 +28,7 @@ _EVERYTHING = "*"
 _TOPICS: dict[type[Event], tuple[str, ...]] = {
     kinds.QueueChanged: ("queue",),
     kinds.OutboxChanged: ("outbox",),
+    kinds.EventsMoved: (),
     kinds.HostChanged: ("hosts", "queue"),
     kinds.JobChanged: ("schedule", "queue"),
     kinds.LogGrown: ("log:{}",),

@@ -12,6 +12,7 @@ import sys
 # Each registers its commands.
 from fastlane.cli import jobs, notifications, options, server, upkeep  # noqa: F401
 from fastlane.cli.app import app, say
+from fastlane.client import ClientError
 from fastlane.errors import ConfigError, FastlaneError
 
 __all__ = ["app", "main"]
@@ -21,7 +22,7 @@ def main() -> None:
     """Run the command line; the process ends with the exit codes above."""
     try:
         app()
-    except FastlaneError as error:
+    except (FastlaneError, ClientError) as error:
         for sentence in str(error).splitlines():
             say(sentence)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

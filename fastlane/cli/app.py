@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from fastlane import __version__
-from fastlane.client import Client, connected
+from fastlane.cli.old_client import Client, connected
 from fastlane.config import Config, load, misspellings, warnings
 
 T = TypeVar("T")

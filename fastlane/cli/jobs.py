@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fastlane.cli.app import LOCAL, ServerUrl, app, call, say
-from fastlane.client import Client, State, shown_url
+from fastlane.cli.old_client import Client, State, shown_url
 from fastlane.errors import ConfigError
 
 # What a shell gives a program that SIGINT has ended: 128 + 2.

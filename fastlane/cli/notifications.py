@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fastlane.cli.app import LOCAL, ServerUrl, app, call
-from fastlane.client import Client
+from fastlane.cli.old_client import Client
 from fastlane.errors import ConfigError
 
 notifications = typer.Typer(

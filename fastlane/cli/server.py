@@ -11,7 +11,7 @@ from yarl import URL
 
 from fastlane import processes
 from fastlane.cli.app import ConfigFile, app, call, load_config
-from fastlane.client import Client
+from fastlane.cli.old_client import Client
 from fastlane.config import Config, load
 from fastlane.errors import ConfigError, FastlaneError
 

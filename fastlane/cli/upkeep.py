@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fastlane.cli.app import LOCAL, ConfigFile, ServerUrl, app, call, load_config, say, show_version
-from fastlane.client import Client
+from fastlane.cli.old_client import Client
 
 
 @app.command()

@@ -16,6 +16,8 @@ storage. These rules hold for all methods:
   ``started_at`` or ``finished_at``). ``retry_follows`` is true only in
   :meth:`Executions.finish`, and only if the retry is really stored. A delivery whose id
   exists already is not changed.
+* *Stored events.* Every method stores, in the same step, an event for each change that
+  :mod:`fastlane.stored_events` has a type for.
 * Writes of an owner carry the ``epoch`` they were claimed with. When another instance has adopted
   the execution since, its epoch is higher and the late write is refused with ``CompareFailed``.
 """
@@ -26,6 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fastlane.storage.events import Events, Span
 from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Logs, Outbox, Tasks
 from fastlane.storage.lists import Lists
 from fastlane.storage.values import (
@@ -38,6 +41,7 @@ from fastlane.storage.values import (
 )
 
 __all__ = [
+    "Events",
     "ExecutionFilter",
     "Executions",
     "Hosts",
@@ -51,6 +55,7 @@ __all__ = [
     "Overview",
     "Page",
     "PageRequest",
+    "Span",
     "Storage",
     "Submitted",
     "Tasks",
@@ -88,6 +93,7 @@ class Storage(ABC):
     lists: Lists
     logs: Logs
     outbox: Outbox
+    events: Events
     hosts: Hosts
     instances: Instances
 

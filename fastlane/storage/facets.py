@@ -182,7 +182,7 @@ class Executions(ABC):
         """
 
     @abstractmethod
-    async def release(self, execution_id: str, epoch: int) -> None:
+    async def release(self, execution_id: str, epoch: int, *, now: float) -> None:
         """Hand back a claimed execution whose container was never asked to start.
 
         ``pulling → enqueued``, without owner and host, at its old ``position``. With a stop intent
@@ -436,14 +436,14 @@ class Hosts(ABC):
         """Every host of which something was stored."""
 
     @abstractmethod
-    async def store_breaker(self, record: HostRecord) -> None:
+    async def store_breaker(self, host: HostRecord, *, now: float) -> None:
         """Keep the circuit breaker of a host; ``blacklisted`` stays as it is stored.
 
         The last writer wins: all of them look at the same host, and the breaker is a hint.
         """
 
     @abstractmethod
-    async def blacklist(self, host: str, *, blacklisted: bool) -> None:
+    async def blacklist(self, host: str, *, blacklisted: bool, now: float) -> None:
         """Take a host out for new executions, or put it back; its breaker stays."""
 
 

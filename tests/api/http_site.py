@@ -53,6 +53,11 @@ class Answer:
         assert self.headers["Cache-Control"] == "no-store"
         return json.loads(self.body)
 
+    @property
+    def any_json(self) -> Any:
+        """The object of an answer, whatever its status."""
+        return json.loads(self.body)
+
     def problem(self, status: int) -> dict[str, Any]:
         """The problem of an answer that must have *status*; its form is checked."""
         assert self.status == status, (self.status, self.body)

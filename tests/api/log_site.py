@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import tornado.netutil
 from tornado.httpserver import HTTPServer
 
+from fastlane.api.ends import Ends
 from fastlane.api.routes import make_app
 from fastlane.api.services import Services
 from fastlane.api.streaming.feed import Feed
@@ -54,9 +55,10 @@ async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
     storage = SqliteStorage(data_dir)
     await storage.open()
     bus = Bus()
+    lifecycle = make_lifecycle(storage, bus)
     services = Services(
         storage=storage,
-        lifecycle=make_lifecycle(storage, bus),
+        lifecycle=lifecycle,
         executors=Executors.single(MemoryExecutor()),
         bus=bus,
         clock=time.time,
@@ -65,6 +67,7 @@ async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
         version="0.0.0",
         hosts=Hosts(FARM.hosts, time.time),
         sockets=Sockets(Feed(storage, bus)),
+        ends=Ends(lifecycle, storage, bus),
     )
     server = HTTPServer(make_app(services))
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")

@@ -46,7 +46,7 @@ def filled(path: str, job: dict[str, Any]) -> str:
 
 def methods_of(path: str) -> set[str]:
     """What the contract says that *path* answers."""
-    last = path.rsplit("/", 1)[1]
+    last = path.rpartition("/")[2]
     if last in ("stop", "retry", "requeue"):
         return {"POST", "OPTIONS"}
     if last == "ws":

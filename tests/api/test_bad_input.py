@@ -560,7 +560,6 @@ async def test_bad_search(tmp_path: Path) -> None:
 
 
 NOT_THERE = (
-    "/",
     "/nothing",
     "/tasks//",
     "//tasks/",

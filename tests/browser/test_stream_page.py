@@ -273,7 +273,7 @@ def test_a_schedule_is_stopped_between_two_ticks(
     page.open(owner.job_path.replace(" ", "%20") + "/stream/")
     page.wait_text("connection", "Ended")
     page.element("stop").click()
-    page.element("ask-yes").click()
+    page.element("ask-stop-yes").click()
     page.wait_text("connection", "Stopped; no more runs are scheduled")
     assert not page.element("stop").is_displayed()
     # And before the first tick.
@@ -281,7 +281,7 @@ def test_a_schedule_is_stopped_between_two_ticks(
     page.open(owner.job_path.replace(" ", "%20") + "/stream/")
     page.wait_text("waiting", "Scheduled for")
     page.element("stop").click()
-    page.element("ask-yes").click()
+    page.element("ask-stop-yes").click()
     page.wait_text("connection", "Not scheduled")
     assert not page.element("stop").is_displayed()
 
@@ -359,10 +359,10 @@ def test_stop_asks_and_stops(page: PageUnderTest, site: ThreadedSite, owner: Own
     page.open(owner.path.replace(" ", "%20") + "/stream/")
     page.wait_text("status", "running")
     page.element("stop").click()
-    page.element("ask-no").click()
-    assert not page.element("ask").is_displayed()
+    page.element("ask-stop-no").click()
+    assert not page.element("ask-stop").is_displayed()
     page.element("stop").click()
-    page.element("ask-yes").click()
+    page.element("ask-stop-yes").click()
 
     async def stopping() -> bool:
         return (await site.site.storage.executions.get(execution.id)).stop_reason is not None
@@ -418,8 +418,8 @@ def test_it_fits_every_window(
     try:
         page.open(f"{owner.path}/stream/")
         page.wait_text("connection", "Ended")
-        size = "const e = document.documentElement; return [e.scrollWidth, e.scrollHeight]"
-        assert page.window.execute_script(size) == [width, 800]
+        size = "return document.documentElement.scrollWidth"
+        assert page.window.execute_script(size) <= width
         shown = "return document.getElementById('log').getBoundingClientRect().height"
         assert page.window.execute_script(shown) > 400
         back = page.window.find_element(By.TAG_NAME, "body").value_of_css_property(

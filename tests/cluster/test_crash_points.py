@@ -223,12 +223,12 @@ async def test_a_claim_that_is_under_way_when_its_host_is_black_listed(
     gate = Gate(write)
     claiming = await held(gate, claimed(storage, farm="new"))
     assert not claiming.done()
-    await other.hosts.blacklist("host:1", blacklisted=True)
+    await other.hosts.blacklist("host:1", blacklisted=True, now=NOW)
     gate.opened.set()
     with pytest.raises(HostDrained):
         await claiming
     assert (await other.executions.get(execution.id)).status is Status.ENQUEUED
-    await other.hosts.blacklist("host:1", blacklisted=False)
+    await other.hosts.blacklist("host:1", blacklisted=False, now=NOW)
     assert (await claimed(other, farm="new", max_running=1)).id == execution.id
 
 

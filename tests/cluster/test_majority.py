@@ -167,7 +167,7 @@ async def lives(storage: Storage) -> list[Operation]:
 
     async def released(s: Storage) -> object:
         try:
-            await s.executions.release(release.id, release.epoch)
+            await s.executions.release(release.id, release.epoch, now=NOW)
         except CompareFailed:
             return "released already"
         return "released"
@@ -304,12 +304,12 @@ async def others(storage: Storage) -> list[Operation]:
         Operation("claim a delivery", claim, is_claimed),
         Operation(
             "black-list",
-            lambda s: s.hosts.blacklist("h:2", blacklisted=True),
+            lambda s: s.hosts.blacklist("h:2", blacklisted=True, now=NOW),
             lambda s: is_stored(s, "h:2", blacklisted=True),
         ),
         Operation(
             "a breaker",
-            lambda s: s.hosts.store_breaker(HostRecord("h:3", failures=5)),
+            lambda s: s.hosts.store_breaker(HostRecord("h:3", failures=5), now=NOW),
             lambda s: is_stored(s, "h:3", failures=5),
         ),
     ]

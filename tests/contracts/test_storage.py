@@ -443,7 +443,7 @@ async def test_times_never_run_backwards(storage: Storage) -> None:
     taken = await claim(storage)
     assert taken is not None
     await storage.executions.stop(taken.id, reason=Reason.STOPPED, now=slow)
-    await storage.executions.release(taken.id, taken.epoch)
+    await storage.executions.release(taken.id, taken.epoch, now=NOW)
 
     finished = await submit(storage, created_at=fast)
     taken = await claim(storage)
@@ -820,30 +820,30 @@ async def test_release_gives_the_old_place_back(storage: Storage) -> None:
     first = await submit(storage)
     await submit(storage)
     taken = await claimed(storage)
-    await storage.executions.release(taken.id, taken.epoch)
+    await storage.executions.release(taken.id, taken.epoch, now=NOW)
     back = await storage.executions.get(first.id)
     assert back == dataclasses.replace(first, epoch=1)
     again = await claimed(storage)
     assert (again.id, again.epoch) == (first.id, 2)
     with pytest.raises(CompareFailed):
-        await storage.executions.release(first.id, 1)
+        await storage.executions.release(first.id, 1, now=NOW)
 
 
 async def test_release_of_what_is_not_pulling_is_refused(storage: Storage) -> None:
     await submit(storage)
     active = await running(storage)
     with pytest.raises(CompareFailed) as refused:
-        await storage.executions.release(active.id, active.epoch)
+        await storage.executions.release(active.id, active.epoch, now=NOW)
     assert refused.value.current == active
     with pytest.raises(CompareFailed):
-        await storage.executions.release(new_id(), 1)
+        await storage.executions.release(new_id(), 1, now=NOW)
 
 
 async def test_release_with_a_stop_intent_ends_it(storage: Storage) -> None:
     await submit(storage)
     taken = await claimed(storage)
     await storage.executions.stop(taken.id, reason=Reason.STOPPED, now=NOW + 3)
-    await storage.executions.release(taken.id, taken.epoch)
+    await storage.executions.release(taken.id, taken.epoch, now=NOW)
     ended = await storage.executions.get(taken.id)
     assert (ended.status, ended.reason) == (Status.FAILED, Reason.STOPPED)
     assert ended.finished_at is not None
@@ -1071,7 +1071,7 @@ async def test_expire_ends_what_was_not_started_in_time(storage: Storage) -> Non
     assert await storage.executions.expire(NOW + 4, 10) == []
     first = await claimed(storage)
     assert first.id == queued.id
-    await storage.executions.release(first.id, first.epoch)
+    await storage.executions.release(first.id, first.epoch, now=NOW)
 
     ended = [
         *await storage.executions.expire(NOW + 5, 2),
@@ -1362,7 +1362,7 @@ async def test_overview_counts(storage: Storage) -> None:
     )
     await finish(storage, active, FAILED, retry=make_execution(job, attempt=1, due_at=NOW + 9))
     taken = await claimed(storage)
-    await storage.executions.release(taken.id, taken.epoch)
+    await storage.executions.release(taken.id, taken.epoch, now=NOW)
     await storage.executions.queue_due(NOW + 9, 10)
     assert await storage.overview() == Overview(
         tasks=3, jobs=5, queued=4, delayed=0, active=0, scheduled=1
@@ -1736,7 +1736,7 @@ class Storm:
 
     async def _act(self, event: str, execution: Execution) -> None:
         if event == "release":
-            await self.storage.executions.release(execution.id, execution.epoch)
+            await self.storage.executions.release(execution.id, execution.epoch, now=NOW)
         elif event == "started":
             await self.storage.executions.started(
                 execution.id, execution.epoch, run_id="c", started_at=self.now

@@ -47,27 +47,29 @@ async def test_nothing_is_known_of_hosts_at_first(storage: Storage) -> None:
 
 
 async def test_a_breaker_and_the_black_list_leave_each_other_alone(storage: Storage) -> None:
-    await storage.hosts.blacklist("a:1", blacklisted=True)
+    await storage.hosts.blacklist("a:1", blacklisted=True, now=NOW)
     assert list(await storage.hosts.all()) == [HostRecord("a:1", blacklisted=True)]
-    await storage.hosts.store_breaker(HostRecord("a:1", 5, "no route \ud800", NOW + 60))
+    await storage.hosts.store_breaker(HostRecord("a:1", 5, "no route \ud800", NOW + 60), now=NOW)
     (record,) = await storage.hosts.all()
     assert (record.failures, record.open_until, record.blacklisted) == (5, NOW + 60, True)
     assert record.error is not None
     assert record.error.startswith("no route ")
-    await storage.hosts.blacklist("a:1", blacklisted=False)
-    await storage.hosts.store_breaker(HostRecord("b:1", 1, "reset", None, blacklisted=True))
+    await storage.hosts.blacklist("a:1", blacklisted=False, now=NOW)
+    await storage.hosts.store_breaker(
+        HostRecord("b:1", 1, "reset", None, blacklisted=True), now=NOW
+    )
     assert [(one.host, one.failures, one.blacklisted) for one in await storage.hosts.all()] == [
         ("a:1", 5, False),
         ("b:1", 1, False),
     ]
-    await storage.hosts.store_breaker(HostRecord("a:1"))
+    await storage.hosts.store_breaker(HostRecord("a:1"), now=NOW)
     assert next(one for one in await storage.hosts.all() if one.host == "a:1") == HostRecord("a:1")
 
 
 async def test_hosts_outlive_a_restart(place: Place) -> None:
     first = place.storage()
     await first.open()
-    await first.hosts.blacklist("unix:///a", blacklisted=True)
+    await first.hosts.blacklist("unix:///a", blacklisted=True, now=NOW)
     await first.close()
     second = place.storage()
     await second.open()
@@ -258,14 +260,14 @@ async def test_a_notification_on_its_way_keeps_its_execution(storage: Storage) -
 
 async def test_nothing_is_claimed_for_a_host_that_is_black_listed(storage: Storage) -> None:
     execution = await submit(storage)
-    await storage.hosts.store_breaker(HostRecord("host:1", 1, "reset"))
-    await storage.hosts.blacklist("host:1", blacklisted=True)
+    await storage.hosts.store_breaker(HostRecord("host:1", 1, "reset"), now=NOW)
+    await storage.hosts.blacklist("host:1", blacklisted=True, now=NOW)
     with pytest.raises(HostDrained):
         await claim(storage)
     assert (await storage.executions.get(execution.id)) == execution
     other = await storage.executions.claim(FARM, host="host:2", owner="one", max_running=1, now=NOW)
     assert other is not None
     await submit(storage)
-    await storage.hosts.blacklist("host:1", blacklisted=False)
+    await storage.hosts.blacklist("host:1", blacklisted=False, now=NOW)
     # The slot that the refused claim had taken is free again.
     assert await claim(storage, max_running=2) is not None

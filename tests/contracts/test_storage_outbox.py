@@ -175,7 +175,7 @@ async def test_stops_are_told(storage: Storage) -> None:
     _, released = await submit_telling(storage)
     active = await claimed(storage)
     await storage.executions.stop(active.id, reason=Reason.STOPPED, now=NOW)
-    await storage.executions.release(active.id, active.epoch)
+    await storage.executions.release(active.id, active.epoch, now=NOW)
     for execution in (by_execution, by_job, released):
         assert (await storage.executions.get(execution.id)).final
         assert await told(storage, execution) == ENDED_BADLY

@@ -148,7 +148,7 @@ async def test_one_that_is_released_is_the_first_of_its_task_again(storage: Stor
     await submit(storage, "b")
     taken = await claim(storage)
     assert taken is not None
-    await storage.executions.release(taken.id, taken.epoch)
+    await storage.executions.release(taken.id, taken.epoch, now=NOW)
     assert await claimed_tasks(storage, 1) == "b"
     again = await claim(storage)
     assert again is not None
@@ -230,7 +230,7 @@ class Fair:
         elif active:
             chosen_one = active[pick % len(active)]
             if event == "release":
-                await executions.release(chosen_one.id, chosen_one.epoch)
+                await executions.release(chosen_one.id, chosen_one.epoch, now=NOW)
             else:
                 expected = chosen_one.stop_reason
                 await finish(self.storage, chosen_one, expected_stop=expected)

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from fastlane.cli import main
-from fastlane.client import State, connected, shown_url
+from fastlane.cli.old_client import State, connected, shown_url
 from fastlane.errors import FastlaneError
 
 Record = dict[str, Any]

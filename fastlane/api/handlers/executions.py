@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fastlane.api import large
 from fastlane.api.base import SMALL_BYTES, BaseHandler, Room
+from fastlane.api.ends import requested_wait
 from fastlane.api.lookup import find_execution
 from fastlane.api.schemas import build, responses
 from fastlane.api.schemas.build import Output
@@ -91,15 +92,25 @@ class Execution(BaseHandler):
     """``/tasks/T/jobs/J/executions/E/``"""
 
     async def get(self, task_id: str, job_id: str, execution_id: str) -> None:
-        """Its state or how it ended, with the end of its output."""
+        """Its state or how it ended, with the end of its output.
+
+        With `wait` it is answered once it has ended; 202 when it has not in time.
+        """
+        wait = requested_wait(self)
         _, execution = await find_execution(self.services.storage, task_id, job_id, execution_id)
+        if wait is not None:
+            # Not kept during a wait: its definition may be large.
+            del _, execution
+            execution = await self.end_of(execution_id, wait, retries=False)
         (details,) = await read_details(self, [execution])
+        retry = await self.services.lifecycle.retry_after(execution)
         found: responses.ExecutionDetails = {
             "execution": details,
+            "retry": None if retry is None else build.following_retry(retry, self.urls),
             "job": build.job_reference(task_id, job_id, self.urls),
             "task": build.task_reference(task_id, self.urls),
         }
-        await self.send_json(found)
+        await self.send_json(found, status=200 if wait is None or execution.final else 202)
 
 
 class StopExecution(BaseHandler):

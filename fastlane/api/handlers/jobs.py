@@ -6,6 +6,7 @@ from functools import partial
 
 from fastlane.api import large
 from fastlane.api.base import BaseHandler
+from fastlane.api.ends import Wait, requested_wait
 from fastlane.api.handlers.executions import read_details
 from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import requested_page
@@ -24,9 +25,15 @@ class Job(BaseHandler):
     """``/tasks/T/jobs/J/``"""
 
     async def get(self, task_id: str, job_id: str) -> None:
-        """The job with a page of its executions, newest first."""
+        """The job with a page of its executions, newest first.
+
+        With `wait` it is answered once its last execution and the retries have ended; 202 when
+        they have not in time. 400 when the job is scheduled.
+        """
         request = requested_page(self, EXECUTIONS_PER_PAGE)
+        wait = requested_wait(self)
         storage = self.services.storage
+        status = 200 if wait is None else await self._end_of_last(task_id, job_id, wait)
         job = await storage.jobs.get(task_id, job_id)
         # Each execution has a definition; usually it is the job's.
         definition = job.definition
@@ -47,7 +54,22 @@ class Job(BaseHandler):
             "job": details,
             **keys,
         }
-        await self.send_json(found)
+        await self.send_json(found, status=status)
+
+    async def _end_of_last(self, task_id: str, job_id: str, wait: Wait) -> int:
+        """Wait for the end of the job's last execution; the status of the answer."""
+        storage = self.services.storage
+        job = await storage.jobs.get(task_id, job_id)
+        last = await storage.executions.last_of_job(job_id)
+        if job.scheduled or last is None:
+            if wait.is_preference:
+                return 200
+            why = "is scheduled" if job.scheduled else "has no execution"
+            raise Problem(400, f'Job "{job_id}" {why}; wait for one of its executions.')
+        execution_id = last.id
+        # Not kept during a wait: their definitions may be large.
+        del job, last
+        return 200 if (await self.end_of(execution_id, wait, retries=True)).final else 202
 
     async def put(self, task_id: str, job_id: str) -> None:
         """Creates the job with this id, a UUID4, or replaces its definition and schedule.

@@ -110,14 +110,11 @@ class OutputHandler(Answer):
 
     def show_status(self, execution: Execution | None) -> None:
         """Say in headers how far *execution* is."""
-        self.set_header("Fastlane-Status", "scheduled" if execution is None else execution.status)
         if execution is None:
+            self.set_header("Fastlane-Status", "scheduled")
             return
         self.set_header("Fastlane-Execution-Id", execution.id)
-        if execution.reason is not None:
-            self.set_header("Fastlane-Reason", execution.reason)
-        if execution.exit_code is not None:
-            self.set_header("Fastlane-Exit-Code", str(execution.exit_code))
+        self.describe(execution)
 
     async def _send_text(self, execution: Execution | None) -> None:
         if execution is None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 from fastlane.api.base import BaseHandler
+from fastlane.api.ends import Wait, requested_wait
+from fastlane.api.handlers.executions import read_details
 from fastlane.api.lookup import check_task_id
 from fastlane.api.paging import requested_page
 from fastlane.api.parameters import Parameter
 from fastlane.api.problems import Problem
-from fastlane.api.schemas import build
+from fastlane.api.schemas import build, responses
 from fastlane.api.schemas.payload import take_submission
+from fastlane.errors import NotFound, StorageUnavailable
 from fastlane.storage.base import IdempotencyKey
 
 TASKS_PER_PAGE = 10
@@ -82,10 +86,12 @@ class Task(BaseHandler):
         """Stores a job and, unless it is scheduled, its first execution.
 
         A 2xx response means the data is on disk. The id and the URL of the execution are null when
-        the job is scheduled.
+        the job is scheduled. With `wait` it is answered once the execution and its retries have
+        ended; 202 when they have not in time. The job runs on even if you hang up.
         """
         await check_task_id(self.services.storage, task_id)
         key = self._idempotency_key()
+        wait = requested_wait(self)
         if not self.request.body:
             raise Problem(
                 400,
@@ -102,10 +108,27 @@ class Task(BaseHandler):
             schedule=schedule,
             request_ip=self.caller.address,
             idempotency=key,
+            at_once=wait is not None and not wait.is_preference,
         )
         if submitted.repeated:
             self.set_header("Idempotent-Replayed", "true")
-        await self.send_json(build.submitted(submitted.job, submitted.execution, self.urls))
+        answer = build.submitted(submitted.job, submitted.execution, self.urls)
+        # Not kept during a wait.
+        del definition, schedule, submitted
+        await self._send(answer, wait)
+
+    async def _send(self, answer: responses.Submitted, wait: Wait | None) -> None:
+        """Send *answer* when its execution has ended; 202 if it has not in time."""
+        execution_id, status = answer["executionId"], 200
+        if wait is not None and execution_id is not None:
+            status = 202
+            # The job is stored, so whatever goes wrong from here on, it was accepted.
+            with suppress(NotFound, StorageUnavailable, Problem):
+                execution = await self.end_of(execution_id, wait, retries=True)
+                if execution.final:
+                    (answer["execution"],) = await read_details(self, [execution])
+                    status = 200
+        await self.send_json(answer, status=status)
 
     def _idempotency_key(self) -> IdempotencyKey | None:
         key = self.request.headers.get("Idempotency-Key")

@@ -14,7 +14,7 @@ from fastlane.api import openapi
 from fastlane.api.base import BaseHandler
 from fastlane.api.openapi import TAGS, document_path, spellings
 from fastlane.api.operations import PROBLEM, Operation, Route
-from fastlane.api.pages.stream import Page
+from fastlane.api.pages.page import Page
 from fastlane.encoding import to_json
 
 
@@ -30,13 +30,12 @@ class Document(BaseHandler):
 class Docs(Page):
     """``/docs/``"""
 
-    async def get(self) -> None:
+    async def get(self, *ids: str | None) -> None:
         """A page on which to read the API."""
         document = openapi.document(self.services.version, self.settings["routes"])
         page = _Page(document)
-        self.send_page(
+        await self.send_page(
             "docs.html",
-            version=self.services.version,
             description=openapi.DESCRIPTION,
             tags=TAGS,
             operations=tuple(page.operations(self.settings["routes"], self.urls.base)),

@@ -217,6 +217,15 @@ def _execution_metadata(
     }
 
 
+def following_retry(retry: Execution, urls: Urls) -> responses.FollowingRetry:
+    return {
+        "executionId": retry.id,
+        "url": urls.execution(retry),
+        "attempt": retry.attempt,
+        "dueAt": time_or_none(retry.due_at),
+    }
+
+
 def stopped_execution(execution: Execution, urls: Urls) -> responses.StoppedExecution:
     return {
         "execution": {"id": execution.id, "url": urls.execution(execution)},
@@ -288,7 +297,8 @@ def retried_job(job: Job, execution: Execution, urls: Urls) -> responses.Retried
 
 def submitted(job: Job, execution: Execution | None, urls: Urls) -> responses.Submitted:
     return {
-        **stopped_job(job, urls),
+        # Mypy fears that they might hold the key that is not required.
+        **stopped_job(job, urls),  # type: ignore[typeddict-item]
         "queueJobId": job.queue_job_id,
         "executionId": None if execution is None else execution.id,
         "executionUrl": None if execution is None else urls.execution(execution),

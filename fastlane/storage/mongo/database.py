@@ -6,26 +6,32 @@ import asyncio
 import contextlib
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import structlog
 from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, IndexModel, ReturnDocument, UpdateOne
 from pymongo import timeout as no_timeout
-from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import DuplicateKeyError, PyMongoError
-from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
-from pymongo.write_concern import WriteConcern
 
 from fastlane.model import Clock
+from fastlane.storage.mongo.mover import Mover
+from fastlane.storage.mongo.writes import (
+    COMMIT,
+    COMMITTED,
+    FOLLOW,
+    HINT,
+    Collection,
+    Doc,
+    insert,
+    swap,
+)
+from fastlane.stored_events import StoredEvent, event_doc
 
 log = structlog.get_logger(__name__)
-
-Doc = dict[str, Any]
-Collection = AsyncCollection[Doc]
 
 DEFAULT_DATABASE = "fastlane"
 
@@ -47,19 +53,6 @@ CLOSING_BATCH = 500
 CLOSING_SECONDS = 0.05
 # Bounds the completed todos that are remembered, so that they are not completed again.
 COMPLETED_KEPT = 4096
-
-COMMIT = WriteConcern(w="majority", j=True)
-"""For the write that decides an operation: on the disks of most members when it returns."""
-FOLLOW = WriteConcern(w="majority")
-"""For what a ``todo`` that is committed already would make good."""
-HINT = WriteConcern(w=1)
-"""For what may be lost: it is found out and done again."""
-COMMITTED = ReadConcern("majority")
-"""For every read: what it shows, no fail-over undoes.
-
-A primary that is cut off still has, for some seconds, writes that its successor never sees. It
-costs nothing: the server does not wait, and answers from the snapshot that most members have.
-"""
 
 INDEXES: Mapping[str, Sequence[IndexModel]] = {
     "tasks": [
@@ -134,10 +127,15 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("open", ASCENDING), ("seq", DESCENDING)], name="open", sparse=True),
         IndexModel([("counted", ASCENDING)], name="counted", sparse=True),
     ],
+    "events": [IndexModel([("events.id", ASCENDING)], name="event", unique=True)],
     "counters": [],
     "settings": [],
 }
 """Every collection. A field that an index is on is only there while the index is to name it."""
+
+EVENT_SOURCES = ("jobs", "executions", "deliveries", "hosts")
+"""The collections whose documents carry events, until these are moved (see :mod:`.mover`)."""
+_WITH_EVENTS = IndexModel([("events.at", ASCENDING)], name="events", sparse=True)
 
 
 def _in_order(name: str, *fields: str, **partial: Any) -> IndexModel:
@@ -163,12 +161,17 @@ and a large collection takes minutes. See :class:`fastlane.storage.lists.Index`.
 class Database:
     """One connection pool and what all operations share."""
 
-    def __init__(self, *, clock: Clock) -> None:
-        """:param clock: what the caller's ``now`` comes from, to compare it with the server's."""
+    def __init__(self, *, clock: Clock, moved: Callable[[], None] = lambda: None) -> None:
+        """:param clock: what the caller's ``now`` comes from, to compare it with the server's.
+        :param moved: called when there are new events to read.
+        """
         self._clock = clock
+        self._moved = moved
         self._indexing: asyncio.Task[None] | None = None
         self.skew_seconds = 0.0
         """What is to be added to a caller's time to get the server's."""
+        self.is_replicated = True
+        """Whether what a read shows is committed; a single server also shows what it may lose."""
 
     def connect(self, url: str) -> None:
         """Make the client for *url*; nothing is sent yet."""
@@ -200,19 +203,27 @@ class Database:
         self.logs = database["logs"]
         self.log_chunks = database["log_chunks"]
         self.deliveries = database["deliveries"]
+        self.events = database["events"]
         self.counters = database["counters"]
         self.settings = database["settings"]
         self.sequence = SequenceAllocator(self.counters)
-        self.follow_up_runner = FollowUpRunner()
+        self.mover = Mover(self.events, self._moved)
+        self.follow_up_runner = FollowUpRunner(self.mover)
 
     async def open(self) -> None:
         """Make the indexes that are not there.
 
         :raises PyMongoError: it cannot be reached, or refuses.
         """
+        wanted = {
+            name: [*indexes, *([_WITH_EVENTS] if name in EVENT_SOURCES else ())]
+            for name, indexes in INDEXES.items()
+        }
         await asyncio.gather(
-            *(self._database[name].create_indexes([*ix]) for name, ix in INDEXES.items() if ix)
+            *(self._database[name].create_indexes(ix) for name, ix in wanted.items() if ix)
         )
+        hello = await self._database.command("hello", read_preference=ReadPreference.PRIMARY)
+        self.is_replicated = "setName" in hello or hello.get("msg") == "isdbgrid"
         self._indexing = asyncio.create_task(self._make_list_indexes(), name="list indexes")
         await self.sequence.open()
         await self.measure_skew()
@@ -230,11 +241,34 @@ class Database:
                 await asyncio.sleep(INDEXES_AGAIN_SECONDS)
 
     async def close(self) -> None:
+        await self.mover.close()
         if self._indexing is not None:
             self._indexing.cancel()
             await asyncio.wait({self._indexing})
         await self.follow_up_runner.close()
         await self._client.close()
+
+    async def insert(self, collection: Collection, doc: Doc) -> bool:
+        """As :func:`~fastlane.storage.mongo.writes.insert`; the ``events`` of *doc* are moved."""
+        stored = await insert(collection, doc)
+        if stored:
+            self.mover.written(collection, doc)
+        return stored
+
+    async def swap(self, collection: Collection, old: Doc, new: Doc, *events: StoredEvent) -> bool:
+        """As :func:`~fastlane.storage.mongo.writes.swap`, with *events* in the same write."""
+        there = [*self.mover.left(old), *map(event_doc, events)]
+        new.pop("events", None)
+        if there:
+            new["events"] = there
+        swapped = await swap(collection, old, new)
+        if swapped:
+            self.mover.written(collection, new)
+        return swapped
+
+    def event_sources(self) -> Mapping[str, Collection]:
+        """The collections whose documents carry events, by name."""
+        return {name: self._database[name] for name in EVENT_SOURCES}
 
     async def ping(self) -> None:
         """:raises PyMongoError: there is no primary that answers."""
@@ -329,7 +363,8 @@ class SequenceAllocator:
 class FollowUpRunner:
     """Strikes completed todos off, many in one write; what is lost here the sweep finds."""
 
-    def __init__(self) -> None:
+    def __init__(self, mover: Mover) -> None:
+        self._mover = mover
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._open: dict[str, tuple[Collection, Any]] = {}
         self._closing = asyncio.Event()
@@ -367,9 +402,11 @@ class FollowUpRunner:
         by_collection: dict[str, tuple[Collection, list[UpdateOne]]] = {}
         for todo_id, (collection, document_id) in taken:
             _, updates = by_collection.setdefault(collection.name, (collection, []))
-            updates.append(
-                UpdateOne({"_id": document_id, "todo.id": todo_id}, {"$unset": {"todo": ""}})
-            )
+            gone = {"todo": ""}
+            if self._mover.takes_off(collection, document_id):
+                # While the todo is there, nobody has added an event.
+                gone["events"] = ""
+            updates.append(UpdateOne({"_id": document_id, "todo.id": todo_id}, {"$unset": gone}))
         for collection, updates in by_collection.values():
             await collection.with_options(write_concern=HINT).bulk_write(updates, ordered=False)
 
@@ -389,46 +426,3 @@ async def remove_follow_up(collection: Collection, document_id: Any, follow_up: 
     await collection.with_options(write_concern=FOLLOW).update_one(
         {"_id": document_id, "todo.id": follow_up["id"]}, {"$unset": {"todo": ""}}
     )
-
-
-async def confirm(collection: Collection) -> None:
-    """Wait until all that was written so far is committed on most members.
-
-    An update that matches nothing waits for what the server wrote before it, as any other does.
-
-    :raises PyMongoError: this does not happen in time; a fail-over may undo some of it.
-    """
-    await collection.with_options(write_concern=COMMIT).update_one(
-        {"_id": None}, {"$unset": {"none": ""}}
-    )
-
-
-async def insert(collection: Collection, doc: Doc) -> bool:
-    """Store *doc*; False when there is a committed one with its id, or another unique value of it.
-
-    :raises PyMongoError: it is not known whether it is committed, or whether the other one is: the
-        server's answer to a duplicate does not say.
-    """
-    try:
-        await collection.insert_one(doc)
-    except DuplicateKeyError:
-        await confirm(collection)
-        return False
-    return True
-
-
-async def swap(collection: Collection, old: Doc, new: Doc) -> bool:
-    """Put *new* in the place of *old* unless that has changed; *new* gets the next ``rev``.
-
-    When it has changed, that change is committed on return, so the next read shows it.
-
-    :return: whether *old* was still there.
-    """
-    new["rev"] = old["rev"] + 1
-    changed = {name: value for name, value in new.items() if name not in old or old[name] != value}
-    gone = {name: "" for name in old if name not in new}
-    update: Doc = {"$set": changed}
-    if gone:
-        update["$unset"] = gone
-    result = await collection.update_one({"_id": old["_id"], "rev": old["rev"]}, update)
-    return result.matched_count == 1

@@ -16,12 +16,14 @@ from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
 from fastlane.policy import deliveries_of, not_before
 from fastlane.storage.base import Executions, Page, PageRequest
 from fastlane.storage.codec import STOPPED, UNREADABLE, UNREADABLE_RUN
-from fastlane.storage.mongo.database import Doc, confirm, new_follow_up, swap
+from fastlane.storage.mongo.database import new_follow_up
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.logs import MongoLogs
 from fastlane.storage.mongo.records import execution_doc, execution_from, page_of
 from fastlane.storage.mongo.turns import Slot, Turns, slot_token
+from fastlane.storage.mongo.writes import Doc, confirm
+from fastlane.stored_events import execution_event
 
 # Bounds how far after an execution a retry without ``retry_of`` is looked for.
 RETRY_WITHIN = 1000
@@ -99,7 +101,8 @@ class MongoExecutions(Facet, Executions):
                     epoch=execution.epoch + 1,
                 )
                 changed = execution_doc(claimed, doc | {"slot": token})
-                if await swap(self._db.executions, doc, changed):
+                event = execution_event(claimed, now)
+                if await self._db.swap(self._db.executions, doc, changed, event):
                     return claimed
                 await self._follow_ups.free_slot(farm, token)
 
@@ -119,7 +122,7 @@ class MongoExecutions(Facet, Executions):
         return await self._db.executions.count_documents(wanted, hint=hint, limit=limit)
 
     @operation
-    async def release(self, execution_id: str, epoch: int) -> None:
+    async def release(self, execution_id: str, epoch: int, *, now: float) -> None:
         """One write decides; its follow-up gives the slot back."""
         while True:
             doc = await self._owned(execution_id, epoch)
@@ -136,11 +139,11 @@ class MongoExecutions(Facet, Executions):
                 ):
                     return
                 continue
-            changed = execution_doc(
-                copy_with(execution, status=Status.ENQUEUED, owner=None, host=None), doc
-            )
+            released = copy_with(execution, status=Status.ENQUEUED, owner=None, host=None)
+            changed = execution_doc(released, doc)
             changed["todo"] = new_follow_up(at=0.0, slot=doc.get("slot"))
-            if await swap(self._db.executions, doc, changed):
+            event = execution_event(released, now)
+            if await self._db.swap(self._db.executions, doc, changed, event):
                 await self._follow_ups.complete_execution(changed)
                 return
 
@@ -162,7 +165,8 @@ class MongoExecutions(Facet, Executions):
             tells = bool(deliveries_of(running, now=started_at))
             if tells:
                 changed["todo"] = new_follow_up(at=started_at, started=True)
-            if await swap(self._db.executions, doc, changed):
+            event = execution_event(running, started_at)
+            if await self._db.swap(self._db.executions, doc, changed, event):
                 if tells:
                     await self._follow_ups.complete_execution(changed)
                 return running
@@ -209,7 +213,7 @@ class MongoExecutions(Facet, Executions):
             final = self._follow_ups.ended(doc, outcome, finished_at, retry=retry_doc)
             stored: Doc | None = None
             try:
-                if not await swap(self._db.executions, doc, final):
+                if not await self._follow_ups.make_final(doc, final):
                     continue
                 stored = await self._follow_ups.complete_execution(final)
             except PyMongoError:
@@ -283,7 +287,7 @@ class MongoExecutions(Facet, Executions):
             await self._follow_ups.settle_execution(doc)
             del doc["todo"]
         queued = copy_with(execution_from(doc), due_at=None, position=position)
-        return await swap(self._db.executions, doc, execution_doc(queued, doc))
+        return await self._db.swap(self._db.executions, doc, execution_doc(queued, doc))
 
     @operation
     async def expire(self, now: float, limit: int) -> Sequence[Execution]:
@@ -329,7 +333,7 @@ class MongoExecutions(Facet, Executions):
                     None if doc is None else execution_from(doc),
                 )
             moved = copy_with(execution_from(doc), farm=farm)
-            if await swap(self._db.executions, doc, execution_doc(moved, doc)):
+            if await self._db.swap(self._db.executions, doc, execution_doc(moved, doc)):
                 return
 
     @operation

@@ -17,19 +17,12 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from fastlane.model import ACTIVE, FINAL, Execution, Outcome, Reason, Status
 from fastlane.policy import deliveries_of, not_before
 from fastlane.storage.codec import STOPPED, words
-from fastlane.storage.mongo.database import (
-    FOLLOW,
-    HINT,
-    Database,
-    Doc,
-    insert,
-    new_follow_up,
-    remove_follow_up,
-    swap,
-)
+from fastlane.storage.mongo.database import Database, new_follow_up, remove_follow_up
 from fastlane.storage.mongo.records import delivery_doc, execution_doc, execution_from, job_from
 from fastlane.storage.mongo.records import job_doc as make_job_doc
+from fastlane.storage.mongo.writes import FOLLOW, HINT, Doc
 from fastlane.storage.transitions import ended
+from fastlane.stored_events import event_doc, execution_event
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +102,7 @@ class FollowUps:
                 execution_from(doc), tick=follow_up["tick"], late_seconds=follow_up.get("late")
             )
             changed = execution_doc(taken, doc)
-            if await swap(self._db.executions, doc, changed):
+            if await self._db.swap(self._db.executions, doc, changed):
                 return changed
 
     async def _end_enqueued(self, doc: Doc) -> None:
@@ -137,6 +130,9 @@ class FollowUps:
         ids = {"$in": list(execution_ids)}
         await self._db.log_chunks.delete_many({"execution": ids})
         await self._db.logs.delete_many({"_id": ids})
+        told = self._db.deliveries.find({"execution_id": ids, "events.at": {"$gt": 0}})
+        for doc in await told.to_list(None):
+            await self._db.mover.settle(doc)
         await self._db.deliveries.delete_many({"execution_id": ids})
         await self._db.executions.delete_many({"_id": ids})
 
@@ -184,9 +180,10 @@ class FollowUps:
         if execution.waits_for is None and execution.due_at is None:
             execution = copy_with(execution, position=doc["seq"])
         stored = execution_doc(execution, doc)
+        stored["events"] = [event_doc(execution_event(execution, execution.created_at))]
         executions = self._db.executions.with_options(write_concern=FOLLOW)
         for _ in range(INSERT_TRIES):
-            if await insert(executions, stored):
+            if await self._db.insert(executions, stored):
                 break
             there = await executions.find_one({"_id": execution.id})
             if there is not None:
@@ -224,9 +221,14 @@ class FollowUps:
         :return: the final document and that of the stored retry; None when *doc* had changed.
         """
         final = self.ended(doc, outcome, finished_at, retry=retry)
-        if not await swap(self._db.executions, doc, final):
+        if not await self.make_final(doc, final):
             return None
         return final, await self.complete_execution(final)
+
+    async def make_final(self, doc: Doc, final: Doc) -> bool:
+        """Put *final*, made by :meth:`ended`, in the place of *doc*; False when that changed."""
+        event = execution_event(execution_from(final), final["finished_at"])
+        return await self._db.swap(self._db.executions, doc, final, event)
 
     def ended(
         self, doc: Doc, outcome: Outcome, finished_at: float, *, retry: Doc | None = None
@@ -280,7 +282,7 @@ class FollowUps:
             count = job.execution_count + 1
             changed = make_job_doc(copy_with(job, execution_count=count, modified_at=now), doc)
             changed["todo"] = new_follow_up(add=retry | {"number": count})
-            if await swap(self._db.jobs, doc, changed):
+            if await self._db.swap(self._db.jobs, doc, changed):
                 return await self.complete_job(changed)
 
     async def free_slot(self, farm: str, slot: str) -> None:
@@ -327,7 +329,7 @@ class FollowUps:
                 if "todo" in doc:
                     await self.settle_execution(doc)
                     continue
-                await swap(self._db.executions, doc, execution_doc(freed, doc))
+                await self._db.swap(self._db.executions, doc, execution_doc(freed, doc))
             if chain is not None and not await self.is_unfinished(chain):
                 await self.free(chain, None)
 
@@ -361,5 +363,5 @@ class FollowUps:
                 continue
             intended = copy_with(execution_from(doc), stop_reason=reason, stop_requested_at=now)
             changed = execution_doc(intended, doc)
-            if await swap(self._db.executions, doc, changed):
+            if await self._db.swap(self._db.executions, doc, changed):
                 return changed

@@ -9,7 +9,6 @@ from pymongo import ASCENDING
 
 from fastlane.model import Execution
 from fastlane.storage.base import Instances
-from fastlane.storage.mongo.database import swap
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.logs import MongoLogs
@@ -67,7 +66,7 @@ class MongoInstances(Facet, Instances):
             if "todo" in doc:
                 await self._follow_ups.settle_execution(doc)
                 del doc["todo"]
-            if await swap(self._db.executions, doc, execution_doc(taken, doc)):
+            if await self._db.swap(self._db.executions, doc, execution_doc(taken, doc)):
                 await self._logs.fence(taken.id, taken.epoch)
                 adopted.append(taken)
         return adopted

@@ -14,18 +14,13 @@ from pymongo import ASCENDING, DESCENDING
 from fastlane.errors import CompareFailed, KeyReused, NotFound, Rejected, StorageUnavailable
 from fastlane.model import ACTIVE, Execution, Job, Status
 from fastlane.storage.base import IdempotencyKey, Jobs, Page, PageRequest, Submitted
-from fastlane.storage.mongo.database import (
-    FOLLOW,
-    Doc,
-    insert,
-    new_follow_up,
-    remove_follow_up,
-    swap,
-)
+from fastlane.storage.mongo.database import new_follow_up, remove_follow_up
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.records import execution_doc, execution_from, job_doc, job_from, page_of
+from fastlane.storage.mongo.writes import FOLLOW, Doc
 from fastlane.storage.transitions import replaced
+from fastlane.stored_events import EventType, event_doc, job_event, tick_events
 
 # Bounds the submissions with a key that a job remembers, so that a late helper does not repeat one.
 APPLIED_KEPT = 20
@@ -78,7 +73,7 @@ class MongoJobs(Facet, Jobs):
             first = await self._first_answer(key_id, idempotency)
             if first is not None:
                 return first
-            if await insert(self._db.keys, doc):
+            if await self._db.insert(self._db.keys, doc):
                 return await self._apply_key(doc)
 
     async def _apply_key(self, doc: Doc) -> Submitted:
@@ -169,7 +164,8 @@ class MongoJobs(Facet, Jobs):
             first = copy_with(execution, generation=stored.generation, number=1)
             follow_up["add"] = execution_doc(first, {"seq": seq})
         doc["todo"] = follow_up
-        if not await insert(self._db.jobs, doc):
+        doc["events"] = [event_doc(job_event(stored, EventType.JOB_CREATED, job.modified_at))]
+        if not await self._db.insert(self._db.jobs, doc):
             return None
         added = await self._follow_ups.complete_job(doc, made_here=True)
         return Submitted(stored, None if added is None else execution_from(added))
@@ -194,7 +190,8 @@ class MongoJobs(Facet, Jobs):
         changed["todo"] = new_follow_up(
             end="retries", upto=there.execution_count, at=job.modified_at, add=add
         )
-        if not await swap(self._db.jobs, doc, changed):
+        event = job_event(stored, EventType.JOB_UPDATED, job.modified_at)
+        if not await self._db.swap(self._db.jobs, doc, changed, event):
             return None
         added = await self._follow_ups.complete_job(changed)
         await self._db.tasks.with_options(write_concern=FOLLOW).update_one(
@@ -251,7 +248,8 @@ class MongoJobs(Facet, Jobs):
             changed = job_doc(moved, doc)
             if follow_up is not None:
                 changed["todo"] = follow_up
-            if not await swap(self._db.jobs, doc, changed):
+            events = tick_events(there, execution, now, skipped, merges=newest is not None)
+            if not await self._db.swap(self._db.jobs, doc, changed, *events):
                 continue
             if follow_up is None:
                 return None
@@ -301,7 +299,8 @@ class MongoJobs(Facet, Jobs):
             changed["todo"] = new_follow_up(
                 end="enqueued", stop_last=True, upto=job.execution_count, at=now
             )
-            if await swap(self._db.jobs, doc, changed):
+            event = job_event(stopped, EventType.JOB_STOPPED, now)
+            if await self._db.swap(self._db.jobs, doc, changed, event):
                 await self._follow_ups.complete_job(changed)
                 return stopped
 
@@ -347,7 +346,7 @@ class MongoJobs(Facet, Jobs):
                 copy_with(execution, number=count, waits_for=waits_for), {"seq": seq}
             )
             changed["todo"] = new_follow_up(replaces=replaces, at=now, add=add)
-            if await swap(self._db.jobs, doc, changed):
+            if await self._db.swap(self._db.jobs, doc, changed):
                 added = await self._follow_ups.complete_job(changed)
                 assert added is not None
                 return execution_from(added)

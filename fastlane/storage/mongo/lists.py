@@ -30,9 +30,9 @@ from fastlane.storage.lists import (
     needs_farms,
     plan,
 )
-from fastlane.storage.mongo.database import Doc
 from fastlane.storage.mongo.facet import Facet, operation
 from fastlane.storage.mongo.records import execution_from
+from fastlane.storage.mongo.writes import Doc
 
 THERE: Doc = {"$exists": True}
 INDEXES: Mapping[Index, tuple[str, Doc]] = {

@@ -22,8 +22,8 @@ from pymongo.errors import DuplicateKeyError
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
 from fastlane.storage.base import Logs
-from fastlane.storage.mongo.database import FOLLOW, HINT, Doc, insert, swap
 from fastlane.storage.mongo.facet import Connection, Facet, operation
+from fastlane.storage.mongo.writes import FOLLOW, HINT, Doc, insert, swap
 from fastlane.storage.packing import (
     MERGED_CHUNK_BYTES,
     Chunk,

@@ -11,10 +11,11 @@ from pymongo import ASCENDING, DESCENDING
 from fastlane.errors import CompareFailed, NotFound, Rejected
 from fastlane.model import Attempt, Delivery, DeliveryState
 from fastlane.storage.base import Outbox, Page, PageRequest
-from fastlane.storage.mongo.database import Doc, swap
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.records import delivery_doc, delivery_from, page_of
+from fastlane.storage.mongo.writes import Doc
 from fastlane.storage.transitions import attempted
+from fastlane.stored_events import delivery_event
 
 
 class MongoOutbox(Facet, Outbox):
@@ -62,7 +63,7 @@ class MongoOutbox(Facet, Outbox):
         taken = copy_with(
             delivery, claim=delivery.claim + 1, claimed_at=now, due_at=now + claim_seconds
         )
-        if await swap(self._db.deliveries, doc, delivery_doc(taken, doc)):
+        if await self._db.swap(self._db.deliveries, doc, delivery_doc(taken, doc)):
             return taken
         return None
 
@@ -101,7 +102,10 @@ class MongoOutbox(Facet, Outbox):
             doc = await self._claimed(delivery_id, claim)
             delivery = delivery_from(doc)
             changed = copy_with(delivery, **attempted(delivery, attempt, retry_at))
-            if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
+            failed = changed.state is DeliveryState.FAILED
+            events = [delivery_event(changed, attempt.at)] if failed else []
+            after = delivery_doc(changed, doc)
+            if await self._db.swap(self._db.deliveries, doc, after, *events):
                 return changed
 
     @operation
@@ -110,7 +114,7 @@ class MongoOutbox(Facet, Outbox):
             doc = await self._claimed(delivery_id, claim)
             delivery = delivery_from(doc)
             changed = copy_with(delivery, due_at=delivery.claimed_at, claimed_at=None)
-            if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
+            if await self._db.swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
                 return
 
     @operation
@@ -127,7 +131,7 @@ class MongoOutbox(Facet, Outbox):
             if delivery.state is DeliveryState.PENDING:
                 return delivery
             changed = copy_with(delivery, state=DeliveryState.PENDING, attempts=0, due_at=now)
-            if await swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
+            if await self._db.swap(self._db.deliveries, doc, delivery_doc(changed, doc)):
                 return changed
 
     @operation

@@ -25,7 +25,7 @@ from fastlane.storage.codec import (
     job_of,
     job_values,
 )
-from fastlane.storage.mongo.database import Collection, Doc
+from fastlane.storage.mongo.writes import Collection, Doc
 
 T = TypeVar("T")
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from pymongo import ASCENDING
 
-from fastlane.storage.mongo.database import FOLLOW, Database, Doc, new_follow_up, swap
+from fastlane.storage.mongo.database import Database, new_follow_up
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.records import job_doc, job_from
+from fastlane.storage.mongo.writes import FOLLOW, Doc
 
 
 class Retention:
@@ -37,14 +38,15 @@ class Retention:
         return removed
 
     async def _old_executions(self, before: float, limit: int) -> Sequence[tuple[str, str]]:
-        found = self._db.executions.find({"over": {"$lt": before}}, {"job_id": 1, "todo": 1}).sort(
-            "over", ASCENDING
-        )
+        found = self._db.executions.find(
+            {"over": {"$lt": before}}, {"job_id": 1, "todo": 1, "events": 1}
+        ).sort("over", ASCENDING)
         old: list[tuple[str, str]] = []
         async with found:
             async for doc in found:
                 if "todo" in doc:
                     await self._follow_ups.settled_execution(doc["_id"])
+                await self._db.mover.settle(doc)
                 pending = await self._db.deliveries.find_one(
                     {"execution_id": doc["_id"], "pending": {"$exists": True}}, {"_id": 1}
                 )
@@ -66,7 +68,7 @@ class Retention:
                 return len(ids)
             changed = job_doc(job_from(doc), doc | {"removed": doc.get("removed", 0) + len(ids)})
             changed["todo"] = new_follow_up(forget=ids)
-            if await swap(self._db.jobs, doc, changed):
+            if await self._db.swap(self._db.jobs, doc, changed):
                 await self._follow_ups.complete_job(changed)
                 return len(ids)
 
@@ -76,6 +78,7 @@ class Retention:
             settled = await self._follow_ups.settled_job(doc["_id"])
             if settled is None or settled["rev"] != doc["rev"]:
                 return 0
+        await self._db.mover.settle(doc)
         await tasks.update_one({"_id": doc["task_id"]}, {"$set": {"recount": True}})
         gone = await self._db.jobs.delete_one({"_id": doc["_id"], "rev": doc["rev"]})
         if not gone.deleted_count:

@@ -16,7 +16,8 @@ from fastlane.errors import StorageUnavailable
 from fastlane.model import Clock, DeliveryState
 from fastlane.notifications.registry import channels
 from fastlane.storage.base import Overview, Storage
-from fastlane.storage.mongo.database import Collection, Database
+from fastlane.storage.mongo.database import Database
+from fastlane.storage.mongo.events import MongoEvents
 from fastlane.storage.mongo.executions import MongoExecutions
 from fastlane.storage.mongo.facet import Connection, Facet, operation, short
 from fastlane.storage.mongo.follow_ups import FollowUps
@@ -29,6 +30,7 @@ from fastlane.storage.mongo.outbox import MongoOutbox
 from fastlane.storage.mongo.retention import Retention
 from fastlane.storage.mongo.sweep import SWEEP_SECONDS, Sweep
 from fastlane.storage.mongo.tasks import MongoTasks
+from fastlane.storage.mongo.writes import Collection
 
 log = structlog.get_logger(__name__)
 
@@ -60,13 +62,15 @@ class ClusterStorage(Facet, Storage):
         *,
         relay: Relay | None = None,
         repaired: Callable[[], None] = lambda: None,
+        moved: Callable[[], None] = lambda: None,
         clock: Clock = time.time,
     ) -> None:
         """:param relay: None if no other instance needs news (tools and tests).
         :param repaired: called when the sweep has completed what a crash left.
+        :param moved: called when there are new events to read.
         :param clock: where the ``now`` of the calls comes from; it is compared with MongoDB's.
         """
-        super().__init__(Connection(Database(clock=clock)))
+        super().__init__(Connection(Database(clock=clock, moved=moved)))
         self._mongodb_url = mongodb_url
         self._relay = relay
         self._repaired = repaired
@@ -79,6 +83,7 @@ class ClusterStorage(Facet, Storage):
         self.executions = MongoExecutions(connection, follow_ups, logs)
         self.lists = MongoLists(connection)
         self.outbox = MongoOutbox(connection)
+        self.events = MongoEvents(connection)
         self.hosts = MongoHosts(connection)
         self.instances = MongoInstances(connection, follow_ups, logs)
         self._retention = Retention(self._db, follow_ups)

@@ -14,11 +14,12 @@ from pymongo import ASCENDING
 from pymongo.errors import PyMongoError
 
 from fastlane.model import ACTIVE, Status
-from fastlane.storage.mongo.database import HINT, Database, Doc, remove_follow_up
+from fastlane.storage.mongo.database import Database, remove_follow_up
 from fastlane.storage.mongo.facet import short
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.jobs import MongoJobs
 from fastlane.storage.mongo.turns import named_by
+from fastlane.storage.mongo.writes import HINT, Doc
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,7 @@ class Sweep:
         for part in (
             self._numbers,
             self._finish_follow_ups,
+            self._move_events,
             self._waiting,
             self._recount,
             self._slots,
@@ -100,6 +102,19 @@ class Sweep:
             await self._follow_ups.settled_job(doc["_id"])
         else:
             await self._follow_ups.settled_execution(doc["_id"])
+
+    async def _move_events(self) -> int:
+        """Move what is still on its document, the oldest first."""
+        done = 0
+        for name, collection in self._db.event_sources().items():
+            found = collection.find({"events.at": {"$gt": 0}}, {"events": 1, "rev": 1})
+            docs = await found.sort("events.at", ASCENDING).to_list(BATCH)
+            again = self._again(f"events {name}", (doc["events"][-1]["id"] for doc in docs))
+            for doc in docs:
+                if doc["events"][-1]["id"] in again:
+                    done += len(self._db.mover.left(doc))
+                    self._db.mover.written(collection, doc)
+        return done
 
     async def _waiting(self) -> int:
         """Executions that wait for one which is final: it ended while they were stored."""

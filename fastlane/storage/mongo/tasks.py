@@ -10,9 +10,9 @@ from fastlane.errors import NotFound
 from fastlane.model import Task
 from fastlane.storage.base import Page, PageRequest, Tasks
 from fastlane.storage.codec import MAX_QUERY_WORDS, cursor_numbers, words
-from fastlane.storage.mongo.database import Doc
 from fastlane.storage.mongo.facet import Facet, operation
 from fastlane.storage.mongo.records import MAX_OFFSET, page_from, page_of, task_from
+from fastlane.storage.mongo.writes import Doc
 
 
 class MongoTasks(Facet, Tasks):

@@ -19,7 +19,8 @@ from enum import Enum, auto
 
 from pymongo import ASCENDING, DESCENDING
 
-from fastlane.storage.mongo.database import FOLLOW, Database, Doc, insert
+from fastlane.storage.mongo.database import Database
+from fastlane.storage.mongo.writes import FOLLOW, Doc, insert
 from fastlane.storage.turns import Part, Turn
 
 

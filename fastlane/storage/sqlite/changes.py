@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace as copy_with
 from typing import Any
 
+from fastlane.encoding import to_json
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, Execution, Job, Outcome, Reason, Status
 from fastlane.policy import deliveries_of, not_before
@@ -23,6 +24,7 @@ from fastlane.storage.sqlite.records import (
     marks,
 )
 from fastlane.storage.transitions import ended
+from fastlane.stored_events import StoredEvent, event_doc, execution_event
 
 FIND_JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?"
 FIND_EXECUTION = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?"
@@ -47,6 +49,13 @@ WHERE id = ?
 STORE_DELIVERY = (
     f"INSERT OR IGNORE INTO deliveries ({DELIVERY_COLUMNS}) VALUES ({marks(DELIVERY_COLUMNS)})"
 )
+STORE_EVENT = "INSERT INTO events (at, event) VALUES (?, ?)"
+
+
+def record(connection: sqlite3.Connection, *events: StoredEvent) -> None:
+    """Store what the caller's transaction has changed."""
+    for event in events:
+        connection.execute(STORE_EVENT, (event.at, to_json(event_doc(event))))
 
 
 def find_job(connection: sqlite3.Connection, job_id: str) -> Job | None:
@@ -80,6 +89,7 @@ def store_execution(connection: sqlite3.Connection, execution: Execution) -> Exe
         )
     except sqlite3.IntegrityError as error:
         raise CompareFailed(f"there is an execution {stored.id} already") from error
+    record(connection, execution_event(stored, stored.created_at))
     return stored
 
 
@@ -145,6 +155,7 @@ def end(
         else:
             connection.execute(QUEUE, (waiting,))
     notify(connection, final, finished_at, retry_follows=retry_follows)
+    record(connection, execution_event(final, finished_at))
     return final
 
 

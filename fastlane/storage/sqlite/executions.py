@@ -27,11 +27,13 @@ from fastlane.storage.sqlite.changes import (
     intend_stop,
     last_execution,
     notify,
+    record,
     store_execution,
 )
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, MAX_OFFSET, execution_from, page_of
 from fastlane.storage.turns import Turn
+from fastlane.stored_events import execution_event
 
 IS_BLACKLISTED = "SELECT 1 FROM hosts WHERE host = ? AND blacklisted"
 COUNT_ACTIVE = """
@@ -142,7 +144,7 @@ class SqliteExecutions(Facet, Executions):
             if first.definition != UNREADABLE:
                 if not fifo:
                     connection.execute(KEEP_TURN, (farm, *astuple(turn)))
-                return change_execution(
+                claimed = change_execution(
                     connection,
                     first,
                     status=Status.PULLING,
@@ -150,11 +152,15 @@ class SqliteExecutions(Facet, Executions):
                     host=host,
                     epoch=first.epoch + 1,
                 )
+                record(connection, execution_event(claimed, now))
+                return claimed
             end(connection, first, UNREADABLE_RUN, now)
         return None
 
     @on_writer
-    def release(self, connection: sqlite3.Connection, execution_id: str, epoch: int) -> None:
+    def release(
+        self, connection: sqlite3.Connection, execution_id: str, epoch: int, *, now: float
+    ) -> None:
         execution = _owned(connection, execution_id, epoch)
         if execution.status is not Status.PULLING:
             raise CompareFailed(f"execution {execution_id} is not pulling any more", execution)
@@ -162,7 +168,10 @@ class SqliteExecutions(Facet, Executions):
             assert execution.stop_requested_at is not None
             end(connection, execution, STOPPED, execution.stop_requested_at)
             return
-        change_execution(connection, execution, status=Status.ENQUEUED, owner=None, host=None)
+        released = change_execution(
+            connection, execution, status=Status.ENQUEUED, owner=None, host=None
+        )
+        record(connection, execution_event(released, now))
 
     @on_writer
     def started(
@@ -182,6 +191,7 @@ class SqliteExecutions(Facet, Executions):
             connection, execution, status=Status.RUNNING, run_id=run_id, started_at=started_at
         )
         notify(connection, running, started_at, retry_follows=False)
+        record(connection, execution_event(running, started_at))
         return running
 
     @on_writer

@@ -22,11 +22,13 @@ from fastlane.storage.sqlite.changes import (
     find_job,
     intend_stop,
     last_execution,
+    record,
     store_execution,
 )
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import JOB_COLUMNS, MAX_OFFSET, job_from, marks, page_of
 from fastlane.storage.transitions import replaced
+from fastlane.stored_events import EventType, job_event, tick_events
 
 FIND_TASK = "SELECT seq FROM tasks WHERE id = ?"
 CREATE_TASK = "INSERT INTO tasks (id, created_at, modified_at, jobs_count) VALUES (?, ?, ?, ?)"
@@ -95,6 +97,8 @@ class SqliteJobs(Facet, Jobs):
             raise Rejected(f'Job "{job.id}" belongs to another task.')
         else:
             stored = _replace_job(connection, there, job, execution)
+        change = EventType.JOB_CREATED if there is None else EventType.JOB_UPDATED
+        record(connection, job_event(stored, change, job.modified_at))
         _store_task(connection, job, is_new_job=there is None)
         if execution is not None:
             execution = store_execution(
@@ -150,6 +154,7 @@ class SqliteJobs(Facet, Jobs):
             changes["skipped_ticks"] = there.skipped_ticks + 1
             changes["last_skipped_tick"] = skipped_tick
         change_job(connection, there, execution_count=count, **changes)
+        record(connection, *tick_events(there, execution, now, skipped_tick, merges=merges))
         if execution is None:
             return None
         if not merges:
@@ -170,6 +175,7 @@ class SqliteJobs(Facet, Jobs):
         end_all(connection, ENQUEUED_OF_JOB, (job_id,), STOPPED, now)
         if last is not None and last.status in ACTIVE:
             intend_stop(connection, last, Reason.STOPPED, now)
+        record(connection, job_event(job, EventType.JOB_STOPPED, now))
         return change_job(
             connection,
             job,

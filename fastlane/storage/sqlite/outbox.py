@@ -14,10 +14,11 @@ from fastlane.errors import CompareFailed, NotFound, Rejected
 from fastlane.model import Attempt, Delivery, DeliveryState
 from fastlane.storage.base import Outbox, Page, PageRequest
 from fastlane.storage.codec import cursor_numbers
-from fastlane.storage.sqlite.changes import update
+from fastlane.storage.sqlite.changes import record, update
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import DELIVERY_COLUMNS, MAX_OFFSET, delivery_from, page_of
 from fastlane.storage.transitions import attempted
+from fastlane.stored_events import delivery_event
 
 FIND_DELIVERY = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ?"
 # Steps from receiver to receiver through the index, however many deliveries each of them has.
@@ -101,7 +102,10 @@ class SqliteOutbox(Facet, Outbox):
         retry_at: float | None,
     ) -> Delivery:
         delivery = _claimed(connection, delivery_id, claim)
-        return _change_delivery(connection, delivery, **attempted(delivery, attempt, retry_at))
+        after = _change_delivery(connection, delivery, **attempted(delivery, attempt, retry_at))
+        if after.state is DeliveryState.FAILED:
+            record(connection, delivery_event(after, attempt.at))
+        return after
 
     @on_writer
     def unclaim(self, connection: sqlite3.Connection, delivery_id: str, claim: int) -> None:

@@ -343,8 +343,17 @@ CREATE INDEX executions_active ON executions (farm, task_id, host)
     WHERE status IN ('pulling', 'running');
 """
 
-# Of fastlane.storage.lists. Some have an entry only while an execution is enqueued, or final.
 _VERSION_8 = """
+CREATE TABLE events (
+    -- The last row always stays, so that no position is given twice.
+    position INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    event TEXT NOT NULL
+) STRICT;
+"""
+
+# Of fastlane.storage.lists. Some have an entry only while an execution is enqueued, or final.
+_VERSION_9 = """
 CREATE INDEX executions_created ON executions (created_at);
 CREATE INDEX executions_ended ON executions (status, reason, created_at)
     WHERE status IN ('done', 'failed', 'timedout', 'expired');
@@ -366,6 +375,7 @@ MIGRATIONS = (
     _VERSION_6,
     _VERSION_7,
     _VERSION_8,
+    _VERSION_9,
 )
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from fastlane.errors import StorageUnavailable
 from fastlane.storage.base import Overview, Storage
 from fastlane.storage.codec import words
+from fastlane.storage.sqlite.events import SqliteEvents
 from fastlane.storage.sqlite.executions import SqliteExecutions
 from fastlane.storage.sqlite.facet import Facet, File, on_reader, on_writer
 from fastlane.storage.sqlite.hosts import SqliteHosts
@@ -87,6 +88,7 @@ class SqliteStorage(Facet, Storage):
         self.lists = SqliteLists(self._file)
         self.logs = SqliteLogs(self._file)
         self.outbox = SqliteOutbox(self._file)
+        self.events = SqliteEvents(self._file)
         self.hosts = SqliteHosts(self._file)
         self.instances = SqliteInstances(self._file)
 

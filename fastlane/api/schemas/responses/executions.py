@@ -69,10 +69,23 @@ class Execution(Answer):
     metadata: ExecutionMetadata
 
 
+class FollowingRetry(Answer):
+    """The retry that follows an execution."""
+
+    executionId: ExecutionId
+    url: ExecutionUrl
+    attempt: Annotated[Count, Field(examples=[1])]
+    """n for the n-th retry."""
+    dueAt: Time | None
+    """When its back-off ends."""
+
+
 class ExecutionDetails(Answer):
     """One execution, with its job and task."""
 
     execution: Execution
+    retry: FollowingRetry | None
+    """The retry that follows it, if one does."""
     job: JobReference
     task: TaskReference
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
 
@@ -51,6 +51,8 @@ class Submitted(StoppedJob):
     queueJobId: Uuid
     executionId: ExecutionId | None
     executionUrl: ExecutionUrl | None
+    execution: NotRequired[Execution]
+    """With `wait`, once it has ended: the execution or, if it was retried, its last retry."""
 
 
 class Backoff(Answer):
