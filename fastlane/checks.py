@@ -7,7 +7,7 @@ import ipaddress
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -30,6 +30,10 @@ class PayloadModel(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, alias_generator=to_camel, validate_by_alias=True
     )
+
+    def __deepcopy__(self, memo: dict[int, object] | None = None) -> Self:
+        """The same, which is frozen: otherwise each payload would copy all of its defaults."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
@@ -281,6 +282,7 @@ def _first(headers: HTTPHeaders, name: str) -> str:
     return headers.get(name, "").split(",")[0].strip()
 
 
+@lru_cache(256)
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)

@@ -123,6 +123,7 @@ class Run:
             status=str(final.status),
             reason=str(final.reason),
             exit_code=final.exit_code,
+            error=final.error,
         )
 
     async def hand_back(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -52,7 +53,13 @@ def subscriptions_of(stored: Mapping[str, Any]) -> tuple[Subscription, ...]:
 
 def wanted_of(found: Iterable[ChannelPayload]) -> tuple[Subscription, ...]:
     """Those of *found* that ask for anything."""
-    return tuple(cast(Subscription, one) for one in found if one != type(one)())
+    return tuple(cast(Subscription, one) for one in found if one != nothing(type(one)))
+
+
+@cache
+def nothing(payload: type[ChannelPayload]) -> ChannelPayload:
+    """What asks for nothing."""
+    return payload()
 
 
 def stored_subscriptions(subscriptions: Iterable[Subscription]) -> dict[str, Any]:

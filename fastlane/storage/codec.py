@@ -33,6 +33,7 @@ from fastlane.model import (
 )
 from fastlane.notifications.registry import stored_subscriptions, subscriptions_of
 from fastlane.storage.base import PageRequest
+from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun
 
 UNREADABLE = Definition(ImageReference(""), Command((), ()))
 """In place of a stored definition that cannot be read, so that one bad record stops nothing else.
@@ -172,6 +173,7 @@ def _readers(names: Sequence[str]) -> Sequence[tuple[int, Callable[[str], Any]]]
 
 
 _EXECUTION_READERS = _readers(EXECUTION_FIELDS)
+_ACTIVE_RUN_READERS = _readers(ACTIVE_RUN_FIELDS)
 _DELIVERY_READERS = _readers(DELIVERY_FIELDS)
 
 
@@ -220,6 +222,11 @@ def execution_of(values: list[Any]) -> Execution:
         retried, ticked = values[_ATTEMPT] > 0, values[_TICK] is not None
         values[_TRIGGER] = Trigger.RETRY if retried else Trigger.CRON if ticked else Trigger.SUBMIT
     return Execution(*_read(values, _EXECUTION_READERS))
+
+
+def active_run_of(values: Sequence[Any]) -> ActiveRun:
+    """The run whose :data:`ACTIVE_RUN_FIELDS` are *values*."""
+    return ActiveRun(*_read([*values], _ACTIVE_RUN_READERS))
 
 
 def execution_values(execution: Execution, definition: str | None = None) -> list[Any]:

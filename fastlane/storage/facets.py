@@ -23,7 +23,7 @@ from fastlane.model import (
     Stream,
     Task,
 )
-from fastlane.storage.values import IdempotencyKey, Page, PageRequest, Submitted
+from fastlane.storage.values import ActiveRun, IdempotencyKey, Page, PageRequest, Submitted
 
 
 class Tasks(ABC):
@@ -296,9 +296,13 @@ class Executions(ABC):
         """How many executions are pulling or running, by farm, task and host; reads no record."""
 
     @abstractmethod
-    async def active(self, *, owner: str | None = None) -> Sequence[Execution]:
+    async def active_runs(self) -> Sequence[ActiveRun]:
         """Every pulling or running execution (bounded by the farms' ``maxRunning``), oldest first;
-        only *owner*'s when it is given."""
+        reads no definition."""
+
+    @abstractmethod
+    async def active(self, *, owner: str) -> Sequence[Execution]:
+        """Every pulling or running execution of *owner*, oldest first."""
 
 
 class Logs(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
 from fastlane.model import Execution, Job, Reason, Status, Trigger
@@ -82,3 +82,20 @@ class Listing(Generic[T]):
     total: int | None = None
     """None where counting would have to look at records."""
     total_is_lower_bound: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRun:
+    """What is read of a pulling or running execution where there may be thousands of them."""
+
+    id: str
+    task_id: str
+    job_id: str
+    farm: str | None
+    host: str
+    run_id: str | None
+    status: Status
+    started_at: float | None
+
+
+ACTIVE_RUN_FIELDS = tuple(field.name for field in fields(ActiveRun))

@@ -48,6 +48,7 @@ from fastlane.storage.base import (
 )
 from fastlane.storage.packing import LOG_CHUNK_BYTES, dropped_note
 from fastlane.storage.sqlite import SqliteStorage
+from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun
 from tests.services import MongoServer
 
 T = TypeVar("T")
@@ -1377,7 +1378,9 @@ async def test_active_executions_come_oldest_first(storage: Storage) -> None:
         for number in (1, 0, 0, 1)
     ]
     by_age = sorted(taken, key=lambda execution: execution.created_at)
-    assert list(await storage.executions.active()) == by_age
+    assert list(await storage.executions.active_runs()) == [
+        ActiveRun(*(getattr(one, name) for name in ACTIVE_RUN_FIELDS)) for one in by_age
+    ]
     mine = await storage.executions.active(owner="owner 1")
     assert list(mine) == [one for one in by_age if one.owner == "owner 1"]
 
@@ -1951,6 +1954,6 @@ async def test_active_executions_are_counted_by_farm_and_host(storage: Storage) 
     await submit(storage, farm="a")
     expected = {("a", "task", "h:1"): 2, ("a", "task", "h:2"): 1, ("b", "task", "h:1"): 1}
     assert await storage.executions.active_counts() == expected
-    (first, *_) = await storage.executions.active()
+    (first, *_) = await storage.executions.active(owner="me")
     await finish(storage, first, DONE)
     assert await storage.executions.active_counts() == expected | {("a", "task", "h:1"): 1}

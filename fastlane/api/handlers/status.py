@@ -48,10 +48,10 @@ class Status(BaseHandler):
         """Running containers, hosts, queues and the jobs that have a next run."""
         services, storage, urls = self.services, self.services.storage, self.urls
         overview = await storage.overview()
-        active = await storage.executions.active()
+        active = await storage.executions.active_runs()
         scheduled = await storage.jobs.scheduled(SCHEDULED_SHOWN)
-        running = Counter(execution.host for execution in active)
-        running_of_farm = Counter(execution.farm for execution in active)
+        running = Counter(one.host for one in active)
+        running_of_farm = Counter(one.farm for one in active)
         found: responses.ServerStatus = {
             "version": services.version,
             "executor": services.executors.default,

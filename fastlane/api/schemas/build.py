@@ -19,6 +19,7 @@ from fastlane.model import ATTEMPTS_KEPT, Definition, Delivery, Execution, Farm,
 from fastlane.notifications.registry import channels
 from fastlane.redact import redactor
 from fastlane.storage.base import Overview, Page, PageRequest
+from fastlane.storage.values import ActiveRun
 
 T = TypeVar("T")
 
@@ -401,17 +402,17 @@ def notification(delivery: Delivery, urls: Urls) -> responses.Notification:
     }
 
 
-def running_container(execution: Execution, urls: Urls) -> responses.RunningContainer:
-    host, port = host_and_port(execution.host or "")
+def running_container(run: ActiveRun, urls: Urls) -> responses.RunningContainer:
+    host, port = host_and_port(run.host)
     return {
         "host": host,
         "port": port,
-        "id": execution.run_id,
-        "task": execution.task_id,
-        "status": execution.status,
-        "startedAt": time_or_none(execution.started_at),
-        "executionId": execution.id,
-        "executionUrl": urls.execution(execution),
+        "id": run.run_id,
+        "task": run.task_id,
+        "status": run.status,
+        "startedAt": time_or_none(run.started_at),
+        "executionId": run.id,
+        "executionUrl": urls.execution_of(run.task_id, run.job_id, run.id),
     }
 
 

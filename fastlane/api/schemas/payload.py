@@ -38,7 +38,7 @@ from fastlane.cron import check_cron, check_timezone
 from fastlane.image import ImageReference
 from fastlane.model import Backoff, Command, Definition, Overlap, PullPolicy, Resources, Schedule
 from fastlane.notifications.base import Channel
-from fastlane.notifications.registry import channels, wanted_of
+from fastlane.notifications.registry import channels, nothing, wanted_of
 
 Model = TypeVar("Model", bound=PayloadModel)
 
@@ -314,7 +314,7 @@ def job_payload() -> type[JobPayload]:
 
 @cache
 def _with_channels(registered: tuple[Channel, ...]) -> type[JobPayload]:
-    fields: dict[str, Any] = {one.key: (one.payload, one.payload()) for one in registered}
+    fields: dict[str, Any] = {one.key: (one.payload, nothing(one.payload)) for one in registered}
     return create_model("JobPayload", __base__=JobPayload, __doc__=JobPayload.__doc__, **fields)
 
 

@@ -218,7 +218,8 @@ class LogSocket(BaseHandler, WebSocketHandler):
             while True:
                 execution, version = watch.execution, watch.version
                 if execution != sent:
-                    retry = await self.services.lifecycle.retry_after(execution)
+                    if self._with_state or self._follows_job:
+                        retry = await self.services.lifecycle.retry_after(execution)
                     await self._send_state(execution, retry)
                     sent = execution
                 if execution.status is Status.ENQUEUED:

@@ -75,13 +75,9 @@ async def saw_end(engine: Engine, state: RunState) -> bool:
     back far enough to tell.
     """
     for wait_seconds in (_EVENT_SECONDS, 0.0):
-        info = await engine.call("GET", "info")
-        with engine.understood("its information"):
-            until = f"{unix_time(info['SystemTime']):.6f}"
+        params = {"since": "1", "until": f"{await engine_time(engine):.6f}"}
         try:
-            lines = await engine.call(
-                "GET", "events", params={"since": "1", "until": until}, raw=True
-            )
+            lines = await engine.call("GET", "events", params=params, raw=True)
         except Refused:
             return True
         with engine.understood("its events"):
@@ -95,3 +91,10 @@ async def saw_end(engine: Engine, state: RunState) -> bool:
                 return True
         await asyncio.sleep(wait_seconds)
     return False
+
+
+async def engine_time(engine: Engine) -> float:
+    """Now, by the engine's wall clock."""
+    info = await engine.call("GET", "info")
+    with engine.understood("its information"):
+        return unix_time(info["SystemTime"]) or 0.0

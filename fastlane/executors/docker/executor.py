@@ -32,10 +32,15 @@ from fastlane.executors.docker.container import (
     listed_run,
     phase_of,
     run_state,
-    unix_time,
 )
 from fastlane.executors.docker.credentials import Login, login_of_docker
-from fastlane.executors.docker.ends import UNSEEN_END, end_by_answer, saw_end, was_signalled
+from fastlane.executors.docker.ends import (
+    UNSEEN_END,
+    end_by_answer,
+    engine_time,
+    saw_end,
+    was_signalled,
+)
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
 from fastlane.executors.docker.engines import Engines
 from fastlane.executors.docker.farms import options_of
@@ -458,11 +463,7 @@ class DockerExecutor(Executor):
 
 async def seconds_since(engine: Engine, time: float | None) -> float:
     """Seconds from *time* of the engine's wall clock until now by the same clock."""
-    if time is None:
-        return 0.0
-    info = await engine.call("GET", "info")
-    with engine.understood("its information"):
-        return max(0.0, (unix_time(info["SystemTime"]) or time) - time)
+    return 0.0 if time is None else max(0.0, await engine_time(engine) - time)
 
 
 async def stop_container(engine: Engine, container: str, grace_seconds: float) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace as copy_with
-from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import PyMongoError
@@ -20,9 +19,15 @@ from fastlane.storage.mongo.database import new_follow_up
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.logs import MongoLogs
-from fastlane.storage.mongo.records import execution_doc, execution_from, page_of
+from fastlane.storage.mongo.records import (
+    active_run_from,
+    execution_doc,
+    execution_from,
+    page_of,
+)
 from fastlane.storage.mongo.turns import Slot, Turns, slot_token
 from fastlane.storage.mongo.writes import Doc, confirm
+from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun
 from fastlane.stored_events import execution_event
 
 # Bounds how far after an execution a retry without ``retry_of`` is looked for.
@@ -409,7 +414,12 @@ class MongoExecutions(Facet, Executions):
         }
 
     @operation
-    async def active(self, *, owner: str | None = None) -> Sequence[Execution]:
-        wanted: Any = {"$exists": True} if owner is None else owner
-        found = self._db.executions.find({"active_owner": wanted}).sort("seq", ASCENDING)
+    async def active_runs(self) -> Sequence[ActiveRun]:
+        found = self._db.executions.find({"active_owner": {"$exists": True}}, ACTIVE_RUN_FIELDS)
+        docs = await found.sort("seq", ASCENDING).to_list(None)
+        return [active_run_from(doc) for doc in docs]
+
+    @operation
+    async def active(self, *, owner: str) -> Sequence[Execution]:
+        found = self._db.executions.find({"active_owner": owner}).sort("seq", ASCENDING)
         return [execution_from(doc) for doc in await found.to_list(None)]

@@ -17,6 +17,7 @@ from fastlane.storage.codec import (
     DELIVERY_FIELDS,
     EXECUTION_FIELDS,
     JOB_FIELDS,
+    active_run_of,
     cursor_numbers,
     delivery_of,
     delivery_values,
@@ -26,6 +27,7 @@ from fastlane.storage.codec import (
     job_values,
 )
 from fastlane.storage.mongo.writes import Collection, Doc
+from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun
 
 T = TypeVar("T")
 
@@ -56,6 +58,10 @@ def job_doc(job: Job, base: Doc) -> Doc:
 
 def execution_from(doc: Doc) -> Execution:
     return execution_of([doc.get(name) for name in _EXECUTION_NAMES])
+
+
+def active_run_from(doc: Doc) -> ActiveRun:
+    return active_run_of([doc["_id"], *(doc.get(name) for name in ACTIVE_RUN_FIELDS[1:])])
 
 
 def execution_doc(execution: Execution, base: Doc) -> Doc:

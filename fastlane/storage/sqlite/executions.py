@@ -14,7 +14,13 @@ from fastlane.errors import CompareFailed, HostDrained, NotFound
 from fastlane.model import ACTIVE, Execution, Outcome, Reason, Status
 from fastlane.policy import not_before
 from fastlane.storage.base import Executions, Page, PageRequest
-from fastlane.storage.codec import STOPPED, UNREADABLE, UNREADABLE_RUN, cursor_numbers
+from fastlane.storage.codec import (
+    STOPPED,
+    UNREADABLE,
+    UNREADABLE_RUN,
+    active_run_of,
+    cursor_numbers,
+)
 from fastlane.storage.sqlite.changes import (
     QUEUE,
     change_execution,
@@ -33,6 +39,7 @@ from fastlane.storage.sqlite.changes import (
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, MAX_OFFSET, execution_from, page_of
 from fastlane.storage.turns import Turn
+from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun
 from fastlane.stored_events import execution_event
 
 IS_BLACKLISTED = "SELECT 1 FROM hosts WHERE host = ? AND blacklisted"
@@ -109,8 +116,8 @@ ACTIVE_COUNTS = """
 SELECT farm, task_id, host, count(*) FROM executions INDEXED BY executions_active
 WHERE status IN ('pulling', 'running') GROUP BY farm, task_id, host
 """
-ACTIVE_EXECUTIONS = f"""
-SELECT {EXECUTION_COLUMNS} FROM executions INDEXED BY executions_active
+ACTIVE_RUNS = f"""
+SELECT {", ".join(ACTIVE_RUN_FIELDS)} FROM executions INDEXED BY executions_active
 WHERE status IN ('pulling', 'running') ORDER BY seq
 """
 ACTIVE_EXECUTIONS_OF_OWNER = f"""
@@ -320,14 +327,12 @@ class SqliteExecutions(Facet, Executions):
         return {(farm, task_id, host): count for farm, task_id, host, count in counts}
 
     @on_reader
-    def active(
-        self, connection: sqlite3.Connection, *, owner: str | None = None
-    ) -> Sequence[Execution]:
-        if owner is None:
-            rows = connection.execute(ACTIVE_EXECUTIONS)
-        else:
-            rows = connection.execute(ACTIVE_EXECUTIONS_OF_OWNER, (owner,))
-        return [execution_from(row) for row in rows]
+    def active_runs(self, connection: sqlite3.Connection) -> Sequence[ActiveRun]:
+        return [active_run_of(row) for row in connection.execute(ACTIVE_RUNS)]
+
+    @on_reader
+    def active(self, connection: sqlite3.Connection, *, owner: str) -> Sequence[Execution]:
+        return list(executions(connection, ACTIVE_EXECUTIONS_OF_OWNER, (owner,)))
 
 
 def _next(
