@@ -415,6 +415,11 @@ class LogRecord:
     at: float
     stream: Stream
     data: bytes
+    line: int | None = field(default=None, compare=False)
+    """The number of the line that it begins with. The storage counts; None in the server's notes
+    and where nobody has counted."""
+    next_line: int | None = field(default=None, compare=False)
+    """The number of the line after its first newline; those after it follow one by one."""
 
 
 @dataclass(frozen=True, slots=True)

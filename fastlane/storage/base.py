@@ -29,8 +29,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastlane.storage.events import Events, Span
-from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Logs, Outbox, Tasks
+from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Outbox, Tasks
 from fastlane.storage.lists import Lists
+from fastlane.storage.logs import LogPlace, Logs
 from fastlane.storage.values import (
     ExecutionFilter,
     IdempotencyKey,
@@ -50,6 +51,7 @@ __all__ = [
     "Jobs",
     "Listing",
     "Lists",
+    "LogPlace",
     "Logs",
     "Outbox",
     "Overview",

@@ -15,12 +15,8 @@ from fastlane.model import (
     Execution,
     HostRecord,
     Job,
-    LogCap,
-    LogRecord,
-    LogState,
     Outcome,
     Reason,
-    Stream,
     Task,
 )
 from fastlane.storage.values import ActiveRun, IdempotencyKey, Page, PageRequest, Submitted
@@ -303,64 +299,6 @@ class Executions(ABC):
     @abstractmethod
     async def active(self, *, owner: str) -> Sequence[Execution]:
         """Every pulling or running execution of *owner*, oldest first."""
-
-
-class Logs(ABC):
-    """The log of each execution: appended by its owner, capped, read from either end."""
-
-    @abstractmethod
-    async def append(
-        self,
-        execution_id: str,
-        epoch: int,
-        records: Sequence[LogRecord],
-        *,
-        bookmark: str,
-        cap: LogCap | None,
-    ) -> None:
-        """Add *records* to the end of the log together with the executor's *bookmark*.
-
-        Sequence numbers continue after ``LogState.last_seq`` without a gap. With *cap*, what
-        exceeds head and tail is dropped from the middle, whole chunks at a time, and counted in
-        ``dropped_bytes``; at least ``tail_bytes`` of the end stay.
-
-        :raises CompareFailed: it is final, under another epoch, or the first sequence number is
-            not the next one.
-        """
-
-    @abstractmethod
-    async def state(self, execution_id: str) -> LogState:
-        """The state of the log; the empty state if nothing was logged."""
-
-    @abstractmethod
-    async def read(
-        self, execution_id: str, *, after: int = 0, max_bytes: int = 256 * 1024
-    ) -> Sequence[LogRecord]:
-        """The next records after sequence number *after*, in order; empty at the end.
-
-        At least one record when there is one; then no more than *max_bytes* of data. Where the cap
-        has dropped something, a record of stream ``FASTLANE`` replaces it: it has the
-        sequence number of the last dropped record, and its data says how much was dropped.
-        """
-
-    async def tail(
-        self, execution_id: str, stream: Stream, *, max_bytes: int
-    ) -> tuple[bytes, bool]:
-        """The last bytes of one stream (at most *max_bytes*), and whether there are more before.
-
-        Does not read the log from its start.
-        """
-        (tail,) = await self.tails([(execution_id, stream)], max_bytes=max_bytes)
-        return tail
-
-    @abstractmethod
-    async def tails(
-        self, wanted: Sequence[tuple[str, Stream]], *, max_bytes: int
-    ) -> Sequence[tuple[bytes, bool]]:
-        """As :meth:`tail` for each execution and stream of *wanted*, in their order.
-
-        All of them at once: what a page of executions shows.
-        """
 
 
 class Outbox(ABC):

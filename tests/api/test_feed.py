@@ -151,6 +151,8 @@ def test_the_rest_of_a_page_is_whole_frames() -> None:
         "ts": "1970-01-01T00:00:01.500000",
         "stream": "stdout",
         "text": "4" * 300,
+        "line": None,
+        "nextLine": None,
     }
 
 

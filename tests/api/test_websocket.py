@@ -152,7 +152,8 @@ async def test_records_as_json(site: Site, owner: Owner) -> None:
     await owner.finish(7)
     viewer = await watch(site, f"{owner.path}/ws/?format=json")
     first, second, end = viewer.messages
-    assert list(first) == ["seq", "ts", "stream", "text"]
+    assert list(first) == ["seq", "ts", "stream", "text", "line", "nextLine"]
+    assert (first["line"], first["nextLine"], second["line"]) == (1, 2, 2)
     assert (first["seq"], first["stream"], first["text"]) == (1, "stdout", "grüße\n")
     assert len(first["ts"]) == len("2019-01-17T15:13:02.754000")
     assert (second["seq"], second["stream"], second["text"]) == (

@@ -15,7 +15,7 @@ import pytest
 from pymongo import MongoClient, monitoring
 
 from fastlane.model import DeliveryState, LogCap, Stream
-from fastlane.storage.base import PageRequest
+from fastlane.storage.base import LogPlace, PageRequest
 from fastlane.storage.mongo import ClusterStorage
 from fastlane.storage.mongo.database import INDEXES
 from fastlane.storage.mongo.records import execution_doc
@@ -209,6 +209,8 @@ async def _exercise(storage: ClusterStorage) -> None:
         )
     await storage.logs.state(active.id)
     await storage.logs.read(active.id, after=10)
+    await storage.logs.chunks(active.id, after=10, max_bytes=1000)
+    await storage.logs.find(active.id, LogPlace.LINE, 20)
     await storage.logs.tails([(active.id, Stream.STDOUT)], max_bytes=1000)
     job = await storage.jobs.get("plan", execution.job_id)
     await finish(storage, active, FAILED, retry=make_execution(job, attempt=1, retry_of=active.id))

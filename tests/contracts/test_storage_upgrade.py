@@ -32,7 +32,7 @@ from fastlane.model import (
     Stream,
     Trigger,
 )
-from fastlane.storage.base import IdempotencyKey, Storage
+from fastlane.storage.base import IdempotencyKey, LogPlace, Storage
 from fastlane.storage.sqlite import SqliteStorage, schema
 from fastlane.storage.sqlite.place import DATABASE_NAME
 from tests.contracts.test_storage import (
@@ -132,6 +132,9 @@ async def test_everything_is_read(storage: Storage) -> None:
         (Stream.STDOUT, b"xxxxxx"),
         (Stream.STDOUT, b"xxxxxx"),
     ]
+    # Nobody had counted its lines.
+    assert [record.line for record in log] == [1, 2, 3, 4]
+    assert await storage.logs.find(DONE_RUN, LogPlace.LINE, 3) in {0, 2}
     notified = await storage.outbox.of_executions([FIRST, SECOND])
     assert {(one.event, one.channel) for one in notified} == {
         ("fails", "email"),
@@ -198,7 +201,8 @@ async def test_what_runs_is_adopted_and_continued(storage: Storage, lifecycle: L
     assert await storage.executions.active_counts() == {("default", "cron", "host:1"): 1}
     more = LogRecord(2, LATER, Stream.STDOUT, b"more\n")
     await storage.logs.append(adopted.id, adopted.epoch, [more], bookmark="2", cap=None)
-    assert [one.data for one in await whole_log(storage, adopted)] == [b"running\n", b"more\n"]
+    log = await whole_log(storage, adopted)
+    assert [(one.data, one.line) for one in log] == [(b"running\n", 1), (b"more\n", 2)]
     await finish(storage, adopted, DONE, finished_at=LATER)
     assert (await get(storage, CRON_WAITING)).position is not None
 

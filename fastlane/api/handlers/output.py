@@ -59,7 +59,11 @@ class OutputHandler(Answer):
         they were written, without that line.
 
         With `format=json`, records: each a line
-        `{"seq", "ts", "stream", "text"}`. `after` continues after a record. Once the log is
+        `{"seq", "ts", "stream", "text", "line", "nextLine"}`: `line` is the number of the line that
+        the text begins with, `nextLine` that of the line after its first newline, and those after
+        it follow one by one; they are null in the server's notes (stream `fastlane`). A line
+        belongs to one stream and is numbered by the place of its first byte in the whole log.
+        `after` continues after a record. Once the log is
         complete, the last line is `{"end": true, "status", "exitCode", "reason"}`. Bytes that are
         not UTF-8 are U+FFFD in `text`; the text itself has them as they are.
 

@@ -191,6 +191,8 @@ def record_json(record: LogRecord) -> bytes:
             "ts": time_text(record.at),
             "stream": record.stream,
             "text": record.data.decode(errors="replace"),
+            "line": record.line,
+            "nextLine": record.next_line,
         }
     ).encode()
 

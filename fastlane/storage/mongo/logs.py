@@ -15,32 +15,26 @@ from __future__ import annotations
 import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import astuple
 
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
 from fastlane.errors import CompareFailed
-from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
-from fastlane.storage.base import Logs
-from fastlane.storage.mongo.facet import Connection, Facet, operation
-from fastlane.storage.mongo.writes import FOLLOW, HINT, Doc, insert, swap
+from fastlane.model import ACTIVE, LogCap, LogRecord
+from fastlane.storage.mongo.facet import Connection, operation
+from fastlane.storage.mongo.log_reading import LogReading, is_counted, is_valid
+from fastlane.storage.mongo.writes import FOLLOW, HINT, Doc
 from fastlane.storage.packing import (
     MERGED_CHUNK_BYTES,
     Chunk,
     Counts,
-    bytes_of,
+    Lines,
     check_next,
-    dropped_note,
-    take,
-    take_back,
 )
 
 # Bounds the logs whose standing is remembered between two appends.
 LOGS_KEPT = 1000
-# Bounds the looks at a log that changes while it is read.
-READ_TRIES = 10
-# Bounds the chunks whose sizes one read looks at.
-SIZES_AT_ONCE = 256
 # Bounds what one insert takes to the server, in bytes.
 INSERT_BYTES = 8 * 1024 * 1024
 
@@ -61,10 +55,15 @@ EMPTY: Doc = {
     "open_stderr": 0,
     "open_at": 0.0,
     "open": b"",
+    # How far the lines are counted, before these records and after them; see packing.Lines.
+    "open_lines": [0, 0, 0, 0.0],
+    "lines": [0, 0, 0, 0.0],
+    # The record up to which they are: a release that counts no lines may have appended more.
+    "lines_to": 0,
 }
 
 
-class MongoLogs(Facet, Logs):
+class MongoLogs(LogReading):
     """:class:`fastlane.storage.base.Logs` in MongoDB."""
 
     def __init__(self, connection: Connection) -> None:
@@ -110,6 +109,10 @@ class MongoLogs(Facet, Logs):
             log = await self._standing(execution_id, epoch)
             if said is not None and said == log.get("last_append"):
                 return
+            if not is_counted(log):
+                await self.count(log)
+                self._known.pop(execution_id, None)
+                continue
             check_next(execution_id, log["last_seq"], records)
             # Until it is known how this ends, nothing is.
             self._known.pop(execution_id, None)
@@ -169,7 +172,7 @@ class MongoLogs(Facet, Logs):
             confirm = uuid.uuid4().hex
             await self._store(execution_id, confirm, chunks)
             new["append"] = confirm
-        if not await self._swap(log, new):
+        if not await self.swap(log, new):
             return None
         if confirm is not None:
             await self._mark(execution_id, confirm)
@@ -186,6 +189,7 @@ class MongoLogs(Facet, Logs):
             log["open_kept"],
             log["open_stdout"],
             log["open_stderr"],
+            lines=Lines(*log.get("open_lines", ())),
         )
         if log["open"]:
             chunk.parts.append(bytes(log["open"]))
@@ -196,11 +200,12 @@ class MongoLogs(Facet, Logs):
             log["stderr"],
             head_seq=log.get("head_seq"),
             head_bytes=log["head_bytes"],
+            lines=Lines(*log.get("lines", ())),
         )
         *full, chunk = counts.pack(chunk, records, cap)
         if sum(map(len, chunk.parts)) > MERGED_CHUNK_BYTES:
             full.append(chunk)
-            chunk = Chunk(counts.last_seq + 1, counts.last_seq)
+            chunk = counts.next_chunk()
         new["last_seq"] = counts.last_seq
         new["kept"], new["stdout"] = counts.kept_bytes, counts.stdout_bytes
         new["stderr"], new["head_bytes"] = counts.stderr_bytes, counts.head_bytes
@@ -212,6 +217,8 @@ class MongoLogs(Facet, Logs):
         new["open_stderr"] = chunk.stderr_bytes
         new["open_at"] = chunk.last_at
         new["open"] = chunk.packed
+        new["open_lines"], new["lines"] = list(astuple(chunk.lines)), list(astuple(counts.lines))
+        new["lines_to"] = counts.last_seq
         return full
 
     async def _store(self, execution_id: str, append: str, chunks: Sequence[Chunk]) -> None:
@@ -230,6 +237,7 @@ class MongoLogs(Facet, Logs):
                     "kept": chunk.kept_bytes,
                     "stdout": chunk.stdout_bytes,
                     "stderr": chunk.stderr_bytes,
+                    "lines": list(astuple(chunk.lines)),
                     "records": chunk.packed,
                 }
             )
@@ -244,12 +252,6 @@ class MongoLogs(Facet, Logs):
             {"execution": execution_id, "append": append, "ok": {"$exists": False}},
             {"$set": {"ok": True}},
         )
-
-    async def _swap(self, log: Doc, new: Doc) -> bool:
-        if log["rev"] == 0:
-            new["rev"] = 1
-            return await insert(self._db.logs, new)
-        return await swap(self._db.logs, log, new)
 
     async def _drop(self, execution_id: str, log: Doc, cap: LogCap) -> Doc:
         """Drop the oldest chunks after the head while the tail stays long enough without them.
@@ -267,7 +269,7 @@ class MongoLogs(Facet, Logs):
         ).sort("last_seq", ASCENDING)
         async with chunks:
             async for chunk in chunks:
-                if not _is_valid(chunk, log):
+                if not is_valid(chunk, log):
                     continue
                 stays = new["kept"] - new["head_bytes"] - chunk["kept"]
                 if stays < cap.tail_bytes or chunk["last_seq"] == log["last_seq"]:
@@ -280,7 +282,7 @@ class MongoLogs(Facet, Logs):
                 new["dropped_at"] = chunk["last_at"]
         if new["dropped_to"] == log["dropped_to"]:
             return log
-        if not await self._swap(log, new):
+        if not await self.swap(log, new):
             raise CompareFailed(f"the log of execution {execution_id} has another owner now")
         await self._db.log_chunks.with_options(write_concern=HINT).delete_many(
             {
@@ -289,136 +291,3 @@ class MongoLogs(Facet, Logs):
             }
         )
         return new
-
-    # -- reading ------------------------------------------------------------------------------
-
-    @operation
-    async def state(self, execution_id: str) -> LogState:
-        log = await self._db.logs.find_one({"_id": execution_id}, {"open": 0})
-        if log is None:
-            return LogState()
-        return LogState(
-            log["last_seq"], log["bookmark"], log["stdout"], log["stderr"], log["dropped"]
-        )
-
-    @operation
-    async def read(
-        self, execution_id: str, *, after: int = 0, max_bytes: int = 256 * 1024
-    ) -> Sequence[LogRecord]:
-        for _ in range(READ_TRIES):
-            log = await self._db.logs.find_one({"_id": execution_id})
-            if log is None or after >= log["last_seq"]:
-                return []
-            taken = await self._read(log, max(after, 0), max_bytes)
-            if taken is not None:
-                return taken
-        return []
-
-    async def _read(self, log: Doc, after: int, max_bytes: int) -> list[LogRecord] | None:
-        """The records after *after*; None if chunks were deleted while they were read."""
-        taken: list[LogRecord] = []
-        room = max_bytes
-        seq = after
-        head = log.get("head_seq", 0)
-        if log["dropped_to"] and head <= seq < log["dropped_to"]:
-            seq, room = self._note(log, room, taken)
-        for chunk in await self._chunks_behind(log, seq, max_bytes):
-            if chunk["first_seq"] > seq + 1:
-                if seq != head or chunk["first_seq"] != log["dropped_to"] + 1:
-                    return taken or None
-                if taken and len(_note_of(log)) > room:
-                    return taken
-                seq, room = self._note(log, room, taken)
-            whole, room = take(chunk["records"], chunk["first_seq"], seq, room, taken)
-            if not whole:
-                return taken
-            seq = taken[-1].seq
-        if seq + 1 < log["open_first"]:
-            if seq == head and log["dropped_to"] + 1 == log["open_first"]:
-                if taken and len(_note_of(log)) > room:
-                    return taken
-                seq, room = self._note(log, room, taken)
-            else:
-                return taken or None
-        take(log["open"], log["open_first"], seq, room, taken)
-        return taken
-
-    async def _chunks_behind(self, log: Doc, seq: int, max_bytes: int) -> Sequence[Doc]:
-        """The chunks that hold the next *max_bytes* after *seq*, found by their sizes first."""
-        if seq + 1 >= log["open_first"]:
-            return []
-        head, dropped_to = log.get("head_seq", 0), log["dropped_to"]
-        sizes = self._db.log_chunks.find(
-            {"execution": log["_id"], "last_seq": {"$gt": seq, "$lt": log["open_first"]}},
-            {"records": 0},
-        ).sort("last_seq", ASCENDING)
-        wanted: list[str] = []
-        size = 0
-        for chunk in await sizes.to_list(SIZES_AT_ONCE):
-            if not _is_valid(chunk, log) or head < chunk["last_seq"] <= dropped_to:
-                continue
-            if not wanted:
-                # Of the first one only the end may be wanted.
-                size -= chunk["kept"]
-            wanted.append(chunk["_id"])
-            size += chunk["kept"]
-            if size >= max_bytes:
-                break
-        found = self._db.log_chunks.find({"_id": {"$in": wanted}}).sort("last_seq", ASCENDING)
-        return await found.to_list(None)
-
-    def _note(self, log: Doc, room: int, taken: list[LogRecord]) -> tuple[int, int]:
-        note = _note_of(log)
-        taken.append(LogRecord(log["dropped_to"], log["dropped_at"], Stream.FASTLANE, note))
-        return log["dropped_to"], room - len(note)
-
-    @operation
-    async def tails(
-        self, wanted: Sequence[tuple[str, Stream]], *, max_bytes: int
-    ) -> Sequence[tuple[bytes, bool]]:
-        execution_ids = list({execution_id for execution_id, _ in wanted})
-        found = self._db.logs.find({"_id": {"$in": execution_ids}})
-        logs = {log["_id"]: log for log in await found.to_list(None)}
-        return [
-            await self._tail(logs[execution_id], stream, max_bytes)
-            if execution_id in logs
-            else (b"", False)
-            for execution_id, stream in wanted
-        ]
-
-    async def _tail(self, log: Doc, stream: Stream, max_bytes: int) -> tuple[bytes, bool]:
-        kept = _bytes_of(stream, log)
-        wanted = min(max_bytes, kept)
-        parts: list[bytes] = []
-        missing = wanted
-        if missing > 0:
-            missing = take_back(log["open"], stream, missing, parts)
-        if missing > 0:
-            head = log.get("head_seq", 0)
-            sizes = self._db.log_chunks.find(
-                {"execution": log["_id"], "last_seq": {"$lt": log["open_first"]}}, {"records": 0}
-            ).sort("last_seq", DESCENDING)
-            async with sizes:
-                async for chunk in sizes:
-                    if not _is_valid(chunk, log) or head < chunk["last_seq"] <= log["dropped_to"]:
-                        continue
-                    if not _bytes_of(stream, chunk):
-                        continue
-                    whole = await self._db.log_chunks.find_one({"_id": chunk["_id"]})
-                    if whole is not None:
-                        missing = take_back(whole["records"], stream, missing, parts)
-                    if missing <= 0:
-                        break
-        return b"".join(reversed(parts)), kept > wanted
-
-
-def _is_valid(chunk: Doc, log: Doc) -> bool:
-    return "ok" in chunk or chunk["append"] == log.get("append")
-
-
-def _note_of(log: Doc) -> bytes:
-    return dropped_note(log["dropped"])
-
-
-def _bytes_of(stream: Stream, counts: Doc) -> int:
-    return bytes_of(stream, counts["kept"], counts["stdout"], counts["stderr"])

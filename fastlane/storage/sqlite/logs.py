@@ -2,6 +2,7 @@
 
 A chunk's sequence numbers have no gap, so a record is packed without its own. Small appends are
 merged into the last chunk while that is small, so a talkative job does not make a row per line.
+Where each chunk begins, ``log_lines`` says how far the lines are counted.
 """
 
 # ruff: noqa: S608 (what is put into a query is a constant of this package)
@@ -9,41 +10,50 @@ merged into the last chunk while that is small, so a talkative job does not make
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, fields
 from operator import attrgetter
+from typing import Any, TypeVar
 
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord, LogState, Stream
-from fastlane.storage.base import Logs
+from fastlane.storage.base import LogPlace, Logs
 from fastlane.storage.packing import (
     MERGED_CHUNK_BYTES,
     Chunk,
     Counts,
+    Lines,
+    PackedChunk,
     bytes_of,
     check_next,
+    count_lines,
     dropped_note,
-    take,
     take_back,
+    unpack,
 )
 from fastlane.storage.sqlite.facet import Facet, on_reader
 
+R = TypeVar("R")
+
 FIND_OWNER = "SELECT seq, status, epoch FROM executions WHERE id = ?"
 FIND_LOG = """
-SELECT last_seq, kept_bytes, stdout_bytes, stderr_bytes, dropped_bytes, head_seq, head_bytes,
-       dropped_at
+SELECT begun, stdout_line, stderr_line, latest, last_seq, kept_bytes, stdout_bytes, stderr_bytes,
+       dropped_bytes, head_seq, head_bytes, dropped_at
 FROM logs WHERE execution = ?
 """
 STORE_LOG = """
 INSERT INTO logs (execution, bookmark, last_seq, kept_bytes, stdout_bytes, stderr_bytes,
-                  dropped_bytes, head_seq, head_bytes, dropped_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                  dropped_bytes, head_seq, head_bytes, dropped_at, begun, stdout_line, stderr_line,
+                  latest)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (execution) DO UPDATE SET
     bookmark = excluded.bookmark, last_seq = excluded.last_seq,
     kept_bytes = excluded.kept_bytes, stdout_bytes = excluded.stdout_bytes,
     stderr_bytes = excluded.stderr_bytes, dropped_bytes = excluded.dropped_bytes,
     head_seq = excluded.head_seq, head_bytes = excluded.head_bytes,
-    dropped_at = excluded.dropped_at
+    dropped_at = excluded.dropped_at, begun = excluded.begun,
+    stdout_line = excluded.stdout_line, stderr_line = excluded.stderr_line,
+    latest = excluded.latest
 """
 CHUNK = "first_seq, last_seq, last_at, bytes, stdout_bytes, stderr_bytes, id"
 LAST_CHUNK = f"""
@@ -57,24 +67,49 @@ OLDEST_CHUNK_OF_TAIL = f"""
 SELECT {CHUNK} FROM log_chunks WHERE execution = ? AND last_seq > ? ORDER BY last_seq LIMIT 1
 """
 DROP_CHUNK = "DELETE FROM log_chunks WHERE id = ?"
+STORE_LINES = "INSERT INTO log_lines VALUES (?, ?, ?, ?, ?, ?)"
+DROP_LINES = "DELETE FROM log_lines WHERE execution = ? AND first_seq = ?"
 LOG_STATE = """
 SELECT last_seq, bookmark, stdout_bytes, stderr_bytes, dropped_bytes
 FROM logs WHERE execution = (SELECT seq FROM executions WHERE id = ?)
 """
 LOG_TO_READ = """
-SELECT execution, kept_bytes, stdout_bytes, stderr_bytes, dropped_bytes, dropped_at
+SELECT execution, kept_bytes, stdout_bytes, stderr_bytes, dropped_bytes, dropped_at, last_seq,
+       begun
 FROM logs WHERE execution = (SELECT seq FROM executions WHERE id = ?)
 """
 CHUNKS_AFTER = """
-SELECT first_seq, records FROM log_chunks WHERE execution = ? AND last_seq > ? ORDER BY last_seq
+SELECT first_seq, begun, stdout_line, stderr_line, latest, bytes, records
+FROM log_chunks LEFT JOIN log_lines USING (execution, first_seq)
+WHERE execution = ? AND last_seq > ? ORDER BY last_seq
 """
+ALL_CHUNKS = "SELECT first_seq, records FROM log_chunks WHERE execution = ? ORDER BY last_seq"
+COUNTED = """
+UPDATE logs SET begun = ?, stdout_line = ?, stderr_line = ?, latest = ?
+WHERE execution = ? AND last_seq = ? AND begun IS NULL
+"""
+FIND_PLACE = {
+    place: f"""
+SELECT first_seq - 1 FROM log_lines WHERE execution = ? AND {begins_before}
+ORDER BY first_seq DESC LIMIT 1
+"""
+    for place, begins_before in {
+        LogPlace.RECORD: "first_seq <= ?",
+        LogPlace.LINE: "begun < ?",
+        LogPlace.TIME: "latest < ?",
+    }.items()
+}
 CHUNKS_BACKWARDS = """
 SELECT id, bytes, stdout_bytes, stderr_bytes
 FROM log_chunks WHERE execution = ? ORDER BY last_seq DESC
 """
 
 
-_values = attrgetter(*(field.name for field in fields(Chunk)[:-1]))
+_values = attrgetter(*(field.name for field in fields(Chunk)[:-2]))
+
+
+class _NotCounted(Exception):
+    """The lines of a log of an earlier version have to be counted first."""
 
 
 class SqliteLogs(Facet, Logs):
@@ -94,51 +129,85 @@ class SqliteLogs(Facet, Logs):
             if owner is None or owner[1] not in ACTIVE or owner[2] != epoch:
                 raise CompareFailed(f"execution {execution_id} is not active under epoch {epoch}")
             execution: int = owner[0]
-            found = connection.execute(FIND_LOG, (execution,)).fetchone()
-            log = Counts() if found is None else Counts(*found)
+            log = _counts(connection.execute(FIND_LOG, (execution,)).fetchone())
             check_next(execution_id, log.last_seq, records)
             _add(connection, execution, log, records, cap)
             if cap is not None:
                 _drop(connection, execution, log, cap)
-            connection.execute(STORE_LOG, (execution, bookmark, *astuple(log)))
+            *counts, _ = (getattr(log, field.name) for field in fields(log))
+            connection.execute(STORE_LOG, (execution, bookmark, *counts, *astuple(log.lines)))
 
         weight_bytes = sum(len(record.data) for record in records)
-        await self._file.write(append, weight_bytes=weight_bytes)
+        try:
+            await self._file.write(append, weight_bytes=weight_bytes)
+        except _NotCounted:
+            await self._count(execution_id)
+            await self._file.write(append, weight_bytes=weight_bytes)
 
     @on_reader
     def state(self, connection: sqlite3.Connection, execution_id: str) -> LogState:
         row = connection.execute(LOG_STATE, (execution_id,)).fetchone()
         return LogState() if row is None else LogState(*row)
 
-    @on_reader
-    def read(
-        self,
-        connection: sqlite3.Connection,
-        execution_id: str,
-        *,
-        after: int = 0,
-        max_bytes: int = 256 * 1024,
+    async def read(
+        self, execution_id: str, *, after: int = 0, max_bytes: int = 256 * 1024
     ) -> Sequence[LogRecord]:
-        log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
-        if log is None:
-            return []
-        execution, _, _, _, dropped_bytes, dropped_at = log
-        taken: list[LogRecord] = []
-        room = max_bytes
-        seq = max(after, 0)
-        for first_seq, records in connection.execute(CHUNKS_AFTER, (execution, seq)):
-            if first_seq > seq + 1:
-                note = dropped_note(dropped_bytes)
-                if taken and len(note) > room:
-                    break
-                seq = first_seq - 1
-                room -= len(note)
-                taken.append(LogRecord(seq, dropped_at, Stream.FASTLANE, note))
-            whole, room = take(records, first_seq, seq, room, taken)
-            if not whole:
-                break
-            seq = taken[-1].seq
-        return taken
+        def read(connection: sqlite3.Connection) -> Sequence[LogRecord]:
+            log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
+            if log is None:
+                return []
+            start = max(after, 0)
+            return unpack(_chunks(connection, log, start, max_bytes), start, max_bytes, _note(log))
+
+        return await self._read(execution_id, read)
+
+    async def chunks(
+        self, execution_id: str, *, after: int = 0, max_bytes: int
+    ) -> Sequence[PackedChunk]:
+        def read(connection: sqlite3.Connection) -> Sequence[PackedChunk]:
+            log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
+            return [] if log is None else list(_chunks(connection, log, max(after, 0), max_bytes))
+
+        return await self._read(execution_id, read)
+
+    async def find(self, execution_id: str, place: LogPlace, value: float) -> int:
+        def find(connection: sqlite3.Connection) -> int:
+            log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
+            if log is None:
+                return 0
+            _check_counted(log)
+            found = connection.execute(FIND_PLACE[place], (log[0], value)).fetchone()
+            return 0 if found is None else int(found[0])
+
+        return await self._read(execution_id, find)
+
+    async def _read(self, execution_id: str, query: Callable[[sqlite3.Connection], R]) -> R:
+        try:
+            return await self._file.read(query)
+        except _NotCounted:
+            await self._count(execution_id)
+            return await self._file.read(query)
+
+    async def _count(self, execution_id: str) -> None:
+        """Count the lines of a log of an earlier version, once and for all."""
+
+        def count(connection: sqlite3.Connection) -> tuple[int, int, list[Any], Lines]:
+            log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
+            lines, rows = Lines(), []
+            for first_seq, records in connection.execute(ALL_CHUNKS, (log[0],)):
+                rows.append((log[0], first_seq, *astuple(lines)))
+                count_lines(records, lines)
+            return log[0], log[6], rows, lines
+
+        execution, last_seq, rows, lines = await self._file.read(count)
+
+        def store(connection: sqlite3.Connection) -> None:
+            counted = (*astuple(lines), execution, last_seq)
+            # Nobody appends to it before it is counted, but another reader may have counted.
+            if connection.execute(COUNTED, counted).rowcount:
+                connection.executemany(STORE_LINES, rows)
+
+        await self._file.write(store)
 
     @on_reader
     def tails(
@@ -153,6 +222,44 @@ class SqliteLogs(Facet, Logs):
         ]
 
 
+def _counts(row: Sequence[Any] | None) -> Counts:
+    """:raises _NotCounted: its lines are not."""
+    if row is None:
+        return Counts()
+    lines, counts = row[:4], Counts(*row[4:])
+    if lines[0] is not None:
+        counts.lines = Lines(*lines)
+    elif counts.last_seq:
+        raise _NotCounted
+    return counts
+
+
+def _check_counted(log: Sequence[Any]) -> None:
+    if log[6] and log[7] is None:
+        raise _NotCounted
+
+
+def _chunks(
+    connection: sqlite3.Connection, log: Sequence[Any], after: int, max_bytes: int
+) -> Iterator[PackedChunk]:
+    """:param log: see :data:`LOG_TO_READ`.
+    :raises _NotCounted: its lines are not."""
+    _check_counted(log)
+    size: int | None = None
+    for first_seq, *lines, bytes_, records in connection.execute(CHUNKS_AFTER, (log[0], after)):
+        # A count may be missing, a record never.
+        yield PackedChunk(first_seq, records, Lines() if None in lines else Lines(*lines))
+        # Of the first one only the end may be wanted.
+        size = 0 if size is None else size + bytes_
+        if size >= max_bytes:
+            return
+
+
+def _note(log: Sequence[Any]) -> Callable[[int], LogRecord]:
+    _, _, _, _, dropped_bytes, dropped_at, _, _ = log
+    return lambda seq: LogRecord(seq, dropped_at, Stream.FASTLANE, dropped_note(dropped_bytes))
+
+
 def _add(
     connection: sqlite3.Connection,
     execution: int,
@@ -164,8 +271,11 @@ def _add(
     if not records:
         return
     chunk = _small_last_chunk(connection, execution, log, sum(len(r.data) for r in records))
-    for packed in log.pack(chunk or Chunk(log.last_seq + 1, log.last_seq), records, cap):
+    for packed in log.pack(chunk or log.next_chunk(), records, cap):
         if packed.parts:
+            if packed.id is None:
+                lines = (execution, packed.first_seq, *astuple(packed.lines))
+                connection.execute(STORE_LINES, lines)
             connection.execute(STORE_CHUNK, (execution, *_values(packed), packed.packed))
 
 
@@ -199,6 +309,7 @@ def _drop(connection: sqlite3.Connection, execution: int, log: Counts, cap: LogC
         if stays < cap.tail_bytes or chunk.last_seq == log.last_seq:
             return
         connection.execute(DROP_CHUNK, (chunk.id,))
+        connection.execute(DROP_LINES, (execution, chunk.first_seq))
         log.kept_bytes -= chunk.kept_bytes
         log.stdout_bytes -= chunk.stdout_bytes
         log.stderr_bytes -= chunk.stderr_bytes
@@ -212,7 +323,7 @@ def _tail(
     log = connection.execute(LOG_TO_READ, (execution_id,)).fetchone()
     if log is None:
         return b"", False
-    execution, kept_bytes, stdout_bytes, stderr_bytes, _, _ = log
+    execution, kept_bytes, stdout_bytes, stderr_bytes, *_ = log
     kept = bytes_of(stream, kept_bytes, stdout_bytes, stderr_bytes)
     wanted = min(max_bytes, kept)
     parts: list[bytes] = []

@@ -366,6 +366,24 @@ CREATE INDEX executions_origin ON executions (farm, trigger, created_at);
 CREATE INDEX executions_host ON executions (host, created_at) WHERE host IS NOT NULL;
 """
 
+_VERSION_10 = """
+-- How far the lines of a log are counted: at its end, and where each of its chunks begins. NULL and
+-- missing in a log that was begun before this version, until somebody counts them.
+ALTER TABLE logs ADD COLUMN begun INTEGER;
+ALTER TABLE logs ADD COLUMN stdout_line INTEGER;
+ALTER TABLE logs ADD COLUMN stderr_line INTEGER;
+ALTER TABLE logs ADD COLUMN latest REAL;
+CREATE TABLE log_lines (
+    execution INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    begun INTEGER NOT NULL,
+    stdout_line INTEGER NOT NULL,
+    stderr_line INTEGER NOT NULL,
+    latest REAL NOT NULL,
+    PRIMARY KEY (execution, first_seq)
+) STRICT, WITHOUT ROWID;
+"""
+
 MIGRATIONS = (
     _VERSION_1,
     _VERSION_2,
@@ -376,6 +394,7 @@ MIGRATIONS = (
     _VERSION_7,
     _VERSION_8,
     _VERSION_9,
+    _VERSION_10,
 )
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 

@@ -37,6 +37,7 @@ ORDER BY finished_at LIMIT ?
 """
 REMOVE_EXECUTION = (
     "DELETE FROM log_chunks WHERE execution = :seq",
+    "DELETE FROM log_lines WHERE execution = :seq",
     "DELETE FROM logs WHERE execution = :seq",
     "DELETE FROM deliveries WHERE execution_id = :id",
     "DELETE FROM executions WHERE seq = :seq",
