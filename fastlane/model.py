@@ -334,6 +334,8 @@ class Execution:
     trigger: Trigger = Trigger.SUBMIT
     retry_of: str | None = None
     """The execution that this one was created to follow, because that failed or was lost."""
+    queued_at: float | None = None
+    """When it got its ``position``; None before that, and of records of earlier releases."""
 
     @property
     def final(self) -> bool:

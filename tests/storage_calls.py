@@ -14,6 +14,7 @@ _FACETS = {
     "tasks": base.Tasks,
     "jobs": base.Jobs,
     "executions": base.Executions,
+    "lists": base.Lists,
     "logs": base.Logs,
     "outbox": base.Outbox,
     "hosts": base.Hosts,

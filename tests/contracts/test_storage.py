@@ -307,7 +307,9 @@ async def test_submit_stores_task_job_and_execution(storage: Storage) -> None:
     assert submitted.execution is not None
     position = submitted.execution.position
     assert position is not None
-    assert submitted.execution == dataclasses.replace(execution, number=1, position=position)
+    assert submitted.execution == dataclasses.replace(
+        execution, number=1, position=position, queued_at=execution.created_at
+    )
     assert await storage.jobs.get(job.task_id, job.id) == submitted.job
     assert await storage.executions.get(execution.id) == submitted.execution
     task = await storage.tasks.get(job.task_id)

@@ -13,12 +13,14 @@ from fastlane.storage.base import ExecutionFilter, PageRequest, Storage
 from tests.contracts.test_storage import (
     NOW,
     claim,
+    claimed,
     finish,
     make_execution,
     make_job,
     new_id,
     place,
     storage,
+    submit,
 )
 
 __all__ = ["place", "storage"]
@@ -168,3 +170,20 @@ async def test_a_cursor_of_another_list_is_refused(storage: Storage) -> None:
             await storage.lists.executions(ExecutionFilter(), size=1, after=after)
     with pytest.raises(Rejected, match="not a cursor"):
         await storage.lists.executions(ExecutionFilter(job_id=new_id()), size=1, after="1.0_2")
+
+
+async def test_when_an_execution_joined_the_queue(storage: Storage) -> None:
+    job = make_job()
+    at_once = await submit(storage, job=job, created_at=NOW)
+    assert at_once.queued_at == NOW
+    delayed = await submit(storage, due_at=NOW + 5)
+    waits = await submit(storage, waits_for=at_once.id)
+    assert (delayed.queued_at, waits.queued_at) == (None, None)
+    await storage.executions.queue_due(NOW + 6, 10)
+    assert (await storage.executions.get(delayed.id)).queued_at == NOW + 6
+    taken = await claimed(storage)
+    await finish(storage, taken, finished_at=NOW + 8)
+    assert (await storage.executions.get(waits.id)).queued_at == NOW + 8
+    taken = await claimed(storage)
+    await storage.executions.release(taken.id, taken.epoch, now=NOW + 9)
+    assert (await storage.executions.get(taken.id)).queued_at == NOW + 6

@@ -66,7 +66,7 @@ def execution_item(
         "farm": one.farm,
         "host": one.host,
         "createdAt": instant(one.created_at),
-        "queuedAt": None if one.position is None else instant(one.created_at),
+        "queuedAt": instant_or_none(one.queued_at),
         "startedAt": instant_or_none(one.started_at),
         "finishedAt": instant_or_none(one.finished_at),
         "durationSeconds": _duration(one),

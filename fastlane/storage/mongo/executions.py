@@ -281,17 +281,17 @@ class MongoExecutions(Facet, Executions):
         queued = 0
         for at in range(0, len(docs), TOGETHER):
             part = [
-                self._queue(doc, first + at + offset)
+                self._queue(doc, first + at + offset, now)
                 for offset, doc in enumerate(docs[at : at + TOGETHER])
             ]
             queued += sum(await asyncio.gather(*part))
         return queued
 
-    async def _queue(self, doc: Doc, position: int) -> bool:
+    async def _queue(self, doc: Doc, position: int, now: float) -> bool:
         if "todo" in doc:
             await self._follow_ups.settle_execution(doc)
             del doc["todo"]
-        queued = copy_with(execution_from(doc), due_at=None, position=position)
+        queued = copy_with(execution_from(doc), due_at=None, position=position, queued_at=now)
         return await self._db.swap(self._db.executions, doc, execution_doc(queued, doc))
 
     @operation

@@ -178,7 +178,7 @@ class FollowUps:
         if waits_for is not None and not await self.is_unfinished(waits_for):
             execution = copy_with(execution, waits_for=None)
         if execution.waits_for is None and execution.due_at is None:
-            execution = copy_with(execution, position=doc["seq"])
+            execution = copy_with(execution, position=doc["seq"], queued_at=execution.created_at)
         stored = execution_doc(execution, doc)
         stored["events"] = [event_doc(execution_event(execution, execution.created_at))]
         executions = self._db.executions.with_options(write_concern=FOLLOW)
@@ -319,13 +319,17 @@ class FollowUps:
         One that has a time of its own becomes merely delayed.
         """
         while waiting := await self._waiting_for(execution_id):
+            ended = await self._db.executions.find_one({"_id": execution_id}, {"over": 1})
+            at = None if ended is None else ended.get("over")
             places = await self._db.sequence.take(len(waiting))
             for offset, doc in enumerate(waiting):
                 execution = execution_from(doc)
                 if chain is not None or execution.due_at is not None:
                     freed = copy_with(execution, waits_for=chain)
                 else:
-                    freed = copy_with(execution, waits_for=None, position=places + offset)
+                    freed = copy_with(
+                        execution, waits_for=None, position=places + offset, queued_at=at
+                    )
                 if "todo" in doc:
                     await self.settle_execution(doc)
                     continue

@@ -43,7 +43,7 @@ SELECT id, due_at FROM executions WHERE status = 'enqueued' AND waits_for = ? OR
 WAIT_FOR_ANOTHER = "UPDATE executions SET waits_for = ? WHERE id = ?"
 QUEUE = """
 UPDATE executions SET waits_for = NULL, due_at = NULL,
-    position = (SELECT position + 1 FROM counters)
+    position = (SELECT position + 1 FROM counters), queued_at = ?
 WHERE id = ?
 """
 STORE_DELIVERY = (
@@ -79,10 +79,10 @@ def store_execution(connection: sqlite3.Connection, execution: Execution) -> Exe
     """Store a new execution, at the end of its queue unless it is delayed."""
     if execution.waits_for is not None and not is_unfinished(connection, execution.waits_for):
         execution = copy_with(execution, waits_for=None)
-    position: int | None = None
+    stored = copy_with(execution, position=None, queued_at=None)
     if execution.waits_for is None and execution.due_at is None:
         position = connection.execute(NEXT_POSITION).fetchone()[0]
-    stored = copy_with(execution, position=position)
+        stored = copy_with(execution, position=position, queued_at=execution.created_at)
     try:
         connection.execute(
             STORE_EXECUTION, (*execution_values(stored), stored.definition.expires_at)
@@ -153,7 +153,7 @@ def end(
         if execution.waits_for is not None or due_at is not None:
             connection.execute(WAIT_FOR_ANOTHER, (execution.waits_for, waiting))
         else:
-            connection.execute(QUEUE, (waiting,))
+            connection.execute(QUEUE, (finished_at, waiting))
     notify(connection, final, finished_at, retry_follows=retry_follows)
     record(connection, execution_event(final, finished_at))
     return final

@@ -242,7 +242,7 @@ class SqliteExecutions(Facet, Executions):
     def queue_due(self, connection: sqlite3.Connection, now: float, limit: int) -> int:
         """Nobody here waits for a final execution: what frees them is in the same transaction."""
         due = connection.execute(DUE_EXECUTIONS, (now, limit)).fetchall()
-        connection.executemany(QUEUE, due)
+        connection.executemany(QUEUE, [(now, execution_id) for (execution_id,) in due])
         return len(due)
 
     @on_writer

@@ -384,6 +384,10 @@ CREATE TABLE log_lines (
 ) STRICT, WITHOUT ROWID;
 """
 
+_VERSION_11 = """
+ALTER TABLE executions ADD COLUMN queued_at REAL;
+"""
+
 MIGRATIONS = (
     _VERSION_1,
     _VERSION_2,
@@ -395,6 +399,7 @@ MIGRATIONS = (
     _VERSION_8,
     _VERSION_9,
     _VERSION_10,
+    _VERSION_11,
 )
 """What makes each version of the file out of the one before; ``user_version`` counts them."""
 
