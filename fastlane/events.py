@@ -68,12 +68,14 @@ class JobChange(StrEnum):
     CREATED = "created"
     REPLACED = "replaced"
     STOPPED = "stopped"
+    PAUSED = "paused"
+    RESUMED = "resumed"
     TICK_SKIPPED = "tick-skipped"
 
 
 @dataclass(frozen=True, slots=True)
 class JobChanged(Event):
-    """A job was created, replaced or stopped, or went without one of its ticks."""
+    """A job was created, replaced, stopped, paused or resumed, or went without one of its ticks."""
 
     KEY = "job_id"
     task_id: str

@@ -273,10 +273,22 @@ class Job:
     skipped_ticks: int = 0
     """Ticks that got no execution of their own because of the overlap rule."""
     last_skipped_tick: float | None = None
+    paused_at: float | None = None
+    """Since when its ticks are held back; see :attr:`paused`."""
+    name: str | None = None
+    """What the submitter calls it, beside its id; unique in its task."""
 
     @property
     def scheduled(self) -> bool:
         return self.next_run_at is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is scheduled but for its pause.
+
+        A release that knows no pauses may give a paused job a next tick, which ends the pause.
+        """
+        return self.paused_at is not None and self.next_run_at is None
 
 
 @dataclass(frozen=True, slots=True)

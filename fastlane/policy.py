@@ -201,6 +201,12 @@ def first_run_at(schedule: Schedule, now: float) -> float | None:
     return None
 
 
+def resumed_run_at(schedule: Schedule, now: float) -> float | None:
+    """When a paused job that is resumed at *now* runs next; ticks it has missed are not made up
+    for, but a single time that has passed is."""
+    return schedule.start_at if schedule.cron is None else first_run_at(schedule, now)
+
+
 def tick_to_run(schedule: Schedule, next_run_at: float, now: float) -> float:
     """The tick to run for all that are due: the latest of several missed ones."""
     if schedule.cron is None or now < next_run_at + TICKS_APART_SECONDS:

@@ -15,8 +15,8 @@ import redis.asyncio as redis_client
 from benchmarks.measure import Bench, BenchError, Result, percentile, summary
 from benchmarks.server import FastlaneProcess
 from benchmarks.stores import storage_of
-from fastlane.lifecycle import new_id
 from fastlane.model import Definition, Job, Schedule
+from fastlane.steering import new_id
 
 NAME = "lateness"
 

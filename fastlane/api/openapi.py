@@ -290,7 +290,7 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
     }
     if operation.body is not None:
         found["requestBody"] = {
-            "required": True,
+            "required": operation.body_required,
             "content": {JSON: {"schema": _reference(operation.body)}},
         }
     responses: dict[str, Any] = {
@@ -313,7 +313,7 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
         content = {**_content(operation.unavailable), **problem["content"]}
         responses["503"] = {**problem, "content": content}
     found["responses"] = dict(sorted(responses.items()))
-    if operation.id in {"createJob", "putJob", "retryJob"}:
+    if operation.id in {"createJob", "putJob", "retryJob", "runJob", "rerunExecution"}:
         found["responses"]["200"]["links"] = _links()
     return found
 

@@ -39,6 +39,7 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     """Of the query and the headers; those of the path are in the path."""
     body: type[Any] | None = None
+    body_required: bool = True
     headers: tuple[str, ...] = ()
     """Headers of the successful answers."""
     problems: tuple[int, ...] = ()

@@ -19,11 +19,18 @@ from fastlane.api.ends import PREFER, WAIT
 from fastlane.api.handlers import output
 from fastlane.api.handlers.executions import Execution, StopExecution
 from fastlane.api.handlers.hosts import Blacklist
-from fastlane.api.handlers.jobs import Job, RetryJob, StopJob
+from fastlane.api.handlers.jobs import Job, StopJob
 from fastlane.api.handlers.lists import EXECUTION_FILTERS, LISTED, Executions
 from fastlane.api.handlers.notifications import DELIVERY_STATE, Notifications, RequeueNotification
 from fastlane.api.handlers.output import Logs, Stderr, Stdout
 from fastlane.api.handlers.status import Healthcheck, Status
+from fastlane.api.handlers.steering import (
+    PauseJob,
+    RerunExecution,
+    ResumeJob,
+    RetryJob,
+    RunJob,
+)
 from fastlane.api.handlers.tasks import IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
 from fastlane.api.operations import HTML, JSON, Route, delete, get, post, put, route
 from fastlane.api.pages.assets import Asset
@@ -33,6 +40,7 @@ from fastlane.api.pages.index import Index, OverviewPage, RouteIndex
 from fastlane.api.paging import PAGED
 from fastlane.api.parameters import Parameter
 from fastlane.api.schemas import responses
+from fastlane.api.schemas.overrides import Overrides
 from fastlane.api.schemas.payload import BlacklistPayload, JobPayload
 from fastlane.api.security import Role, Security
 from fastlane.api.services import Services
@@ -46,6 +54,12 @@ VIEWER, SUBMITTER, OPERATOR = Role.VIEWER, Role.SUBMITTER, Role.OPERATOR
 _STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code")
 # Of what takes ?wait=.
 _WAITED: Any = {"headers": (*_STATUS, "Preference-Applied"), "successes": (200, 202)}
+_RUN_AGAIN: Any = {
+    "answer": responses.RetriedJob,
+    "body": Overrides,
+    "body_required": False,
+    "problems": (404,),
+}
 _VERSION = Parameter("v", "The file's version. With it, it may be cached.", {"type": "string"})
 _HOST: Any = {"answer": responses.BlacklistedHost, "body": BlacklistPayload, "problems": (404,)}
 _ASSETS = ("text/css", "text/javascript", "image/svg+xml")
@@ -124,7 +138,22 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
         route(
             f"{JOB}/retry",
             RetryJob,
-            post("retryJob", SUBMITTER, "Run a job once more", responses.RetriedJob),
+            post("retryJob", SUBMITTER, "Run a job once more", **_RUN_AGAIN),
+        ),
+        route(
+            f"{JOB}/run",
+            RunJob,
+            post("runJob", SUBMITTER, "Run a job now", **_RUN_AGAIN),
+        ),
+        route(
+            f"{JOB}/pause",
+            PauseJob,
+            post("pauseJob", SUBMITTER, "Hold back the ticks of a job", responses.PausedJob),
+        ),
+        route(
+            f"{JOB}/resume",
+            ResumeJob,
+            post("resumeJob", SUBMITTER, "End the pause of a job", responses.PausedJob),
         ),
     ),
     "Executions": (
@@ -155,6 +184,11 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             f"{EXECUTION}/stop",
             StopExecution,
             post("stopExecution", SUBMITTER, "Stop an execution", responses.StoppedExecution),
+        ),
+        route(
+            f"{EXECUTION}/rerun",
+            RerunExecution,
+            post("rerunExecution", SUBMITTER, "Run an execution once more", **_RUN_AGAIN),
         ),
     ),
     "Output": (

@@ -61,7 +61,8 @@ class Jobs(ABC):
 
         With *replace*, a job of this id that is there gets the new definition, schedule,
         ``queue_job_id`` and ``next_run_at``, and the next ``generation``; ``created_at`` and
-        ``execution_count`` stay; ``stopped_at`` is cleared. Its delayed and queued *retries*
+        ``execution_count`` stay; ``stopped_at`` is cleared. One that is paused stays so, without
+        a ``next_run_at``, unless it is not scheduled any more. Its delayed and queued *retries*
         (``attempt`` or ``lost_reruns`` above 0) end as failed with reason ``stopped``; whatever
         else is queued or active continues. The new execution gets the new generation. Without
         *replace* the id is new.
@@ -101,7 +102,8 @@ class Jobs(ABC):
     async def stop(self, task_id: str, job_id: str, *, now: float) -> Job:
         """Take back a job's schedule and retries, and end its last execution.
 
-        In one step: the next ``generation``, no ``next_run_at``, ``stopped_at``; every execution of
+        In one step: the next ``generation``, no ``next_run_at``, ``stopped_at``, no pause; every
+        execution of
         the job that is still enqueued ends as failed with reason ``stopped``; the last execution,
         when active, gets the stop intent. Repeating changes nothing more.
 
@@ -110,8 +112,25 @@ class Jobs(ABC):
         """
 
     @abstractmethod
-    async def retry(self, job: Job, execution: Execution, *, now: float) -> Execution:
+    async def reschedule(
+        self, job: Job, *, paused_at: float | None, next_run_at: float | None, now: float
+    ) -> Job:
+        """Pause *job*, or resume it (without *paused_at*).
+
+        Compare-and-set on ``generation``, ``next_run_at`` and ``paused_at``. Nothing else changes:
+        what is queued or active, and retries, go ahead.
+
+        :return: the job afterwards.
+        :raises CompareFailed: the job was changed or ticked meanwhile.
+        """
+
+    @abstractmethod
+    async def retry(
+        self, job: Job, execution: Execution, *, now: float, beside: bool = False
+    ) -> Execution:
         """Store *execution* as a new run of *job*, stopping an unfinished last execution first.
+
+        With *beside* the others are left alone, and the job need not have run.
 
         One that is enqueued ends as failed/``stopped``; an active one gets the stop intent and the
         new execution waits for it (``waits_for``). The job's ``queue_job_id`` becomes the

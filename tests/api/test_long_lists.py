@@ -19,10 +19,10 @@ from fastlane.model import Definition
 from fastlane.storage.base import PageRequest
 from fastlane.storage.codec import definition_text
 from fastlane.storage.sqlite import SqliteStorage, executions, jobs, tasks
+from fastlane.storage.sqlite.connections import connect_reader, connect_writer
 from fastlane.storage.sqlite.executions import SqliteExecutions
 from fastlane.storage.sqlite.jobs import SqliteJobs
 from fastlane.storage.sqlite.place import DATABASE_NAME
-from fastlane.storage.sqlite.schema import connect_reader, connect_writer
 from fastlane.storage.sqlite.tasks import SqliteTasks
 from tests.api.contract import Contract
 from tests.api.http_site import Site, StillServer

@@ -762,6 +762,112 @@ async def test_retry_job_is_refused_before_the_first_run(storage: Storage) -> No
         await storage.jobs.retry(scheduled, make_execution(scheduled), now=NOW)
 
 
+async def test_a_run_beside_the_others(storage: Storage) -> None:
+    """Also before the first run; nothing is stopped and nobody waits."""
+    first = await submit(storage)
+    active = await running(storage)
+    job = await storage.jobs.stop("task", (await cron_job(storage)).id, now=NOW + 1)
+    assert job.stopped_at is not None
+    new = await storage.jobs.retry(job, make_execution(job), now=NOW + 2, beside=True)
+    assert (new.number, new.waits_for, new.position is not None) == (1, None, True)
+    assert (await storage.jobs.get("task", job.id)).stopped_at is None
+    job = await storage.jobs.get("task", first.job_id)
+    beside = await storage.jobs.retry(job, make_execution(job), now=NOW + 2, beside=True)
+    assert (beside.number, beside.waits_for) == (2, None)
+    assert await storage.executions.get(active.id) == active
+    with pytest.raises(CompareFailed):
+        await storage.jobs.retry(
+            dataclasses.replace(job, generation=7), make_execution(job), now=NOW, beside=True
+        )
+
+
+async def test_a_pause_holds_ticks_back(storage: Storage) -> None:
+    job = await cron_job(storage)
+    retried = make_execution(job, attempt=1, due_at=NOW + 5)
+    paused = await storage.jobs.reschedule(job, paused_at=NOW, next_run_at=None, now=NOW)
+    assert paused.paused
+    assert paused == await storage.jobs.get("task", job.id)
+    assert (paused.generation, paused.stopped_at) == (job.generation, None)
+    assert await storage.jobs.due(NOW + 1e6, 10) == []
+    assert await storage.jobs.scheduled(10) == []
+    assert (await storage.overview()).scheduled == 0
+    with pytest.raises(CompareFailed):
+        await storage.jobs.tick(job, make_execution(job), next_run_at=NOW + 60, now=NOW)
+    # What was read before the pause decides nothing.
+    for late in (NOW + 9, None):
+        with pytest.raises(CompareFailed):
+            await storage.jobs.reschedule(job, paused_at=late, next_run_at=None, now=NOW)
+    # The same generation: runs of it are retried.
+    assert (await storage.jobs.retry(paused, retried, now=NOW, beside=True)).due_at == NOW + 5
+    resumed = await storage.jobs.reschedule(paused, paused_at=None, next_run_at=NOW + 9, now=NOW)
+    assert (resumed.paused, resumed.next_run_at) == (False, NOW + 9)
+    assert await storage.jobs.due(NOW + 9, 10) == [await storage.jobs.get("task", job.id)]
+
+
+async def test_put_keeps_a_pause_and_stop_ends_it(storage: Storage) -> None:
+    job = await cron_job(storage)
+    await storage.jobs.reschedule(job, paused_at=NOW, next_run_at=None, now=NOW)
+    again = make_job(id=job.id, next_run_at=NOW + 60)
+    replaced = (await storage.jobs.submit(again, None, replace=True)).job
+    assert (replaced.paused, replaced.next_run_at, replaced.generation) == (True, None, 2)
+    assert replaced == await storage.jobs.get("task", job.id)
+    at_once = make_job(id=job.id)
+    replaced = (await storage.jobs.submit(at_once, make_execution(at_once), replace=True)).job
+    assert (replaced.paused, replaced.paused_at) == (False, None)
+    replaced = (await storage.jobs.submit(again, None, replace=True)).job
+    await storage.jobs.reschedule(replaced, paused_at=NOW, next_run_at=None, now=NOW)
+    stopped = await storage.jobs.stop("task", job.id, now=NOW + 1)
+    assert (stopped.paused, stopped.paused_at) == (False, None)
+
+
+async def test_a_paused_job_is_not_forgotten(storage: Storage) -> None:
+    job = await cron_job(storage)
+    paused = await storage.jobs.reschedule(job, paused_at=NOW, next_run_at=None, now=NOW)
+    assert await storage.clean_up(NOW + 1e6, 10) == 0
+    await storage.jobs.reschedule(paused, paused_at=None, next_run_at=None, now=NOW)
+    assert await storage.clean_up(NOW + 1e6, 10) == 1
+
+
+async def test_pauses_race_with_ticks(place: Place) -> None:
+    """Of a tick and a pause of the same moment one wins; never both, on any instance."""
+    storages = [place.storage()]
+    if not isinstance(place, SqlitePlace):
+        storages += [place.storage() for _ in range(2)]
+    for storage in storages:
+        await storage.open()
+    try:
+        job = make_job(next_run_at=NOW)
+        await storages[0].jobs.submit(job, None)
+        count = 0
+        for n in range(10):
+            tick = NOW + 60 * n
+            current = await storages[0].jobs.get("task", job.id)
+            calls: list[Awaitable[object]] = []
+            for storage in storages:
+                calls += [
+                    storage.jobs.tick(
+                        current,
+                        make_execution(current, tick=tick),
+                        next_run_at=tick + 60,
+                        now=tick,
+                    ),
+                    storage.jobs.reschedule(current, paused_at=tick, next_run_at=None, now=tick),
+                ]
+            won, lost = await outcomes(calls)
+            assert len(won) == 1
+            assert all(isinstance(error, CompareFailed) for error in lost)
+            now = await storages[0].jobs.get("task", job.id)
+            count += not now.paused
+            assert now.execution_count == count
+            if now.paused:
+                await storages[0].jobs.reschedule(
+                    now, paused_at=None, next_run_at=tick + 60, now=tick
+                )
+    finally:
+        for storage in storages:
+            await storage.close()
+
+
 async def test_retry_job_compares_the_generation(storage: Storage) -> None:
     job = make_job()
     await submit(storage, job=job)

@@ -34,6 +34,7 @@ from fastlane.model import (
 )
 from fastlane.storage.base import IdempotencyKey, LogPlace, Storage
 from fastlane.storage.sqlite import SqliteStorage, schema
+from fastlane.storage.sqlite.connections import connect_writer
 from fastlane.storage.sqlite.place import DATABASE_NAME
 from tests.contracts.test_storage import (
     DONE,
@@ -245,7 +246,7 @@ def test_a_migrated_file_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
     write_old_file(tmp_path / "old")
     found = []
     for name in ("old", "new"):
-        connection = schema.connect_writer(tmp_path / name / DATABASE_NAME)
+        connection = connect_writer(tmp_path / name / DATABASE_NAME)
         found.append(
             connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
         )

@@ -16,7 +16,7 @@ from fastlane import policy
 from fastlane.background.scheduler import Scheduler
 from fastlane.bus.local import Bus
 from fastlane.errors import CompareFailed, Rejected
-from fastlane.lifecycle import Lifecycle, new_id
+from fastlane.lifecycle import Lifecycle
 from fastlane.model import (
     Backoff,
     Definition,
@@ -30,6 +30,7 @@ from fastlane.model import (
     Status,
     Trigger,
 )
+from fastlane.steering import new_id
 from fastlane.storage.base import IdempotencyKey, PageRequest
 from fastlane.storage.sqlite import SqliteStorage
 from tests import storage_calls

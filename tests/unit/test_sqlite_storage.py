@@ -32,12 +32,12 @@ from fastlane.storage.sqlite import (
     logs,
     outbox,
     place,
-    schema,
     tasks,
 )
 from fastlane.storage.sqlite import (
     storage as storage_module,
 )
+from fastlane.storage.sqlite.connections import connect_writer
 from fastlane.storage.sqlite.place import DATABASE_NAME, LOCK_NAME, Place
 from fastlane.storage.sqlite.writer import Writer
 from tests.contracts.test_storage import NOW, claim, claimed, make_execution, make_job, submit
@@ -74,7 +74,7 @@ async def test_a_lone_write_is_one_commit(storage: SqliteStorage) -> None:
 
 
 async def test_an_operation_that_raises_undoes_only_itself(tmp_path: Path) -> None:
-    writer = Writer(schema.connect_writer(tmp_path / "x.db"), Place(tmp_path))
+    writer = Writer(connect_writer(tmp_path / "x.db"), Place(tmp_path))
 
     def add(connection: sqlite3.Connection, name: str, *, fail: bool) -> None:
         connection.execute(jobs.CREATE_TASK, (name, NOW, NOW, 0))
@@ -540,7 +540,7 @@ QUERIES = {
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_no_query_scans_a_table(tmp_path: Path, name: str) -> None:
-    connection = schema.connect_writer(tmp_path / "x.db")
+    connection = connect_writer(tmp_path / "x.db")
     query = QUERIES[name]
     numbered = [int(number) for number in re.findall(r"\?(\d+)", query)]
     parameters: dict[str, str] | tuple[str, ...] = dict.fromkeys(re.findall(r":(\w+)", query), "1")
@@ -553,7 +553,7 @@ def test_no_query_scans_a_table(tmp_path: Path, name: str) -> None:
 
 
 def test_the_hot_queries_need_no_sorting(tmp_path: Path) -> None:
-    connection = schema.connect_writer(tmp_path / "x.db")
+    connection = connect_writer(tmp_path / "x.db")
     for query in (
         executions.FIRST_QUEUED,
         executions.FIRST_OF_NEXT_TASK,

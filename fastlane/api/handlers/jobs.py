@@ -12,7 +12,6 @@ from fastlane.api.lookup import check_job_id, check_task_id
 from fastlane.api.paging import requested_page
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import build, responses
-from fastlane.api.schemas.json_body import read_json_object
 from fastlane.api.schemas.masks import Masks
 from fastlane.api.schemas.payload import take_submission
 from fastlane.errors import NotFound
@@ -61,10 +60,11 @@ class Job(BaseHandler):
         storage = self.services.storage
         job = await storage.jobs.get(task_id, job_id)
         last = await storage.executions.last_of_job(job_id)
-        if job.scheduled or last is None:
+        scheduled = job.scheduled or job.paused
+        if scheduled or last is None:
             if wait.is_preference:
                 return 200
-            why = "is scheduled" if job.scheduled else "has no execution"
+            why = "is scheduled" if scheduled else "has no execution"
             raise Problem(400, f'Job "{job_id}" {why}; wait for one of its executions.')
         execution_id = last.id
         # Not kept during a wait: their definitions may be large.
@@ -110,20 +110,3 @@ class StopJob(BaseHandler):
         """Stops its last execution, its schedule and its retries. Safe to repeat."""
         job = await self.services.lifecycle.stop_job(task_id, job_id)
         await self.send_json(build.stopped_job(job, self.urls))
-
-
-class RetryJob(BaseHandler):
-    """``/tasks/T/jobs/J/retry/``"""
-
-    async def post(self, task_id: str, job_id: str) -> None:
-        """A new execution of its last definition. A running execution is stopped first.
-
-        400 when the job has not run yet.
-        """
-        if self.request.body.strip() and read_json_object(self.request.body):
-            raise Problem(400, "A retry takes no options; send no body, or {}.")
-        execution = await self.services.lifecycle.retry_job(
-            task_id, job_id, request_ip=self.caller.address
-        )
-        job = await self.services.storage.jobs.get(task_id, job_id)
-        await self.send_json(build.retried_job(job, execution, self.urls))

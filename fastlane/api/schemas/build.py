@@ -296,6 +296,14 @@ def retried_job(job: Job, execution: Execution, urls: Urls) -> responses.Retried
     }
 
 
+def paused_job(job: Job, urls: Urls) -> responses.PausedJob:
+    return {
+        **stopped_job(job, urls),
+        "paused": job.paused,
+        "nextScheduledAt": time_or_none(job.next_run_at),
+    }
+
+
 def submitted(job: Job, execution: Execution | None, urls: Urls) -> responses.Submitted:
     return {
         # Mypy fears that they might hold the key that is not required.
@@ -333,6 +341,7 @@ def job_details(
         "scheduled": job.scheduled,
         "nextScheduledAt": time_or_none(job.next_run_at),
         "stoppedAt": time_or_none(job.stopped_at),
+        "paused": job.paused,
         "executionCount": job.execution_count,
         "skippedTicks": job.skipped_ticks,
         "lastSkippedTick": time_or_none(job.last_skipped_tick),

@@ -57,13 +57,15 @@ def _bounded_int(text: str) -> int:
     return int(text)
 
 
-def read_json_object(body: bytes) -> dict[str, Any]:
+def read_json_object(body: bytes, wanted: str = "image and command") -> dict[str, Any]:
     """The object in *body*, whatever the content type says.
+
+    :param wanted: what it is to hold, for the error.
 
     :raises Problem: 400, it is not an object, or holds what RFC 8259 forbids or leaves open.
     """
     if not body.strip():
-        raise Problem(400, "The request body is empty; send a JSON object with image and command.")
+        raise Problem(400, f"The request body is empty; send a JSON object with {wanted}.")
     try:
         text = body.decode("utf-8")
         if text.startswith("\ufeff"):
@@ -100,7 +102,7 @@ def read_json_object(body: bytes) -> dict[str, Any]:
         raise Problem(400, f"The request body is not JSON: {message} at {where}.") from error
     if not isinstance(found, dict):
         raise Problem(
-            400, f"The request body is {kind_of(found)}; send a JSON object with image and command."
+            400, f"The request body is {kind_of(found)}; send a JSON object with {wanted}."
         )
     return found
 

@@ -10,10 +10,10 @@ import asyncio
 import ipaddress
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -40,6 +40,7 @@ from fastlane.model import Backoff, Command, Definition, Overlap, PullPolicy, Re
 from fastlane.notifications.base import Channel
 from fastlane.notifications.registry import channels, nothing, wanted_of
 
+T = TypeVar("T")
 Model = TypeVar("Model", bound=PayloadModel)
 
 # Bound single values; the body as a whole is bounded by MAX_BODY_BYTES.
@@ -143,6 +144,11 @@ def duration_seconds(text: str) -> float:
     return float(parsed)
 
 
+def _seconds(value: object) -> object:
+    """A duration as seconds; a number is one already."""
+    return duration_seconds(_duration(value)) if isinstance(value, str) else value
+
+
 def _env(name: str, value: str) -> None:
     if not name or _NOT_IN_ENV_NAMES.search(name):
         raise ValueError(
@@ -192,6 +198,16 @@ def _size(least: str) -> BeforeValidator:
 
 UnixSeconds = Annotated[float, AfterValidator(_unix_seconds)]
 UNIX_HINT = Hint(" of unix seconds, such as 1645113692")
+Image = Annotated[ImageReference, PlainValidator(_image), WithJsonSchema({"type": "string"})]
+CommandWords = Annotated[Command, PlainValidator(_command, json_schema_input_type=str | list[str])]
+Envs = Annotated[Strings, AfterValidator(check_entries(_env)), Hint(" of names and strings")]
+Timeout = Annotated[
+    float,
+    BeforeValidator(_seconds, json_schema_input_type=float | str),
+    Field(gt=0, le=1e9, allow_inf_nan=False),
+    AfterValidator(_timeout),
+]
+TIMEOUT_HINT = Hint(" of seconds, such as 30, or a duration, such as 5m")
 Milliseconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600 * 1000, allow_inf_nan=False)]
 
 
@@ -219,22 +235,24 @@ class ResourcesPayload(PayloadModel):
         description="What it may write to its own file system: bytes, or a size such as 10g.",
     )
 
+    def limits(self) -> Resources:
+        """As a definition has them."""
+        assert not isinstance(self.memory, str)
+        assert not isinstance(self.disk, str)
+        return Resources(self.cpus, self.memory, self.pids, self.disk)
+
 
 class JobPayload(PayloadModel):
     """What to run, when, and how."""
 
-    image: Annotated[ImageReference, PlainValidator(_image), WithJsonSchema({"type": "string"})] = (
-        Field(description="Any image reference; no tag means latest.", examples=["ubuntu:latest"])
+    image: Image = Field(
+        description="Any image reference; no tag means latest.", examples=["ubuntu:latest"]
     )
-    command: Annotated[
-        Command, PlainValidator(_command, json_schema_input_type=str | list[str])
-    ] = Field(
+    command: CommandWords = Field(
         description="A string is split as a shell splits words and run without a shell.",
         examples=["ls -lah"],
     )
-    envs: Annotated[Strings, AfterValidator(check_entries(_env)), Hint(" of names and strings")] = (
-        Field(default_factory=dict)
-    )
+    envs: Envs = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(
         default_factory=dict, description="Kept as the job's metadata.custom."
     )
@@ -260,11 +278,10 @@ class JobPayload(PayloadModel):
     )
     retries: Annotated[int, Field(ge=0, le=MAX_RETRIES), Hint(", such as 3")] = 0
     backoff: BackoffPayload = BackoffPayload()
-    timeout: Annotated[
-        Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False), AfterValidator(_timeout)] | None,
-        Hint(" of seconds, such as 30"),
-    ] = Field(
-        default=None, description="Seconds, at most HARD_EXECUTION_TIMEOUT_SECONDS, the default."
+    timeout: Annotated[Timeout | None, TIMEOUT_HINT] = Field(
+        default=None,
+        description="Seconds, or a duration such as 5m; at most HARD_EXECUTION_TIMEOUT_SECONDS, "
+        "the default.",
     )
     expiration: Annotated[UnixSeconds | None, UNIX_HINT] = Field(
         default=None, description="Unix seconds by which it must have started."
@@ -278,9 +295,6 @@ class JobPayload(PayloadModel):
 
     def definition(self, backoff: Backoff, hard_timeout_seconds: float) -> Definition:
         """What the job runs; *backoff* and *hard_timeout_seconds* are for what it leaves out."""
-        memory, disk = self.resources.memory, self.resources.disk
-        assert not isinstance(memory, str)
-        assert not isinstance(disk, str)
         return Definition(
             image=self.image,
             command=self.command,
@@ -293,7 +307,7 @@ class JobPayload(PayloadModel):
             overlap=Overlap(self.overlap),
             max_waiting=self.max_waiting,
             subscriptions=wanted_of(getattr(self, channel.key) for channel in channels()),
-            resources=Resources(self.resources.cpus, memory, self.resources.pids, disk),
+            resources=self.resources.limits(),
             pull_policy=None if self.pull_policy is None else PullPolicy(self.pull_policy),
             rerun_when_lost=self.rerun_when_lost,
             dns_entries=self.additional_dns_entries,
@@ -341,13 +355,15 @@ async def take_submission(
     :raises Problem: see :func:`read_payload`.
     """
     words, limit = config.env_blacklisted_words, config.hard_execution_timeout_seconds
-    if len(body) > LARGE_BODY_BYTES:
-        payload = await asyncio.get_running_loop().run_in_executor(
-            _READERS, read_payload, body, words, limit, masks
-        )
-    else:
-        payload = read_payload(body, words, limit, masks)
+    payload = await off_the_loop(len(body), partial(read_payload, body, words, limit, masks))
     return payload.definition(config.backoff, limit), payload.schedule(now)
+
+
+async def off_the_loop(size: int, read: Callable[[], T]) -> T:
+    """What *read* returns, which is called elsewhere where the body has more than a few bytes."""
+    if size <= LARGE_BODY_BYTES:
+        return read()
+    return await asyncio.get_running_loop().run_in_executor(_READERS, read)
 
 
 def read_payload(
@@ -375,7 +391,7 @@ def read_payload(
         faults.append(
             Fault("", f"{' and '.join(given)} cannot be used together; give one of them.")
         )
-    return _validated(job_payload(), values, faults, words, hard_timeout_seconds)
+    return validated(job_payload(), values, faults, words, hard_timeout_seconds)
 
 
 def read_blacklist(body: bytes) -> str:
@@ -383,10 +399,10 @@ def read_blacklist(body: bytes) -> str:
 
     :raises Problem: 400, it names none.
     """
-    return _validated(BlacklistPayload, read_json_object(body) if body else {}, []).host
+    return validated(BlacklistPayload, read_json_object(body) if body else {}, []).host
 
 
-def _validated(
+def validated(
     model: type[Model],
     values: Mapping[str, Any],
     faults: list[Fault],

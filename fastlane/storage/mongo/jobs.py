@@ -19,7 +19,7 @@ from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.records import execution_doc, execution_from, job_doc, job_from, page_of
 from fastlane.storage.mongo.writes import FOLLOW, Doc
-from fastlane.storage.transitions import replaced
+from fastlane.storage.transitions import pause_event, replaced, schedule_state
 from fastlane.stored_events import EventType, event_doc, job_event, tick_events
 
 # Bounds the submissions with a key that a job remembers, so that a late helper does not repeat one.
@@ -292,6 +292,7 @@ class MongoJobs(Facet, Jobs):
                 job,
                 generation=job.generation + 1,
                 next_run_at=None,
+                paused_at=None,
                 stopped_at=now,
                 modified_at=now,
             )
@@ -305,7 +306,26 @@ class MongoJobs(Facet, Jobs):
                 return stopped
 
     @operation
-    async def retry(self, job: Job, execution: Execution, *, now: float) -> Execution:
+    async def reschedule(
+        self, job: Job, *, paused_at: float | None, next_run_at: float | None, now: float
+    ) -> Job:
+        """One write."""
+        while True:
+            doc = await self._follow_ups.settled_job(job.id)
+            there = None if doc is None else job_from(doc)
+            if doc is None or there is None or schedule_state(there) != schedule_state(job):
+                raise CompareFailed(f"job {job.id} was changed or ticked meanwhile")
+            changed = copy_with(
+                there, paused_at=paused_at, next_run_at=next_run_at, modified_at=now
+            )
+            event = pause_event(there, paused_at, now)
+            if await self._db.swap(self._db.jobs, doc, job_doc(changed, doc), event):
+                return changed
+
+    @operation
+    async def retry(
+        self, job: Job, execution: Execution, *, now: float, beside: bool = False
+    ) -> Execution:
         """The deciding write is the job's.
 
         Its follow-up has the new execution and the one that it replaces.
@@ -314,14 +334,7 @@ class MongoJobs(Facet, Jobs):
             doc = await self._follow_ups.settled_job(job.id)
             if doc is None or doc["generation"] != job.generation:
                 raise CompareFailed(f"job {job.id} was changed or stopped meanwhile")
-            claimed = await self._db.executions.find_one(
-                {"job_id": job.id, "epoch": {"$gt": 0}}, {"_id": 1}, sort=[("number", ASCENDING)]
-            )
-            if claimed is None and not doc.get("removed"):
-                raise Rejected(f'Job "{job.id}" has not run yet.')
-            last = await self._db.executions.find_one(
-                {"job_id": job.id}, sort=[("number", DESCENDING)]
-            )
+            last = None if beside else await self._last_to_replace(doc)
             waits_for = execution.waits_for
             replaces: str | None = None
             if last is not None and last["status"] == Status.ENQUEUED:
@@ -350,6 +363,16 @@ class MongoJobs(Facet, Jobs):
                 added = await self._follow_ups.complete_job(changed)
                 assert added is not None
                 return execution_from(added)
+
+    async def _last_to_replace(self, job: Doc) -> Doc | None:
+        """:raises Rejected: the job has not run yet."""
+        wanted = {"job_id": job["_id"]}
+        claimed = await self._db.executions.find_one(
+            {**wanted, "epoch": {"$gt": 0}}, {"_id": 1}, sort=[("number", ASCENDING)]
+        )
+        if claimed is None and not job.get("removed"):
+            raise Rejected(f'Job "{job["_id"]}" has not run yet.')
+        return await self._db.executions.find_one(wanted, sort=[("number", DESCENDING)])
 
     @operation
     async def get(self, task_id: str, job_id: str) -> Job:

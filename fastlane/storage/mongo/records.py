@@ -50,7 +50,8 @@ def job_from(doc: Doc) -> Job:
 def job_doc(job: Job, base: Doc) -> Doc:
     """The document of *job*; *base* is the one it replaces, or has its ``seq``."""
     doc = _merged(base, _JOB_NAMES, job_values(job))
-    idle = job.next_run_at is None and job.execution_count == base.get("removed", 0)
+    waits = job.next_run_at is not None or job.paused
+    idle = not waits and job.execution_count == base.get("removed", 0)
     # What the index for forgetting is on.
     doc["idle"] = job.modified_at if idle else None
     return _present(doc)

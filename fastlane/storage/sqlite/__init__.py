@@ -10,7 +10,8 @@ facet.py         ``@on_reader`` and ``@on_writer``: from a function of a connect
 tasks.py …       one module per facet: its queries, and its methods
 changes.py       the steps that several writes share
 records.py       rows to frozen records and back
-schema.py        the tables, indexes and triggers, and how a connection is set up
+schema.py        the tables, indexes and triggers
+connections.py   how a connection is set up, and the file brought up to date
 writer.py        the group commit, and the pool of readers
 ===============  ==================================================================
 """

@@ -27,7 +27,7 @@ from fastlane.storage.sqlite.changes import (
 )
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import JOB_COLUMNS, MAX_OFFSET, job_from, marks, page_of
-from fastlane.storage.transitions import replaced
+from fastlane.storage.transitions import pause_event, replaced, schedule_state
 from fastlane.stored_events import EventType, job_event, tick_events
 
 FIND_TASK = "SELECT seq FROM tasks WHERE id = ?"
@@ -181,20 +181,45 @@ class SqliteJobs(Facet, Jobs):
             job,
             generation=job.generation + 1,
             next_run_at=None,
+            paused_at=None,
             stopped_at=now,
             modified_at=now,
         )
 
     @on_writer
+    def reschedule(
+        self,
+        connection: sqlite3.Connection,
+        job: Job,
+        *,
+        paused_at: float | None,
+        next_run_at: float | None,
+        now: float,
+    ) -> Job:
+        there = find_job(connection, job.id)
+        if there is None or schedule_state(there) != schedule_state(job):
+            raise CompareFailed(f"job {job.id} was changed or ticked meanwhile")
+        record(connection, pause_event(there, paused_at, now))
+        return change_job(
+            connection, there, paused_at=paused_at, next_run_at=next_run_at, modified_at=now
+        )
+
+    @on_writer
     def retry(
-        self, connection: sqlite3.Connection, job: Job, execution: Execution, *, now: float
+        self,
+        connection: sqlite3.Connection,
+        job: Job,
+        execution: Execution,
+        *,
+        now: float,
+        beside: bool = False,
     ) -> Execution:
         there = find_job(connection, job.id)
         if there is None or there.generation != job.generation:
             raise CompareFailed(f"job {job.id} was changed or stopped meanwhile")
-        if connection.execute(EVER_CLAIMED, (job.id,)).fetchone() is None:
+        if not beside and connection.execute(EVER_CLAIMED, (job.id,)).fetchone() is None:
             raise Rejected(f'Job "{job.id}" has not run yet.')
-        last = last_execution(connection, job.id)
+        last = None if beside else last_execution(connection, job.id)
         waits_for = execution.waits_for
         if last is not None and last.status is Status.ENQUEUED:
             waits_for = waits_for or last.waits_for

@@ -10,6 +10,7 @@ from pathlib import Path
 from fastlane.errors import StorageUnavailable
 from fastlane.storage.base import Overview, Storage
 from fastlane.storage.codec import words
+from fastlane.storage.sqlite.connections import connect_writer
 from fastlane.storage.sqlite.events import SqliteEvents
 from fastlane.storage.sqlite.executions import SqliteExecutions
 from fastlane.storage.sqlite.facet import Facet, File, on_reader, on_writer
@@ -20,7 +21,6 @@ from fastlane.storage.sqlite.lists import SqliteLists
 from fastlane.storage.sqlite.logs import SqliteLogs
 from fastlane.storage.sqlite.outbox import SqliteOutbox
 from fastlane.storage.sqlite.place import Place
-from fastlane.storage.sqlite.schema import connect_writer
 from fastlane.storage.sqlite.tasks import SqliteTasks
 from fastlane.storage.sqlite.writer import translated
 
@@ -45,7 +45,8 @@ REMOVE_EXECUTION = (
 )
 IDLE_JOBS = """
 SELECT id, task_id FROM jobs INDEXED BY jobs_idle
-WHERE next_run_at IS NULL AND execution_count = removed AND modified_at < ?
+WHERE next_run_at IS NULL AND paused_at IS NULL AND execution_count = removed
+    AND modified_at < ?
 ORDER BY modified_at LIMIT ?
 """
 REMOVE_JOB = (

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from fastlane.errors import StorageUnavailable
+from fastlane.storage.sqlite.connections import connect_reader
 from fastlane.storage.sqlite.place import Place
-from fastlane.storage.sqlite.schema import connect_reader
 
 R = TypeVar("R")
 

@@ -38,6 +38,13 @@ class StoppedJob(Answer):
     jobUrl: JobUrl
 
 
+class PausedJob(StoppedJob):
+    """The job that was paused or resumed."""
+
+    paused: bool
+    nextScheduledAt: Time | None
+
+
 class RetriedJob(StoppedJob):
     """The job and its new execution."""
 
@@ -111,6 +118,8 @@ class Job(Answer):
     scheduled: bool
     nextScheduledAt: Time | None
     stoppedAt: Time | None
+    paused: bool
+    """Its ticks are held back, until it is resumed."""
     executionCount: Count
     skippedTicks: Count
     """Ticks that the overlap rule skipped or merged into a later one."""
