@@ -33,9 +33,11 @@ TLS_PORT = 2376
 class EngineProxy:
     """Listens on a free port of the loopback and carries each connection to an engine."""
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(
+        self, connect: Callable[[], socket.socket], listener: socket.socket | None = None
+    ) -> None:
         self._connect = connect
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.lose: bytes | None = None
         """What a request must hold for its answer to be lost: the next one only."""
@@ -145,6 +147,32 @@ class Namespace:
     def ip(self, arguments: str) -> None:
         """``ip`` with *arguments* in it."""
         subprocess.run([*self.enter, "ip", *arguments.split()], check=True)
+
+
+def in_namespace(pid: int, make: Callable[[], socket.socket]) -> socket.socket:
+    """A socket of the network namespace of process *pid*; whoever has it may use it anywhere."""
+    made: list[socket.socket] = []
+    errors: list[OSError] = []
+
+    def enter_and_make() -> None:
+        try:
+            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+            try:
+                # Of this thread only, which ends here.
+                if ctypes.CDLL(None, use_errno=True).setns(namespace, CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            finally:
+                os.close(namespace)
+            made.append(make())
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=enter_and_make)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return made[0]
 
 
 class SwarmEngine(EngineServer):
@@ -314,14 +342,9 @@ class TlsEngine(EngineServer):
         return [unshare, net, "sh", "-c", 'ip link set lo up; exec "$@"', "sh", *rest]
 
     def _connect(self) -> socket.socket:
-        namespace = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
-        try:
-            # Of this thread only, which ends with its connection.
-            if ctypes.CDLL(None, use_errno=True).setns(namespace, CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-        finally:
-            os.close(namespace)
-        return socket.create_connection(("127.0.0.1", TLS_PORT), timeout=None)
+        return in_namespace(
+            self.pid, lambda: socket.create_connection(("127.0.0.1", TLS_PORT), timeout=None)
+        )
 
     def __enter__(self) -> Self:
         self._proxy.__enter__()

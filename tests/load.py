@@ -146,6 +146,7 @@ class Load:
         every_seconds: float = 0.25,
         make: Callable[[str], Expected] | None = None,
         settle_seconds: float = SETTLE_SECONDS,
+        prefix: str = "load",
     ) -> None:
         """:param pause: of each job between two lines; :param every_seconds: one is submitted.
 
@@ -159,6 +160,7 @@ class Load:
         self._made: dict[str, Expected] = {}
         self._every_seconds = every_seconds
         self._settle_seconds = settle_seconds
+        self._prefix = prefix
         self._abandoned = False
         self._thread = threading.Thread(target=self._submit_all)
 
@@ -175,7 +177,7 @@ class Load:
         for number in range(self._jobs):
             if self._abandoned:
                 return
-            self._submit(f"load-{number}")
+            self._submit(f"{self._prefix}-{number}")
             time.sleep(self._every_seconds)
 
     def _submit(self, name: str) -> None:

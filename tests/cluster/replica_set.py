@@ -17,6 +17,11 @@ from tests.services import MongoServer, missing
 class Member(MongoServer):
     """One of three members of the replica set ``rs``."""
 
+    @property
+    def address(self) -> str:
+        """Where the others and clients reach it."""
+        return f"127.0.0.1:{self.port}"
+
     def command(self) -> list[str]:
         return [*super().command(), "--replSet", "rs", "--setParameter", "enableTestCommands=1"]
 
@@ -25,7 +30,10 @@ class ReplicaSet:
     """Three members on this machine."""
 
     def __init__(self, directory: Path) -> None:
-        self.members = [Member(directory / f"member-{number}") for number in range(3)]
+        self.members = [self._member(directory / f"member-{n}", n) for n in range(3)]
+
+    def _member(self, directory: Path, number: int) -> Member:
+        return Member(directory)
 
     def __enter__(self) -> Self:
         why = prepare_mongod()
@@ -43,7 +51,7 @@ class ReplicaSet:
 
     @property
     def url(self) -> str:
-        places = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+        places = ",".join(member.address for member in self.members)
         return f"mongodb://{places}/fastlane?replicaSet=rs"
 
     def start(self) -> None:
@@ -52,8 +60,7 @@ class ReplicaSet:
         config = {
             "_id": "rs",
             "members": [
-                {"_id": n, "host": f"127.0.0.1:{member.port}"}
-                for n, member in enumerate(self.members)
+                {"_id": n, "host": member.address} for n, member in enumerate(self.members)
             ],
             "settings": {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500},
         }

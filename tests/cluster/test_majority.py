@@ -21,6 +21,7 @@ from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailabl
 from fastlane.model import Definition, DeliveryState, HostRecord, Reason, Status
 from fastlane.storage.base import IdempotencyKey, Storage
 from fastlane.storage.mongo import ClusterStorage
+from scripts.scoreboard import Row
 from tests.cluster.gates import Gate, gated, held
 from tests.cluster.replica_set import ReplicaSet
 from tests.contracts.test_storage import (
@@ -37,6 +38,7 @@ from tests.contracts.test_storage import (
 from tests.contracts.test_storage import claimed as claimed_of
 from tests.contracts.test_storage_outbox import OK, hook, submit_telling
 from tests.eventually import eventually
+from tests.scoreboard import Scoreboard
 
 __all__ = ["gated"]  # a fixture
 
@@ -326,7 +328,10 @@ def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet
     "write", [1, 2, *(pytest.param(n, marks=pytest.mark.faults) for n in (3, 4, 5))]
 )
 async def test_what_was_answered_survives_a_fail_over(
-    write: int, replica_set: ReplicaSet, monkeypatch: pytest.MonkeyPatch
+    write: int,
+    replica_set: ReplicaSet,
+    monkeypatch: pytest.MonkeyPatch,
+    scoreboard: Scoreboard,
 ) -> None:
     """Four seconds of it are time limits that pass, and an election."""
     url = replica_set.url.replace("/fastlane?", f"/write{write}-{new_id()[:8]}?")
@@ -342,6 +347,19 @@ async def test_what_was_answered_survives_a_fail_over(
         operations = [*await others(witness), *await submits(witness), *await lives(witness)]
         await _cut_off(operations, replica_set, storage, witness, write)
         undone = [one for one in operations if not await _survived(one, storage, witness)]
+        what = "each operation of the store, cut off and repeated"
+        told = sum(bool(one.told) for one in operations)
+        scoreboard.add(
+            Row(
+                what,
+                "cluster",
+                len(operations),
+                "operations",
+                lost=0,
+                wrong_answer=len(undone),
+                note=f"before write {write}: {told} became known",
+            )
+        )
         assert not undone, {one.name: one.told for one in undone}
     finally:
         await storage.close()

@@ -258,3 +258,43 @@ def _stats(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if "executionStats" in plan:
         return [plan["executionStats"]]
     return [stage["$cursor"]["executionStats"] for stage in plan["stages"] if "$cursor" in stage]
+
+
+class Received(monitoring.CommandListener):
+    """How many documents of the chunks of logs were received."""
+
+    count = 0
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Nothing to note."""
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        cursor = event.reply.get("cursor", {})
+        if str(cursor.get("ns", "")).endswith(".log_chunks"):
+            self.count += len(cursor.get("firstBatch", cursor.get("nextBatch", ())))
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Nothing to note."""
+
+
+async def test_a_page_of_a_long_log_reads_a_few_chunks(
+    mongo_server: MongoServer, database: Database
+) -> None:
+    """It read all that followed, so a log of 1 GB was read four thousand times over."""
+    received = Received()
+    storage = ClusterStorage(mongo_server.url.replace("/fastlane", "/plans"))
+    monitoring.register(received)
+    await storage.open()
+    try:
+        await submit_one(storage, "long", farm="long")
+        execution = await running(storage, farm="long", owner="alive")
+        count, size = 200, 64 * 1024
+        for first in range(1, count, 20):
+            some = records(first, first + 19, size=size)
+            await storage.logs.append(execution.id, execution.epoch, some, bookmark="", cap=None)
+        received.count = 0
+        page = await storage.logs.read(execution.id, after=count // 2, max_bytes=size)
+        assert [record.seq for record in page] == [count // 2 + 1]
+        assert received.count <= 10
+    finally:
+        await storage.close()

@@ -203,7 +203,7 @@ def test_the_primary_steps_down_and_is_killed(
 
 
 def test_what_was_read_as_done_stays_done(
-    tmp_path: Path, replica_set: ReplicaSet, redis_own: RedisServer
+    tmp_path: Path, replica_set: ReplicaSet, redis_own: RedisServer, scoreboard: Scoreboard
 ) -> None:
     """Jobs end while the primary's writes reach no other member; then it is killed.
 
@@ -237,5 +237,10 @@ def test_what_was_read_as_done_stays_done(
         replica_set.fail_over(primary)
         primary.start()
         wait_for(lambda: FINAL.issuperset(statuses()), "the end of all")
-        assert statuses() == ["done"] * len(jobs)
-        assert sorted(cluster.starts()) == sorted(bodies)
+        report = Report(accepted=len(jobs))
+        report.wrong_outcomes = [status for status in statuses() if status != "done"]
+        report.started_twice = [n for n in bodies if cluster.starts().count(n) > 1]
+        report.lost = [n for n in bodies if n not in cluster.starts()]
+        what = "jobs end while the primary's writes reach nobody"
+        scoreboard.take(report, what, "cluster", "then it is killed")
+        assert len(statuses()) == len(jobs)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.scoreboard import Row
 from tests.fastlane_server import ROOT, FastlaneServer
+from tests.scoreboard import Scoreboard
 
 POSTS = 20
 # Bounds how long a server that is refused may take to say so, in seconds.
@@ -39,6 +41,15 @@ LOSSES: Mapping[str, Callable[[Path], object]] = {
 }
 
 
+# File → what it is damaged to.
+DAMAGES = {
+    "empty database": ("fastlane.db", b""),
+    "no database": ("fastlane.db", b"not one" * 1000),
+    "empty installation": ("installation", b""),
+    "installation cut off": ("installation", b"0123"),
+}
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[FastlaneServer]:
     with FastlaneServer(tmp_path, EXECUTOR="process") as server:
@@ -47,7 +58,7 @@ def server(tmp_path: Path) -> Iterator[FastlaneServer]:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_nothing_is_accepted_without_the_data_directory(
-    server: FastlaneServer, tmp_path: Path, loss: str
+    server: FastlaneServer, tmp_path: Path, loss: str, scoreboard: Scoreboard
 ) -> None:
     before = server.submit("t", image="none:1", command=["true"])
     server.await_end(before["jobUrl"])
@@ -56,7 +67,10 @@ def test_nothing_is_accepted_without_the_data_directory(
         server.request("POST", "/tasks/t/", {"image": "none:1", "command": ["true"]})[0]
         for _ in range(POSTS)
     ]
-    assert answers == [503] * POSTS
+    wrong = sum(answer != 503 for answer in answers)
+    what = "DATA_DIR is deleted, moved, replaced or emptied"
+    scoreboard.add(Row(what, "SQLite", POSTS, "POSTs", wrong_answer=wrong))
+    assert wrong == 0
     assert server.request("GET", "/healthcheck/")[0] == 503
     lines = [line for line in server.log_text().splitlines() if "restore a backup" in line]
     assert len(lines) == 1
@@ -77,6 +91,26 @@ def test_nothing_is_accepted_without_the_data_directory(
         server.await_end(after["jobUrl"])
         server.restart()
         assert {each["status"] for each in server.executions(after["jobUrl"])} == {"done"}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused_and_kept(
+    server: FastlaneServer, tmp_path: Path, damage: str, scoreboard: Scoreboard
+) -> None:
+    server.await_end(server.submit("t", image="none:1", command=["true"])["jobUrl"])
+    server.stop()
+    name, content = DAMAGES[damage]
+    path = tmp_path / "data" / name
+    path.write_bytes(content)
+    started = subprocess.run(
+        server.command(), capture_output=True, timeout=REFUSAL_TIMEOUT, cwd=tmp_path
+    )
+    refused = started.returncode != 0 and name in (started.stdout + started.stderr).decode()
+    wrong = int(not refused) + int(path.read_bytes() != content)
+    what = "an empty or damaged file in DATA_DIR is refused"
+    scoreboard.add(Row(what, "SQLite", 1, "starts", wrong_answer=wrong))
+    assert wrong == 0, started.stdout + started.stderr
 
 
 def test_a_copy_of_a_live_data_directory_starts_elsewhere(

@@ -216,7 +216,7 @@ async def test_what_is_not_a_database_is_refused(data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / DATABASE_NAME).write_bytes(b"no database at all" * 1000)
     for _ in range(2):
-        with pytest.raises(StorageUnavailable, match="not a database"):
+        with pytest.raises(StorageUnavailable, match=f"{DATABASE_NAME}.* is damaged"):
             await SqliteStorage(data_dir).open()
 
 

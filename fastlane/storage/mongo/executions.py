@@ -274,7 +274,7 @@ class MongoExecutions(Facet, Executions):
         What waits for a final execution is freed when that ends; after a crash, by the sweep.
         """
         found = self._db.executions.find({"due": {"$lte": now}})
-        docs = await found.sort([("due", ASCENDING), ("seq", ASCENDING)]).to_list(limit)
+        docs = await found.sort([("due", ASCENDING), ("seq", ASCENDING)]).limit(limit).to_list(None)
         if not docs:
             return 0
         first = await self._db.sequence.take(len(docs))
@@ -300,7 +300,7 @@ class MongoExecutions(Facet, Executions):
         found = self._db.executions.find({"expires": {"$lte": now}}, {"_id": 1})
         expired = Outcome(Status.EXPIRED, Reason.EXPIRED)
         ended = []
-        for doc in await found.sort("expires", ASCENDING).to_list(limit):
+        for doc in await found.sort("expires", ASCENDING).limit(limit).to_list(None):
             execution = await self._follow_ups.end_enqueued(doc["_id"], expired, now)
             if execution is not None:
                 ended.append(execution)

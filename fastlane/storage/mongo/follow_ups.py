@@ -112,7 +112,7 @@ class FollowUps:
             wanted["$or"] = [{"attempt": {"$gt": 0}}, {"lost_reruns": {"$gt": 0}}]
         while True:
             found = self._db.executions.find(wanted, {"_id": 1}).sort("seq", ASCENDING)
-            ids = [one["_id"] for one in await found.to_list(WAITING_BATCH)]
+            ids = [one["_id"] for one in await found.limit(WAITING_BATCH).to_list(None)]
             for execution_id in ids:
                 await self.end_enqueued(execution_id, STOPPED, follow_up["at"])
             if len(ids) < WAITING_BATCH:
@@ -339,7 +339,7 @@ class FollowUps:
 
     async def _waiting_for(self, execution_id: str) -> Sequence[Doc]:
         found = self._db.executions.find({"waits": execution_id}).sort("seq", ASCENDING)
-        return await found.to_list(WAITING_BATCH)
+        return await found.limit(WAITING_BATCH).to_list(None)
 
     async def end_enqueued(
         self, execution_id: str, outcome: Outcome, now: float

@@ -60,7 +60,7 @@ class MongoInstances(Facet, Instances):
         if not dead:
             return adopted
         found = self._db.executions.find({"active_owner": {"$in": dead}})
-        for doc in await found.sort("seq", ASCENDING).to_list(limit):
+        for doc in await found.sort("seq", ASCENDING).limit(limit).to_list(None):
             execution = execution_from(doc)
             taken = copy_with(execution, owner=instance, epoch=execution.epoch + 1)
             if "todo" in doc:

@@ -263,7 +263,7 @@ class MongoJobs(Facet, Jobs):
         found = self._db.executions.find(
             {"enqueued_of": job_id, "tick": {"$exists": True}}, {"tick": 1}
         )
-        waiting = await found.sort("number", DESCENDING).to_list(max_waiting)
+        waiting = await found.sort("number", DESCENDING).limit(max_waiting).to_list(None)
         return waiting[0] if len(waiting) >= max_waiting else None
 
     async def _tick_is_taken(self, execution: Execution) -> bool:

@@ -104,7 +104,8 @@ class MongoLists(Facet, Lists):
             entries = entries_of(scan, wanted, key)
             if scan.index is Index.ACTIVE or not rest:
                 found = executions.find({**entries, **rest}, hint=hint).sort(order)
-                rows = [(_key(doc, scan), doc) for doc in await found.to_list(size + 1)]
+                docs = await found.limit(size + 1).to_list(None)
+                rows = [(_key(doc, scan), doc) for doc in docs]
                 return Part(rows, rows[-1][0] if len(rows) > size else None)
             stages: list[Doc] = [{"$match": entries}, {"$sort": order}, {"$limit": step}]
             looked = await executions.aggregate(

@@ -24,8 +24,8 @@ from fastlane.storage.packing import (
 
 # Bounds the looks at a log that changes while it is read.
 READ_TRIES = 10
-# Bounds the chunks whose sizes one read looks at.
-SIZES_AT_ONCE = 256
+# Bounds the chunks whose sizes are asked for at once.
+SIZES_AT_ONCE = 8
 
 
 class LogReading(Facet, Logs):
@@ -116,22 +116,25 @@ class LogReading(Facet, Logs):
         """The chunks that hold the next *max_bytes* after *seq*, found by their sizes first."""
         if seq + 1 >= log["open_first"]:
             return []
+        # The server reads a whole chunk to tell its size, so it tells those of a few at a time.
         sizes = self._db.log_chunks.find(
             {"execution": log["_id"], "last_seq": {"$gt": seq, "$lt": log["open_first"]}},
             {"records": 0},
+            batch_size=SIZES_AT_ONCE,
         ).sort("last_seq", ASCENDING)
         wanted: list[str] = []
         size = 0
-        for chunk in await sizes.to_list(SIZES_AT_ONCE):
-            if not _is_there(chunk, log):
-                continue
-            if not wanted:
-                # Of the first one only the end may be wanted.
-                size -= chunk["kept"]
-            wanted.append(chunk["_id"])
-            size += chunk["kept"]
-            if size >= max_bytes:
-                break
+        async with sizes:
+            async for chunk in sizes:
+                if not _is_there(chunk, log):
+                    continue
+                if not wanted:
+                    # Of the first one only the end may be wanted.
+                    size -= chunk["kept"]
+                wanted.append(chunk["_id"])
+                size += chunk["kept"]
+                if size >= max_bytes:
+                    break
         found = self._db.log_chunks.find({"_id": {"$in": wanted}}).sort("last_seq", ASCENDING)
         return await found.to_list(None)
 

@@ -33,7 +33,7 @@ class Retention:
         for job_id, execution_ids in by_job.items():
             removed += await self._forget_executions(job_id, execution_ids)
         idle = self._db.jobs.find({"idle": {"$lt": before}}).sort("idle", ASCENDING)
-        for doc in await idle.to_list(limit):
+        for doc in await idle.limit(limit).to_list(None):
             removed += await self._forget_job(doc)
         return removed
 

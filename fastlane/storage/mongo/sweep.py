@@ -86,7 +86,7 @@ class Sweep:
             ("jobs", self._db.jobs),
             ("executions", self._db.executions),
         ):
-            docs = await collection.find(there).to_list(BATCH)
+            docs = await collection.find(there).limit(BATCH).to_list(None)
             again = self._again(name, (doc["todo"]["id"] for doc in docs))
             for doc in docs:
                 if doc["todo"]["id"] in again:
@@ -108,7 +108,7 @@ class Sweep:
         done = 0
         for name, collection in self._db.event_sources().items():
             found = collection.find({"events.at": {"$gt": 0}}, {"events": 1, "rev": 1})
-            docs = await found.sort("events.at", ASCENDING).to_list(BATCH)
+            docs = await found.sort("events.at", ASCENDING).limit(BATCH).to_list(None)
             again = self._again(f"events {name}", (doc["events"][-1]["id"] for doc in docs))
             for doc in docs:
                 if doc["events"][-1]["id"] in again:
@@ -119,7 +119,7 @@ class Sweep:
     async def _waiting(self) -> int:
         """Executions that wait for one which is final: it ended while they were stored."""
         found = self._db.executions.find({"waits": {"$exists": True}}, {"waits": 1})
-        docs = await found.sort("waits", ASCENDING).to_list(BATCH)
+        docs = await found.sort("waits", ASCENDING).limit(BATCH).to_list(None)
         awaited = {doc["waits"] for doc in docs}
         unfinished = self._db.executions.find(
             {"_id": {"$in": list(awaited)}, "status": {"$in": [Status.ENQUEUED, *ACTIVE]}},
@@ -136,7 +136,7 @@ class Sweep:
 
         Until two counts in a row agree: jobs may be made meanwhile.
         """
-        docs = await self._db.tasks.find({"recount": True}).to_list(BATCH)
+        docs = await self._db.tasks.find({"recount": True}).limit(BATCH).to_list(None)
         tasks = self._db.tasks.with_options(write_concern=HINT)
         for doc in docs:
             count = await self._db.jobs.count_documents({"task_id": doc["_id"]})

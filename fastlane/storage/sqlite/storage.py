@@ -116,6 +116,11 @@ class SqliteStorage(Facet, Storage):
             place.release()
             if isinstance(error, OSError):
                 raise StorageUnavailable(f"The database file cannot be used: {error}.") from error
+            if type(error) is sqlite3.DatabaseError:
+                raise StorageUnavailable(
+                    f'The database file "{place.database}" is damaged ({error}): restore it from a '
+                    "backup."
+                ) from error
             raise translated(error) from error
         return connection
 
