@@ -36,6 +36,7 @@ from fastlane_client.version import VERSION
 
 T = TypeVar("T")
 R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
 
 # Bounds one request in seconds, beside what the server is asked to wait.
 CALL_SECONDS = 30.0
@@ -95,10 +96,10 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
-class Item(Generic[T]):
+class Item(Generic[T_co]):
     """One of the things that an operation produces."""
 
-    value: T
+    value: T_co
 
 
 Step = Request | More | Sleep

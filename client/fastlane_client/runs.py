@@ -12,7 +12,6 @@ from fastlane_client.core import WAIT_SECONDS, Broken, Core, Item, Items, More, 
 from fastlane_client.decoding import decode, loads
 from fastlane_client.drivers import AsyncDriver, SyncDriver
 from fastlane_client.errors import (
-    BadRequest,
     JobFailed,
     NotFinished,
     NothingToFollow,
@@ -24,14 +23,20 @@ from fastlane_client.styles import Async, Styled, Sync, call, items, starts
 
 # Bounds the records of one page of a log.
 LOG_PAGE = 1000
-# A log that grows all the time is asked for at most every so many seconds.
-BATCH_SECONDS = 0.05
+# Bounds how often a log that grows all the time is asked for, in seconds. A server that has news
+# for many sends them every 0.1 s.
+BATCH_SECONDS = 0.02
+# How long a server is left alone that answers before it was to, in seconds: it stops.
+EARLY_SECONDS = 0.1
 # Bounds the lines of the log in JobFailed.
 TAIL_LINES = 20
 # How long the server is asked to wait while changes of the status are watched, in seconds.
 WATCH_SECONDS = 2
 
 Output = Literal["logs", "stdout", "stderr"]
+Query = Mapping[str, object]
+# Which ends a retry may follow.
+_RETRIED = (Status.FAILED, Status.TIMEDOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +100,18 @@ def start(core: Core, path: str, overrides: Mapping[str, Any] | None) -> Op[RunI
 
 def get_execution(core: Core, path: str, wait: float = 0) -> Op[Execution]:
     """The execution at *path*; *wait* so many seconds for it to be final."""
-    request = core.request("GET", f"{path}/", {"wait": int(wait) or None}, wait=wait)
-    try:
-        answer = yield from core.json(request)
-    except BadRequest:
-        if not wait:
-            raise
-        # Until every server knows the parameter.
-        yield Sleep(0.25)
-        answer = yield from core.json(core.request("GET", f"{path}/"))
+    # The server waits whole seconds; the rest is waited for here.
+    seconds, since = int(wait), time.monotonic()
+    request = core.request("GET", f"{path}/", {"wait": seconds or None}, wait=seconds)
+    answer = yield from core.json(request)
     if not isinstance(answer, dict) or not isinstance(answer.get("execution"), dict):
         raise UnexpectedAnswer(f"{core.address.base} sent no execution.")
-    retry = answer.get("retry")
-    return decode(Execution, {**answer["execution"], "retry": retry})
+    execution = decode(Execution, {**answer["execution"], "retry": answer.get("retry")})
+    rest = wait - (time.monotonic() - since)
+    if rest > 0 and not execution.status.final:
+        # A server that stops answers at once.
+        yield Sleep(min(rest, EARLY_SECONDS))
+    return execution
 
 
 def get_job(core: Core, run: RunId) -> Op[Job]:
@@ -185,38 +189,55 @@ def search_log(core: Core, path: str, query: Mapping[str, object]) -> Items[LogM
             return
 
 
-@dataclass(frozen=True, slots=True)
-class LogPage:
-    """A part of a log."""
+class _Log:
+    """The log of one execution, read on from wherever it was read to."""
 
-    records: tuple[LogRecord, ...]
-    end: Mapping[str, Any] | None
-    """``status``, ``exitCode`` and ``reason`` once the log is complete and all of it was read."""
+    def __init__(self, core: Core, path: str, execution_id: str, begin: Query) -> None:
+        """:param begin: the parameters that say where to begin."""
+        self.core = core
+        self.path = path
+        self.execution_id = execution_id
+        self.query = begin
+        self.execution: Execution | None = None
+        """As it was seen last."""
+        self.end: Mapping[str, Any] | None = None
+        """``status``, ``exitCode`` and ``reason`` once all of the complete log was read."""
+        self._asked = 0.0
 
+    def more(self, wait: int) -> Op[list[LogRecord]]:
+        """The next records; none when there are none, also after *wait* seconds."""
+        pause = self._asked + BATCH_SECONDS - time.monotonic()
+        if wait and pause > 0:
+            # What a busy program writes meanwhile comes with one answer.
+            yield Sleep(pause)
+        self._asked = time.monotonic()
+        request = self.core.request(
+            "GET",
+            f"{self.path}/logs/",
+            {"format": "json", "limit": LOG_PAGE, "wait": wait or None, **self.query},
+            accept="application/x-ndjson",
+            wait=wait,
+        )
+        reply = yield from self.core.send(request)
+        lines = [loads(line, self.core.address.base) for line in reply.body.splitlines()]
+        if lines and lines[-1].get("end"):
+            self.end = lines.pop()
+        if lines:
+            self.query = {"after": lines[-1]["seq"]}
+        elif self.end is None and time.monotonic() - self._asked < wait / 2:
+            yield Sleep(EARLY_SECONDS)
+        return [decode(LogRecord, {**line, "executionId": self.execution_id}) for line in lines]
 
-def log_page(
-    core: Core, path: str, execution_id: str, query: Mapping[str, object], wait: int
-) -> Op[LogPage]:
-    """The next records of the log of the execution at *path*.
-
-    :param wait: how long the server is asked to wait for the first one, in seconds.
-    """
-    request = core.request(
-        "GET",
-        f"{path}/logs/",
-        {"format": "json", "limit": LOG_PAGE, "wait": wait or None, **query},
-        accept="application/x-ndjson",
-        wait=wait,
-    )
-    reply = yield from core.send(request)
-    lines = [loads(line, core.address.base) for line in reply.body.splitlines()]
-    end = lines.pop() if lines and lines[-1].get("end") else None
-    records = (decode(LogRecord, {**line, "executionId": execution_id}) for line in lines)
-    return LogPage(tuple(records), end)
+    def look(self) -> Items[Execution]:
+        """Read the execution, and produce it if its status or what it waits for has changed."""
+        before, now = self.execution, (yield from get_execution(self.core, self.path))
+        self.execution = now
+        if before is None or (before.status, before.waiting) != (now.status, now.waiting):
+            yield Item(now)
 
 
 def follow_log(
-    core: Core, run: RunId, *, follow: bool, watch: bool, begin: Mapping[str, object]
+    core: Core, run: RunId, *, follow: bool, watch: bool, begin: Query
 ) -> Items[LogRecord | Execution]:
     """The log of *run*, with *watch* also its execution whenever its status has changed.
 
@@ -224,43 +245,26 @@ def follow_log(
     """
     execution_id = yield from first_execution(core, run, _deadline(None if follow else 0))
     while True:
-        path = run.path_of(execution_id)
-        shown, query, asked = None, begin, 0.0
-        while True:
-            if watch:
-                execution = yield from get_execution(core, path)
-                if (now := (execution.status, execution.waiting)) != shown:
-                    shown = now
-                    yield Item(execution)
-            starts_soon = watch and execution.status is not Status.RUNNING
-            wait = 0 if not follow else WATCH_SECONDS if starts_soon else WAIT_SECONDS
-            page = LogPage((), None)
-            while page.end is None:
-                pause = asked + BATCH_SECONDS - time.monotonic()
-                if follow and query is not begin and pause > 0:
-                    # What a busy program writes meanwhile comes with one answer.
-                    yield Sleep(pause)
-                asked = time.monotonic()
-                page = yield from log_page(core, path, execution_id, query, wait)
-                for record in page.records:
-                    yield Item(record)
-                if page.records:
-                    query = {"after": page.records[-1].seq}
-                elif watch or not follow:
-                    break
-            if page.end is not None or not follow:
-                break
-        if page.end is None:
+        log = _Log(core, run.path_of(execution_id), execution_id, begin)
+        if watch:
+            yield from log.look()
+        while log.end is None:
+            running = log.execution is not None and log.execution.status is Status.RUNNING
+            soon = watch and not running
+            wait = 0 if not follow else WATCH_SECONDS if soon else WAIT_SECONDS
+            records = yield from log.more(wait)
+            for record in records:
+                yield Item(record)
+            if not records and not follow:
+                return
+            if watch and (log.end is not None or not records or not running):
+                yield from log.look()
+        if not follow or not run.retries or log.end["status"] not in _RETRIED:
             return
-        # Only of these a retry may follow.
-        if not watch and (not run.retries or page.end["status"] not in ("failed", "timedout")):
+        ended = log.execution or (yield from get_execution(core, log.path))
+        if ended.retry is None:
             return
-        execution = yield from get_execution(core, path)
-        if watch and (execution.status, execution.waiting) != shown:
-            yield Item(execution)
-        if not follow or not run.retries or execution.retry is None:
-            return
-        execution_id, begin = execution.retry.execution_id, {}
+        execution_id, begin = ended.retry.execution_id, {}
 
 
 class RunMethods(Styled):
