@@ -259,11 +259,12 @@ def _why(error: BaseException) -> str:
     """In words, without the addresses and brackets that libraries put around them."""
     cause: BaseException | None = error
     while cause is not None:
-        # A name that does not resolve has a negative number.
-        if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
-            return os.strerror(cause.errno)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted: {cause.verify_message}"
+        # A name that does not resolve has a negative number; those of TLS have other meanings.
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number and number > 0 and not isinstance(cause, ssl.SSLError):
+            return os.strerror(number)
         cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__
 

@@ -26,7 +26,7 @@ from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
 from fastlane.api.rendering import PAGE_HEADERS, TEMPLATES
 from fastlane.api.schemas.build import problem_details
-from fastlane.api.security import Caller, Principal, Security
+from fastlane.api.security import Caller, Principal, Role, Security
 from fastlane.api.services import Services
 from fastlane.api.urls import Urls
 from fastlane.checks import shown
@@ -87,6 +87,9 @@ class BaseHandler(RequestHandler):
         # Job and execution ids, which are UUIDs, after the name of the task (RFC 9562, section 4:
         # either case is read, lower case is written).
         self.path_args[1:] = [part.lower() for part in self.path_args[1:]]
+        if self.principal.role >= Role.VIEWER:
+            # Clients compare it with their own. It is nobody else's business.
+            self.set_header("Fastlane-Version", self.services.version)
 
     def check(self) -> None:
         """:raises Problem: the request is not one that the route answers."""

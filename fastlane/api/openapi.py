@@ -62,6 +62,7 @@ IN_PATHS: Mapping[str, Parameter] = {
 # Name, type, description.
 _HEADERS = (
     ("X-Request-ID", "string", "Yours, or a new one. It is in every log line of the request."),
+    ("Fastlane-Version", "string", "The server's version, for those who may read."),
     ("Fastlane-Status", "string", "The execution's status; `scheduled` when there is none yet."),
     ("Fastlane-Execution-Id", "string", "Whose log it is."),
     ("Fastlane-Reason", "string", "Why it ended, as `reason` in its details; only once it has."),
@@ -300,7 +301,8 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
         # The handshake is Tornado's own and has the headers of RFC 6455 only.
         responses["101"] = {"description": _SUCCESSES[101]}
     else:
-        headers = _headers("X-Request-ID", *operation.headers)
+        version = () if operation.role is Role.ANONYMOUS else ("Fastlane-Version",)
+        headers = _headers("X-Request-ID", *version, *operation.headers)
         for status in operation.successes:
             response: dict[str, Any] = {"description": _SUCCESSES[status], "headers": headers}
             if status != 204:

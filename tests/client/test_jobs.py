@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fastlane import __version__
 from fastlane_client import (
+    AsyncClient,
     BadRequest,
     Execution,
     JobFailed,
@@ -17,6 +19,7 @@ from fastlane_client import (
     Status,
 )
 from fastlane_client.payload import payload_of
+from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Site
 from tests.client.styles import Style
 
@@ -157,3 +160,15 @@ def test_times_and_durations_of_a_payload() -> None:
     }
     with pytest.raises(ValueError, match="ambiguous"):
         payload_of("x", "a", start_at=at.replace(tzinfo=None))
+
+
+async def test_the_server_tells_its_version_to_those_who_may_read(make_site: MakeSite) -> None:
+    site = await make_site(
+        still=True, basic_auth_user="me", basic_auth_password="hunter2hunter2hunter2"
+    )
+    assert "Fastlane-Version" not in (await site.get("/healthcheck/")).headers
+    assert "Fastlane-Version" not in (await site.get("/tasks/")).headers
+    url = site.base.replace("//", "//me:hunter2hunter2hunter2@")
+    async with AsyncClient(url) as client:
+        reply = await client.api("GET", "/tasks/")
+    assert reply.headers["fastlane-version"] == __version__
