@@ -48,6 +48,14 @@ class Lists(ABC):
         :raises Rejected: *after* is not a cursor of this list.
         """
 
+    @abstractmethod
+    async def last_of_tasks(self, task_ids: Sequence[str]) -> Mapping[str, Execution]:
+        """The newest execution of each task that has one, by task id; for one page of tasks."""
+
+    @abstractmethod
+    async def last_of_jobs(self, job_ids: Sequence[str]) -> Mapping[str, Execution]:
+        """The newest execution of each job that has one, by job id; for one page of jobs."""
+
 
 class Index(StrEnum):
     """An index on executions, by what it holds. Each ends with ``created_at`` and a number, but

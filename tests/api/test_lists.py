@@ -133,3 +133,29 @@ async def test_filters(still: Site) -> None:
 )
 async def test_what_is_wrong_is_said(still: Site, query: str, said: str) -> None:
     assert said in (await still.get(f"/executions/?{query}")).problem(400)["detail"]
+
+
+async def test_tasks_and_jobs_show_their_last_execution(still: Site) -> None:
+    """In the times of the reference, whose routes these are."""
+    scheduled = await still.submit("a", startIn="5m")
+    ran = await still.submit("a")
+    await finish(still, Outcome(Status.DONE, Reason.EXIT_CODE, exit_code=0))
+    (task,) = (await still.get("/tasks/")).json["items"]
+    last = task["lastExecution"]
+    assert last == {
+        "executionId": ran["executionId"],
+        "url": ran["executionUrl"],
+        "status": "done",
+        "reason": "exit-code",
+        "exitCode": 0,
+        "createdAt": last["createdAt"],
+        "finishedAt": last["finishedAt"],
+    }
+    assert not INSTANT.fullmatch(last["finishedAt"])
+    assert INSTANT.fullmatch(f"{last['finishedAt']}Z")
+    found = (await still.get("/tasks/a/")).json
+    assert found["lastExecution"] == last
+    assert {job["id"]: job["lastExecution"] for job in found["jobs"]} == {
+        ran["jobId"]: last,
+        scheduled["jobId"]: None,
+    }

@@ -88,7 +88,7 @@ async def test_jobs_of_a_task(still: Site) -> None:
     pages = await walk(still, "/tasks/a")
     assert [len(page["jobs"]) for page in pages] == [100, 1]
     assert [job["id"] for page in pages for job in page["jobs"]] == made[::-1]
-    assert set(pages[0]["jobs"][0]) == {"id", "url", "createdAt"}
+    assert set(pages[0]["jobs"][0]) == {"id", "url", "createdAt", "lastExecution"}
     assert pages[0]["jobsCount"] == pages[0]["total"] == 101
 
 

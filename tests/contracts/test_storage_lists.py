@@ -187,3 +187,20 @@ async def test_when_an_execution_joined_the_queue(storage: Storage) -> None:
     taken = await claimed(storage)
     await storage.executions.release(taken.id, taken.epoch, now=NOW + 9)
     assert (await storage.executions.get(taken.id)).queued_at == NOW + 6
+
+
+async def test_the_newest_execution_of_tasks_and_jobs(storage: Storage) -> None:
+    there = await fill(storage)
+    names = ["alpha", "beta", "nobody", "gamma*"]
+    found = await storage.lists.last_of_tasks(names)
+    assert found.keys() == set(names) - {"nobody"}
+    for name, last in found.items():
+        assert last.created_at == max(one.created_at for one in there if one.task_id == name)
+    job = make_job()
+    await storage.jobs.submit(job, make_execution(job))
+    await finish(storage, await claimed(storage, max_running=1000))
+    other = await storage.executions.last_of_job(job.id)
+    again = await storage.jobs.retry(job, make_execution(job), now=NOW)
+    known = await storage.lists.last_of_jobs([job.id, there[0].job_id, new_id()])
+    assert {one.id for one in known.values()} == {again.id, there[0].id}
+    assert other is not None

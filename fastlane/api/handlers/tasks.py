@@ -12,10 +12,11 @@ from fastlane.api.lookup import check_task_id
 from fastlane.api.paging import requested_page
 from fastlane.api.parameters import Parameter
 from fastlane.api.problems import Problem
-from fastlane.api.schemas import build, responses
+from fastlane.api.schemas import build, listed, responses
 from fastlane.api.schemas.payload import take_submission
 from fastlane.errors import NotFound, StorageUnavailable
-from fastlane.storage.base import IdempotencyKey
+from fastlane.model import Task as TaskRecord
+from fastlane.storage.base import IdempotencyKey, Page
 
 TASKS_PER_PAGE = 10
 JOBS_PER_PAGE = 100
@@ -39,6 +40,15 @@ IDEMPOTENCY_KEY = Parameter(
 )
 
 
+async def task_page(
+    handler: BaseHandler, page: Page[TaskRecord], keys: responses.PageKeys
+) -> responses.TaskPage:
+    """What *handler* answers for *page*."""
+    last = await handler.services.storage.lists.last_of_tasks([task.id for task in page.items])
+    items = [listed.task_item(task, last.get(task.id), handler.urls) for task in page.items]
+    return {**keys, "items": items}
+
+
 class Tasks(BaseHandler):
     """``/tasks/``"""
 
@@ -47,7 +57,7 @@ class Tasks(BaseHandler):
         request = requested_page(self, TASKS_PER_PAGE)
         page = await self.services.storage.tasks.page(request)
         keys = build.page_keys(page, request, self.urls.tasks(), per_page=TASKS_PER_PAGE)
-        await self.send_json(build.task_page(page, keys, self.urls))
+        await self.send_json(await task_page(self, page, keys))
 
 
 class Search(BaseHandler):
@@ -68,7 +78,7 @@ class Search(BaseHandler):
         keys = build.page_keys(
             page, request, self.urls.search(), per_page=TASKS_PER_PAGE, query=query
         )
-        await self.send_json(build.task_page(page, keys, self.urls))
+        await self.send_json(await task_page(self, page, keys))
 
 
 class Task(BaseHandler):
@@ -80,7 +90,17 @@ class Task(BaseHandler):
         task = await self.services.storage.tasks.get(task_id)
         page = await self.services.storage.jobs.of_task(task_id, request)
         keys = build.page_keys(page, request, self.urls.task(task_id), per_page=JOBS_PER_PAGE)
-        await self.send_json(build.task_details(task, page, keys, self.urls))
+        lists = self.services.storage.lists
+        last = await lists.last_of_tasks([task_id])
+        last_of_jobs = await lists.last_of_jobs([job.id for job in page.items])
+        found: responses.TaskDetails = {
+            **listed.task_item(task, last.get(task_id), self.urls),
+            **keys,
+            "jobs": [
+                listed.job_item(job, last_of_jobs.get(job.id), self.urls) for job in page.items
+            ],
+        }
+        await self.send_json(found)
 
     async def post(self, task_id: str) -> None:
         """Stores a job and, unless it is scheduled, its first execution.

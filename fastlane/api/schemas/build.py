@@ -15,7 +15,7 @@ from fastlane.api.streaming.encoded import time_text
 from fastlane.api.urls import Urls, with_query
 from fastlane.config import Config
 from fastlane.hosts import Hosts
-from fastlane.model import ATTEMPTS_KEPT, Definition, Delivery, Execution, Farm, Job, Reason, Task
+from fastlane.model import ATTEMPTS_KEPT, Definition, Delivery, Execution, Farm, Job, Reason
 from fastlane.notifications.registry import channels
 from fastlane.redact import redactor
 from fastlane.storage.base import Overview, Page, PageRequest
@@ -253,30 +253,6 @@ def report(
         "taskUrl": urls.task(execution.task_id),
         "metadata": metadata,
     }
-
-
-def task_item(task: Task, urls: Urls) -> responses.TaskItem:
-    return {
-        "createdAt": time_text(task.created_at),
-        "jobsCount": task.jobs_count,
-        "lastModifiedAt": time_text(task.modified_at),
-        "taskId": task.id,
-        "url": urls.task(task.id),
-    }
-
-
-def task_page(page: Page[Task], keys: responses.PageKeys, urls: Urls) -> responses.TaskPage:
-    return {**keys, "items": [task_item(task, urls) for task in page.items]}
-
-
-def task_details(
-    task: Task, page: Page[Job], keys: responses.PageKeys, urls: Urls
-) -> responses.TaskDetails:
-    return {**task_item(task, urls), **keys, "jobs": [job_item(job, urls) for job in page.items]}
-
-
-def job_item(job: Job, urls: Urls) -> responses.JobItem:
-    return {**job_reference(job.task_id, job.id, urls), "createdAt": time_text(job.created_at)}
 
 
 def stopped_job(job: Job, urls: Urls) -> responses.StoppedJob:

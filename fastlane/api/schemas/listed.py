@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastlane.api.schemas import responses
+from fastlane.api.schemas.build import job_reference, time_or_none
 from fastlane.api.streaming.encoded import time_text
 from fastlane.api.urls import Urls, with_query
-from fastlane.model import Execution, Status
+from fastlane.model import Execution, Job, Status, Task
 from fastlane.redact import redactor
 from fastlane.storage.base import Listing
 
@@ -72,6 +73,41 @@ def execution_item(
         "durationSeconds": _duration(one),
         "waiting": waiting,
         "nextAttemptAt": instant_or_none(one.due_at) if is_waiting else None,
+    }
+
+
+def last_execution(one: Execution | None, urls: Urls) -> responses.LastExecution | None:
+    if one is None:
+        return None
+    return {
+        "executionId": one.id,
+        "url": urls.execution(one),
+        "status": one.status,
+        "reason": one.reason,
+        "exitCode": one.exit_code,
+        "createdAt": time_text(one.created_at),
+        "finishedAt": time_or_none(one.finished_at),
+    }
+
+
+def task_item(task: Task, last: Execution | None, urls: Urls) -> responses.TaskItem:
+    """:param last: its newest execution."""
+    return {
+        "createdAt": time_text(task.created_at),
+        "jobsCount": task.jobs_count,
+        "lastExecution": last_execution(last, urls),
+        "lastModifiedAt": time_text(task.modified_at),
+        "taskId": task.id,
+        "url": urls.task(task.id),
+    }
+
+
+def job_item(job: Job, last: Execution | None, urls: Urls) -> responses.JobItem:
+    """:param last: its newest execution."""
+    return {
+        **job_reference(job.task_id, job.id, urls),
+        "createdAt": time_text(job.created_at),
+        "lastExecution": last_execution(last, urls),
     }
 
 

@@ -72,15 +72,41 @@ class MongoLists(Facet, Lists):
     ) -> Listing[Execution]:
         farms = await self._farms() if needs_farms(wanted) else []
         scans = plan(wanted, farms)
-        key = key_after(after, scans)
-        most = MOST_READ // max(len(scans), 1)
-        parts = await asyncio.gather(*(self._part(one, wanted, key, size, most) for one in scans))
-        docs, cursor = merged(parts, size)
-        items = list(map(execution_from, docs))
+        items, cursor = await self._page(wanted, scans, size, key_after(after, scans))
         if not all(one.is_exact or one.index is Index.ACTIVE for one in scans):
             return Listing(items, cursor)
         counts = await asyncio.gather(*(self._count(one, wanted) for one in scans))
         return Listing(items, cursor, *counted(counts))
+
+    async def _page(
+        self, wanted: ExecutionFilter, scans: Sequence[Scan], size: int, key: Key | None
+    ) -> tuple[Sequence[Execution], str | None]:
+        most = MOST_READ // max(len(scans), 1)
+        parts = await asyncio.gather(*(self._part(one, wanted, key, size, most) for one in scans))
+        docs, cursor = merged(parts, size)
+        return list(map(execution_from, docs)), cursor
+
+    @operation
+    async def last_of_tasks(self, task_ids: Sequence[str]) -> Mapping[str, Execution]:
+        async def last(task_id: str) -> Sequence[Execution]:
+            wanted = ExecutionFilter(task_id)
+            return (await self._page(wanted, plan(wanted), 1, None))[0]
+
+        found = await asyncio.gather(*map(last, task_ids))
+        return {one.task_id: one for ones in found for one in ones}
+
+    @operation
+    async def last_of_jobs(self, job_ids: Sequence[str]) -> Mapping[str, Execution]:
+        """One seek for each in the index."""
+        found = await self._db.executions.aggregate(
+            [
+                {"$match": {"job_id": {"$in": list(job_ids)}}},
+                {"$sort": {"job_id": 1, "number": -1}},
+                {"$group": {"_id": "$job_id", "last": {"$first": "$$ROOT"}}},
+            ],
+            hint="job",
+        )
+        return {doc["_id"]: execution_from(doc["last"]) for doc in await found.to_list(None)}
 
     async def _farms(self) -> Sequence[str]:
         """One seek for each in the index."""

@@ -9,8 +9,9 @@ records are read only as far as the page goes.
 from __future__ import annotations
 
 import itertools
+import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastlane.model import Execution
@@ -29,6 +30,7 @@ from fastlane.storage.lists import (
     needs_farms,
     plan,
 )
+from fastlane.storage.sqlite.changes import executions
 from fastlane.storage.sqlite.facet import Facet, on_reader
 from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, Row, execution_from
 
@@ -56,6 +58,13 @@ WITH RECURSIVE farms (name) AS (
 SELECT name FROM farms WHERE name IS NOT NULL
 """
 
+LAST_OF_JOBS = f"""
+SELECT {EXECUTION_COLUMNS} FROM (SELECT value AS wanted FROM json_each(?))
+CROSS JOIN executions INDEXED BY executions_of_job ON job_id = wanted AND number = (
+    SELECT max(number) FROM executions AS newer WHERE newer.job_id = wanted
+)
+"""
+
 
 class SqliteLists(Facet, Lists):
     """:class:`fastlane.storage.base.Lists` in SQLite."""
@@ -71,14 +80,42 @@ class SqliteLists(Facet, Lists):
     ) -> Listing[Execution]:
         farms = connection.execute(FARMS).fetchall() if needs_farms(wanted) else []
         scans = plan(wanted, [name for (name,) in farms])
-        key = key_after(after, scans)
+        items, cursor = _page(connection, wanted, scans, size, key_after(after, scans))
         queries = [Query(scan, wanted) for scan in scans]
-        most = MOST_READ // max(len(scans), 1)
-        rows, cursor = merged([one.part(connection, key, size, most) for one in queries], size)
-        items = [execution_from(row) for row in rows]
         if not all(one.can_count for one in queries):
             return Listing(items, cursor)
         return Listing(items, cursor, *counted([one.count(connection) for one in queries]))
+
+    @on_reader
+    def last_of_tasks(
+        self, connection: sqlite3.Connection, task_ids: Sequence[str]
+    ) -> Mapping[str, Execution]:
+        found: dict[str, Execution] = {}
+        for task_id in task_ids:
+            wanted = ExecutionFilter(task_id)
+            for one in _page(connection, wanted, plan(wanted), 1, None)[0]:
+                found[task_id] = one
+        return found
+
+    @on_reader
+    def last_of_jobs(
+        self, connection: sqlite3.Connection, job_ids: Sequence[str]
+    ) -> Mapping[str, Execution]:
+        found = executions(connection, LAST_OF_JOBS, (json.dumps(list(job_ids)),))
+        return {one.job_id: one for one in found}
+
+
+def _page(
+    connection: sqlite3.Connection,
+    wanted: ExecutionFilter,
+    scans: Sequence[Scan],
+    size: int,
+    key: Key | None,
+) -> tuple[Sequence[Execution], str | None]:
+    most = MOST_READ // max(len(scans), 1)
+    parts = [Query(scan, wanted).part(connection, key, size, most) for scan in scans]
+    rows, cursor = merged(parts, size)
+    return [execution_from(row) for row in rows], cursor
 
 
 class Query:
