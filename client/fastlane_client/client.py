@@ -95,7 +95,7 @@ class ClientMethods(Styled):
         :param extra: further keys of the payload, as the API names them.
         :param job: create the job with this id or name, or replace its definition. It is not asked
             for again when the answer is lost, as each PUT enqueues.
-        :param from_job: a job of the same task whose stored secrets are meant by ``***``.
+        :param from_job: of a new job: a job of the same task whose stored secrets ``***`` means.
         :param idempotency_key: your own, such as the id of what the job is for.
         """
         payload = payload_of(
@@ -147,7 +147,9 @@ class ClientMethods(Styled):
         core = self._core
         if job is not None:
             path = f"{_task(task)}/jobs/{segment(job)}/"
-            request = core.request("PUT", path, {"from": from_job}, payload)
+            if from_job is not None:
+                raise ValueError("from_job is for new jobs; a replacement keeps what *** means.")
+            request = core.request("PUT", path, None, payload)
         else:
             headers = {"Idempotency-Key": key or new_key()}
             query = {"from": from_job}

@@ -390,7 +390,6 @@ class Host(Record):
     available: bool = True
     blacklisted: bool = False
     """Drained: it gets no new executions."""
-    drained: bool = False
     circuit: str | None = None
     error: str | None = None
     running: int = 0
@@ -406,7 +405,6 @@ class Farm(Record):
     running: int = 0
     max_running: int = 0
     blocked: str | None = None
-    hosts: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
