@@ -195,8 +195,16 @@ class BaseHandler(RequestHandler):
 
     def around(self) -> dict[str, Any]:
         """What every page shows around its own."""
-        principal = self.principal
-        return {"version": self.services.version, "role": principal.role, "user": principal.name}
+        principal, paths = self.principal, {one.path for one in self.settings["routes"]}
+        return {
+            "version": self.services.version,
+            "role": principal.role,
+            "user": principal.name,
+            # The socket that says what has changed.
+            "events": "/events/ws/" if "/events/ws" in paths else None,
+            "may_act": principal.role >= Role.SUBMITTER,
+            "may_operate": principal.role >= Role.OPERATOR,
+        }
 
     def compute_etag(self) -> str | None:
         """The tag of the answer, which is that of its text, compressed or not."""

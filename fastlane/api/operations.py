@@ -87,6 +87,14 @@ class Route:
     tag: str = "Server"
     """The section of the document."""
 
+    def with_page(self, page: type[RequestHandler] | None) -> Route:
+        """This route, where *page* answers those who want a page."""
+        if page is None:
+            return self
+        get = self.operations["get"]
+        operations = {**self.operations, "get": replace(get, parameters=(*get.parameters, AS))}
+        return replace(self, page=page, operations=operations)
+
     @property
     def paths(self) -> tuple[str, ...]:
         return (self.path, *self.spellings)
@@ -118,9 +126,4 @@ class Route:
 
 def route(path: str, handler: type[RequestHandler], *operations: Operation, **more: Any) -> Route:
     """A :class:`Route`; *more* are its further fields."""
-    if more.get("page"):
-        operations = tuple(
-            replace(one, parameters=(*one.parameters, AS)) if one.method == "get" else one
-            for one in operations
-        )
     return Route(path, handler, {one.method: one for one in operations}, **more)

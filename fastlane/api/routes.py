@@ -36,7 +36,8 @@ from fastlane.api.operations import HTML, JSON, Route, delete, get, post, put, r
 from fastlane.api.pages.assets import Asset
 from fastlane.api.pages.docs import Docs, Document
 from fastlane.api.pages.execution import ExecutionPage
-from fastlane.api.pages.index import Index, OverviewPage, RouteIndex
+from fastlane.api.pages.index import Index, RouteIndex
+from fastlane.api.pages.table import PAGES
 from fastlane.api.paging import PAGED
 from fastlane.api.parameters import Parameter
 from fastlane.api.schemas import responses
@@ -235,7 +236,6 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             "",
             Index,
             get("getIndex", VIEWER, "The routes of this server", RouteIndex, stored=False),
-            page=OverviewPage,
         ),
         route(
             "/docker-executor/blacklist",
@@ -279,7 +279,11 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
         ),
     ),
 }
-ROUTES = tuple(replace(one, tag=tag) for tag, routes in _SECTIONS.items() for one in routes)
+ROUTES = tuple(
+    replace(one, tag=tag).with_page(PAGES.get(one.path))
+    for tag, routes in _SECTIONS.items()
+    for one in routes
+)
 
 
 def make_app(

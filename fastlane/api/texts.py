@@ -110,3 +110,44 @@ def command(words: object) -> str:
 def count(number: int, one: str, more: str | None = None) -> str:
     """*number* with its noun."""
     return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
+_SENTENCES = {
+    "oom": "It used more memory than its limit allows and was killed.",
+    "stopped": "It was stopped on request.",
+    "timeout": "It ran longer than its timeout and was stopped.",
+    "expired": "It could not start before it expired.",
+    "pull-failed": "Its image could not be pulled.",
+    "start-failed": "Its container could not be started.",
+    "disk": "It wrote more than its disk limit allows.",
+    "lost": "Its host or container vanished, so its outcome is unknown.",
+}
+
+
+def sentence(status: str, reason: str | None, exit_code: int | None, message: str | None) -> str:
+    """Why an execution ended as it did; empty while it runs, and for one that is done."""
+    if status not in ("failed", "timedout", "expired"):
+        return ""
+    known = _SENTENCES.get(reason or "", "")
+    if not known and exit_code is not None:
+        known = f"The command ended with exit code {exit_code}."
+    if message and message not in known:
+        return f"{known} {message}".strip()
+    return known
+
+
+def glob(task_id: str) -> str:
+    """*task_id* as the filter of a list takes it, where a star is special."""
+    return task_id.replace("*", r"\*")
+
+
+def limit(name: str, value: float) -> str:
+    """A limit of a container in words."""
+    if name in ("memory", "disk"):
+        size, unit = value, "B"
+        for following in ("KiB", "MiB", "GiB"):
+            if size < 1024:
+                break
+            size, unit = size / 1024, following
+        return f"{name} {size:g} {unit}" if size == int(size) else f"{name} {size:.1f} {unit}"
+    return f"{value:g} {name}"

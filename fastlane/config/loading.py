@@ -56,6 +56,7 @@ def load(
     config = None
     try:
         config = Config(**{"data_dir": default_data_dir(environ), **values})
+        config.origins.update(origins)
     except ValidationError as error:
         faults += sentences(error, values, origins)
     if faults or config is None:

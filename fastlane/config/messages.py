@@ -197,6 +197,8 @@ class Option:
     """The current value; a secret is hidden."""
     changed: bool
     """The current value is not the default."""
+    origin: str
+    """Where the value comes from, such as "in the environment"; empty for a default."""
     secret: bool
 
 
@@ -218,6 +220,7 @@ def options(config: Config | None = None) -> list[Option]:
                 help=field.description or "",
                 value=(HIDDEN if value else "") if secret else value,
                 changed=name in config.model_fields_set and value != default,
+                origin=config.origins.get(name, ""),
                 secret=secret,
             )
         )

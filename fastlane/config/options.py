@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -51,6 +51,15 @@ ROLES = ("api", "scheduler", "dispatcher", "monitor", "notifier")
 """The parts of the work, which instances can divide among themselves."""
 
 
+class _Origins(dict[str, str]):
+    """Where values come from, which is no part of them: any two are equal."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Origins)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class Config(BaseSettings):
     """The options of one server. :func:`load` makes it from the environment and a file.
 
@@ -58,6 +67,7 @@ class Config(BaseSettings):
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
+    _origins: _Origins = PrivateAttr(default_factory=lambda: _Origins())
 
     # Where it listens, and who may call it.
     host: types.Address = option(
@@ -359,6 +369,11 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # load() reads the sources itself: it must report where each value came from.
         return (init_settings,)
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where each option comes from that is set, by its name in lower case."""
+        return self._origins
 
     @property
     def backoff(self) -> Backoff:

@@ -12,20 +12,23 @@ NOTIFICATIONS_PER_PAGE = 20
 DELIVERY_STATE = parameters.choice("state", "Which notifications.", "failed", "pending")
 
 
+async def load_notifications(handler: BaseHandler) -> responses.NotificationPage:
+    """The page that the query of *handler* asks for."""
+    request, urls = requested_page(handler, NOTIFICATIONS_PER_PAGE), handler.urls
+    state = DeliveryState(DELIVERY_STATE.choice(handler) or DeliveryState.FAILED)
+    page = await handler.services.storage.outbox.in_state(state, request)
+    keys = build.page_keys(
+        page, request, urls.notifications(), per_page=NOTIFICATIONS_PER_PAGE, state=state
+    )
+    return {**keys, "items": [build.notification(delivery, urls) for delivery in page.items]}
+
+
 class Notifications(BaseHandler):
     """``/notifications/``"""
 
     async def get(self) -> None:
         """Newest first: those that are out of retries (`failed`), or still to be delivered."""
-        request = requested_page(self, NOTIFICATIONS_PER_PAGE)
-        state = DeliveryState(DELIVERY_STATE.choice(self) or DeliveryState.FAILED)
-        page = await self.services.storage.outbox.in_state(state, request)
-        keys = build.page_keys(
-            page, request, self.urls.notifications(), per_page=NOTIFICATIONS_PER_PAGE, state=state
-        )
-        items = [build.notification(delivery, self.urls) for delivery in page.items]
-        found: responses.NotificationPage = {**keys, "items": items}
-        await self.send_json(found)
+        await self.send_json(await load_notifications(self))
 
 
 class RequeueNotification(BaseHandler):

@@ -41,33 +41,37 @@ class Healthcheck(BaseHandler):
         )
 
 
+async def load_status(handler: BaseHandler) -> responses.ServerStatus:
+    """What the server does."""
+    services, storage, urls = handler.services, handler.services.storage, handler.urls
+    overview = await storage.overview()
+    active = await storage.executions.active_runs()
+    scheduled = await storage.jobs.scheduled(SCHEDULED_SHOWN)
+    running = Counter(one.host for one in active)
+    running_of_farm = Counter(one.farm for one in active)
+    return {
+        "version": services.version,
+        "executor": services.executors.default,
+        "backend": storage.name,
+        "containers": {"running": [build.running_container(one, urls) for one in active]},
+        "hosts": [
+            build.host_status(host, services.hosts, running[host], farm)
+            for farm in services.farms
+            for host in farm.hosts
+        ],
+        "farms": [
+            build.farm_status(farm, services.hosts, running_of_farm[farm.name])
+            for farm in services.farms
+        ],
+        "jobs": build.job_counts(overview, scheduled, urls),
+        "queues": build.queues(overview),
+        "tasks": {"count": overview.tasks},
+    }
+
+
 class Status(BaseHandler):
     """``/status/``"""
 
     async def get(self) -> None:
         """Running containers, hosts, queues and the jobs that have a next run."""
-        services, storage, urls = self.services, self.services.storage, self.urls
-        overview = await storage.overview()
-        active = await storage.executions.active_runs()
-        scheduled = await storage.jobs.scheduled(SCHEDULED_SHOWN)
-        running = Counter(one.host for one in active)
-        running_of_farm = Counter(one.farm for one in active)
-        found: responses.ServerStatus = {
-            "version": services.version,
-            "executor": services.executors.default,
-            "backend": storage.name,
-            "containers": {"running": [build.running_container(one, urls) for one in active]},
-            "hosts": [
-                build.host_status(host, services.hosts, running[host], farm)
-                for farm in services.farms
-                for host in farm.hosts
-            ],
-            "farms": [
-                build.farm_status(farm, services.hosts, running_of_farm[farm.name])
-                for farm in services.farms
-            ],
-            "jobs": build.job_counts(overview, scheduled, urls),
-            "queues": build.queues(overview),
-            "tasks": {"count": overview.tasks},
-        }
-        await self.send_json(found)
+        await self.send_json(await load_status(self))

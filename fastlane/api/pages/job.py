@@ -1,0 +1,68 @@
+"""The page of a job."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from fastlane.api.pages.commands import curl
+from fastlane.api.pages.items import executions
+from fastlane.api.pages.page import Page, Values
+from fastlane.api.schemas import build
+from fastlane.cron import next_tick
+from fastlane.model import Job
+from fastlane.storage.base import ExecutionFilter
+
+RUNS_PER_PAGE = 20
+TICKS_SHOWN = 5
+
+
+class JobPage(Page):
+    """``/tasks/T/jobs/J/``"""
+
+    template: ClassVar[str] = "job"
+
+    async def frame(self, *ids: str | None) -> Values:
+        task_id, job_id = ids
+        assert task_id is not None
+        assert job_id is not None
+        # 404 for the whole page, before any fragment.
+        job = await self.services.storage.jobs.get(task_id, job_id)
+        return {"job_id": job.id, "job_name": getattr(job, "name", None), "task_id": task_id}
+
+    async def definition(self, task_id: str, job_id: str) -> Values:
+        services = self.services
+        job = await services.storage.jobs.get(task_id, job_id)
+        last = await services.storage.executions.last_of_job(job.id)
+        details = build.job_details(job, [], last, services.config, self.urls)
+        return {
+            "job": details,
+            "paused": getattr(job, "paused_at", None) is not None,
+            "last": last,
+            "schedule_text": job.schedule.cron or "",
+            "ticks": ticks(job, services.clock()),
+            "curl": curl(details, f"{self.caller.scheme}://{self.caller.host}"),
+        }
+
+    async def runs(self, task_id: str, job_id: str) -> Values:
+        job = await self.services.storage.jobs.get(task_id, job_id)
+        after = self.get_query_argument("cursor", None)
+        found = await executions(
+            self, ExecutionFilter(job_id=job.id), size=RUNS_PER_PAGE, after=after
+        )
+        following = found["nextUrl"]
+        older = following and f"?cursor={following.rpartition('cursor=')[2]}"
+        return {"runs": found, "older": older, "newest": after is None}
+
+    fragments: ClassVar = {"definition": definition, "runs": runs}
+
+
+def ticks(job: Job, now: float) -> list[float]:
+    """When *job* runs next, at most :data:`TICKS_SHOWN` times."""
+    at = job.next_run_at
+    found: list[float] = []
+    while at is not None and len(found) < TICKS_SHOWN:
+        found.append(at)
+        if job.schedule.cron is None:
+            break
+        at = next_tick(job.schedule.cron, job.schedule.timezone, max(at, now))
+    return found
