@@ -57,7 +57,7 @@ class _Origins(dict[str, str]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Origins)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 class Config(BaseSettings):

@@ -49,6 +49,22 @@ async def task_page(
     return {**keys, "items": items}
 
 
+async def load_task(handler: BaseHandler, task_id: str) -> responses.TaskDetails:
+    """The task with the page of its jobs that the query of *handler* asks for."""
+    request, urls = requested_page(handler, JOBS_PER_PAGE), handler.urls
+    storage = handler.services.storage
+    task = await storage.tasks.get(task_id)
+    page = await storage.jobs.of_task(task_id, request)
+    keys = build.page_keys(page, request, urls.task(task_id), per_page=JOBS_PER_PAGE)
+    last = await storage.lists.last_of_tasks([task_id])
+    last_of_jobs = await storage.lists.last_of_jobs([job.id for job in page.items])
+    return {
+        **listed.task_item(task, last.get(task_id), urls),
+        **keys,
+        "jobs": [listed.job_item(job, last_of_jobs.get(job.id), urls) for job in page.items],
+    }
+
+
 class Tasks(BaseHandler):
     """``/tasks/``"""
 
@@ -86,21 +102,7 @@ class Task(BaseHandler):
 
     async def get(self, task_id: str) -> None:
         """The task with a page of its jobs, newest first."""
-        request = requested_page(self, JOBS_PER_PAGE)
-        task = await self.services.storage.tasks.get(task_id)
-        page = await self.services.storage.jobs.of_task(task_id, request)
-        keys = build.page_keys(page, request, self.urls.task(task_id), per_page=JOBS_PER_PAGE)
-        lists = self.services.storage.lists
-        last = await lists.last_of_tasks([task_id])
-        last_of_jobs = await lists.last_of_jobs([job.id for job in page.items])
-        found: responses.TaskDetails = {
-            **listed.task_item(task, last.get(task_id), self.urls),
-            **keys,
-            "jobs": [
-                listed.job_item(job, last_of_jobs.get(job.id), self.urls) for job in page.items
-            ],
-        }
-        await self.send_json(found)
+        await self.send_json(await load_task(self, task_id))
 
     async def post(self, task_id: str) -> None:
         """Stores a job and, unless it is scheduled, its first execution.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from fastlane.api.handlers.tasks import load_task, task_page
 from fastlane.api.pages import figures
 from fastlane.api.pages.items import executions
 from fastlane.api.pages.page import Page, Values
@@ -11,7 +12,7 @@ from fastlane.api.paging import requested_page
 from fastlane.api.schemas import build
 from fastlane.storage.base import ExecutionFilter
 
-TASKS_PER_PAGE, JOBS_PER_PAGE = 50, 50
+TASKS_PER_PAGE = 50
 
 
 class TasksPage(Page):
@@ -26,7 +27,7 @@ class TasksPage(Page):
         page = await (tasks.search(query, request) if query else tasks.page(request))
         url = self.urls.search() if query else self.urls.tasks()
         keys = build.page_keys(page, request, url, per_page=TASKS_PER_PAGE, query=query or None)
-        return {"tasks": build.task_page(page, keys, self.urls), "query": query}
+        return {"tasks": await task_page(self, page, keys), "query": query}
 
     async def frame(self, *_: str | None) -> Values:
         return {"query": self.get_query_argument("query", "").strip()}
@@ -42,7 +43,8 @@ class TaskPage(Page):
     async def frame(self, *ids: str | None) -> Values:
         (task_id,) = ids
         assert task_id is not None
-        return {"task": build.task_item(await self.services.storage.tasks.get(task_id), self.urls)}
+        task = await self.services.storage.tasks.get(task_id)
+        return {"task_id": task.id}
 
     async def runs(self, task_id: str) -> Values:
         found = await executions(self, ExecutionFilter(task_id=task_id), size=figures.BARS)
@@ -54,10 +56,6 @@ class TaskPage(Page):
         }
 
     async def jobs(self, task_id: str) -> Values:
-        request = requested_page(self, JOBS_PER_PAGE)
-        task = await self.services.storage.tasks.get(task_id)
-        page = await self.services.storage.jobs.of_task(task_id, request)
-        keys = build.page_keys(page, request, self.urls.task(task_id), per_page=JOBS_PER_PAGE)
-        return {"task": build.task_details(task, page, keys, self.urls)}
+        return {"task": await load_task(self, task_id)}
 
     fragments: ClassVar = {"runs": runs, "jobs": jobs}
