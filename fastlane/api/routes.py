@@ -18,6 +18,7 @@ from fastlane.api.bounds import BoundedApplication
 from fastlane.api.ends import PREFER, WAIT
 from fastlane.api.handlers import output
 from fastlane.api.handlers.executions import Execution, StopExecution
+from fastlane.api.handlers.host_list import HostList
 from fastlane.api.handlers.hosts import Blacklist
 from fastlane.api.handlers.jobs import Job, StopJob
 from fastlane.api.handlers.lists import EXECUTION_FILTERS, LISTED, Executions
@@ -236,6 +237,11 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             "",
             Index,
             get("getIndex", VIEWER, "The routes of this server", RouteIndex, stored=False),
+        ),
+        route(
+            "/hosts",
+            HostList,
+            get("listHosts", VIEWER, "Farms, hosts and what runs on them", responses.HostList),
         ),
         route(
             "/docker-executor/blacklist",

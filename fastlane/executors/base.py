@@ -135,6 +135,14 @@ class LogBatch:
     bookmark: str
 
 
+@dataclass(frozen=True, slots=True)
+class EngineVersion:
+    """What serves a host."""
+
+    name: str
+    version: str
+
+
 class Executor(ABC):
     """Runs commands on hosts. See the module's docstring for the common rules."""
 
@@ -158,6 +166,13 @@ class Executor(ABC):
 
         :raises HostUnavailable: it does not.
         """
+
+    def engine(self, host: str) -> EngineVersion | None:
+        """What *host* said of itself when it was last connected to.
+
+        None before that, and where there is no engine.
+        """
+        return None
 
     @abstractmethod
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:

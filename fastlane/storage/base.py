@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 from fastlane.storage.events import Events, Span
 from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Outbox, Tasks
-from fastlane.storage.lists import Lists
+from fastlane.storage.lists import ActiveRun, Lists
 from fastlane.storage.logs import LogPlace, Logs
 from fastlane.storage.values import (
     ExecutionFilter,
@@ -42,6 +42,7 @@ from fastlane.storage.values import (
 )
 
 __all__ = [
+    "ActiveRun",
     "Events",
     "ExecutionFilter",
     "Executions",

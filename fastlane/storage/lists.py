@@ -56,6 +56,28 @@ class Lists(ABC):
     async def last_of_jobs(self, job_ids: Sequence[str]) -> Mapping[str, Execution]:
         """The newest execution of each job that has one, by job id; for one page of jobs."""
 
+    @abstractmethod
+    async def active(self, limit: int) -> Sequence[ActiveRun]:
+        """The executions that hold a slot, newest first; none of their definitions is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRun:
+    """Of an execution that holds a slot, what a list of hosts shows. See :class:`Execution`."""
+
+    id: str
+    task_id: str
+    job_id: str
+    farm: str
+    host: str
+    status: Status
+    started_at: float | None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ActiveRun:
+        """The one that a storage keeps as *values*."""
+        return cls(**{**values, "status": Status(values["status"])})
+
 
 class Index(StrEnum):
     """An index on executions, by what it holds. Each ends with ``created_at`` and a number, but

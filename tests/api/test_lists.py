@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from fastlane.model import Outcome, Reason, Status
+from tests.api.conftest import MakeSite
 from tests.api.http_site import Site
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -159,3 +161,40 @@ async def test_tasks_and_jobs_show_their_last_execution(still: Site) -> None:
         ran["jobId"]: last,
         scheduled["jobId"]: None,
     }
+
+
+FARMS = [
+    {"name": "builds", "match": "^build-", "hosts": ["b:1", "b:2"], "maxRunning": 3},
+    {"name": "rest", "match": "", "hosts": ["r:1"], "maxRunning": 5},
+]
+
+
+async def test_hosts(make_site: MakeSite) -> None:
+    site = await make_site(still=True, docker_hosts=json.dumps(FARMS))
+    storage, now = site.storage, site.server.parts.services.clock()
+    run = await site.submit("build-it")
+    taken = await storage.executions.claim("builds", host="b:1", owner="me", max_running=9, now=now)
+    assert taken is not None
+    await site.submit("build-more")
+    await storage.executions.claim("builds", host="gone:1", owner="me", max_running=9, now=now)
+    await site.post("/docker-executor/blacklist/", {"host": "b:2"})
+    site.server.parts.services.hosts.failed("b:1", "no answer")
+    builds, rest = (await site.get("/hosts/")).json["farms"]
+    hosts = {host["host"]: host for host in builds["hosts"]}
+    assert list(hosts) == ["b:1", "b:2", "gone:1"]
+    assert (builds["name"], builds["running"], builds["maxRunning"]) == ("builds", 2, 3)
+    assert hosts["b:1"]["executions"] == [
+        {
+            "executionId": run["executionId"],
+            "url": run["executionUrl"],
+            "taskId": "build-it",
+            "jobId": run["jobId"],
+            "status": "pulling",
+            "startedAt": None,
+        }
+    ]
+    one, two, gone = hosts.values()
+    assert (one["failures"], one["error"], one["drained"]) == (1, "no answer", False)
+    assert (two["drained"], two["available"], two["executions"]) == (True, False, [])
+    assert (gone["configured"], gone["running"]) == (False, 1)
+    assert (rest["running"], rest["hosts"][0]["engine"]) == (0, None)

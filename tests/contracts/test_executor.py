@@ -273,6 +273,9 @@ def in_order(batches: Sequence[LogBatch]) -> list[tuple[Stream, bytes]]:
 async def test_a_run_from_pull_to_remove(stage: Stage, code: int) -> None:
     executor = await stage.executor()
     await executor.check(stage.host)
+    engine = executor.engine(stage.host)
+    assert engine is None or (engine.name in {"Docker", "Podman"} and engine.version[0].isdigit())
+    assert (engine is None) == (executor.name == "process")
     before = time.time()
     spec = stage.spec("sh", "-c", f"echo out; echo err >&2; exit {code}")
     await executor.pull(stage.host, spec, lambda _: None)

@@ -204,3 +204,14 @@ async def test_the_newest_execution_of_tasks_and_jobs(storage: Storage) -> None:
     known = await storage.lists.last_of_jobs([job.id, there[0].job_id, new_id()])
     assert {one.id for one in known.values()} == {again.id, there[0].id}
     assert other is not None
+
+
+async def test_what_holds_a_slot(storage: Storage) -> None:
+    there = await fill(storage)
+    active = [one for one in there if one.status is Status.PULLING]
+    found = await storage.lists.active(100)
+    assert {(one.id, one.host, one.farm) for one in found} == {
+        (one.id, one.host, one.farm) for one in active
+    }
+    assert {one.status for one in found} == {Status.PULLING}
+    assert list(await storage.lists.active(2)) == list(found[:2])

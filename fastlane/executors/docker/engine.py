@@ -23,6 +23,7 @@ from aiodocker import Docker
 from aiodocker.exceptions import DockerError
 
 from fastlane.errors import HostUnavailable
+from fastlane.executors.base import EngineVersion
 
 # The newest API version that this code was written against.
 TESTED_API_VERSION = (1, 47)
@@ -45,6 +46,8 @@ MESSAGE_CHARS = 500
 # Bounds each end of a longer message that is looked at: what happened, and why.
 MESSAGE_END_CHARS = 4096
 # aiodocker's status for "no connection".
+# Bounds what is kept of an engine's version.
+VERSION_CHARS = 100
 _NOT_CONNECTED = 900
 
 _HOST = re.compile(r"(?:(?P<scheme>unix|tcp|http|https)://)?(?P<rest>.+)", re.DOTALL)
@@ -80,6 +83,7 @@ class Engine:
         self._clients: tuple[Docker, Docker] | None = None
         self._negotiated = False
         self._offered = (0, 0)
+        self.version: EngineVersion | None = None
         self._negotiating = asyncio.Lock()
 
     @property
@@ -211,6 +215,7 @@ class Engine:
                         async with query as answer, answer:
                             offered = json.loads(await _whole(answer))
                         self._offered = _version(offered["ApiVersion"])
+                        self.version = _engine_version(offered)
                         version = negotiate(offered["ApiVersion"], offered.get("MinAPIVersion"))
                     for client in clients:
                         client.api_version = version
@@ -279,6 +284,16 @@ def negotiate(offered: str, minimum: str | None) -> str:
     versions = [_version(offered), TESTED_API_VERSION]
     chosen = max(min(versions), _version(minimum)) if minimum else min(versions)
     return f"v{chosen[0]}.{chosen[1]}"
+
+
+def _engine_version(offered: Mapping[str, Any]) -> EngineVersion:
+    """What an engine says of itself; the first component of Podman's is Podman itself."""
+    try:
+        name = offered["Components"][0]["Name"]
+    except (KeyError, IndexError, TypeError):
+        name = ""
+    known = "Podman" if "podman" in str(name).lower() else "Docker"
+    return EngineVersion(known, str(offered.get("Version", ""))[:VERSION_CHARS])
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Mapping
 
 from fastlane.errors import HostUnavailable
+from fastlane.executors.base import EngineVersion, Executor
 from fastlane.executors.docker.engine import CONNECT_SECONDS, Engine
 
 
@@ -33,12 +34,25 @@ class Engines:
             self._engines[host] = engine
         return engine
 
-    async def check(self, host: str) -> None:
-        """See ``Executor.check``."""
-        await self.of(host).call("GET", "_ping", seconds=CONNECT_SECONDS, raw=True)
+    def version(self, host: str) -> EngineVersion | None:
+        """See ``Executor.engine``."""
+        engine = self._engines.get(host)
+        return None if engine is None else engine.version
 
     async def close(self) -> None:
         """Close all connections."""
         engines, self._engines = self._engines, {}
         for engine in engines.values():
             await engine.close()
+
+
+class OnEngines(Executor):
+    """What the executors that call engines have in common."""
+
+    _engines: Engines
+
+    async def check(self, host: str) -> None:
+        await self._engines.of(host).call("GET", "_ping", seconds=CONNECT_SECONDS, raw=True)
+
+    def engine(self, host: str) -> EngineVersion | None:
+        return self._engines.version(host)

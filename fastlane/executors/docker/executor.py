@@ -19,7 +19,7 @@ from fastlane.errors import (
     RunVanished,
     StartFailed,
 )
-from fastlane.executors.base import Executor, ListedRun, LogBatch, Phase, RunSpec, RunState
+from fastlane.executors.base import ListedRun, LogBatch, Phase, RunSpec, RunState
 from fastlane.executors.docker.container import (
     EXECUTION_LABEL,
     GOING,
@@ -42,7 +42,7 @@ from fastlane.executors.docker.ends import (
     was_signalled,
 )
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
-from fastlane.executors.docker.engines import Engines
+from fastlane.executors.docker.engines import Engines, OnEngines
 from fastlane.executors.docker.farms import options_of
 from fastlane.executors.docker.limits import Limits
 from fastlane.executors.docker.logs import (
@@ -77,7 +77,7 @@ MAX_BEGUN = 10_000
 STOP_ATTEMPTS = 5
 
 
-class DockerExecutor(Executor):
+class DockerExecutor(OnEngines):
     """Runs each execution as a container.
 
     Hosts are written ``unix:///var/run/docker.sock``, ``tcp://host:port`` or ``host:port``.
@@ -117,9 +117,6 @@ class DockerExecutor(Executor):
     async def close(self) -> None:
         await self._pulls.close()
         await self._engines.close()
-
-    async def check(self, host: str) -> None:
-        await self._engines.check(host)
 
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
         await self._pulls.pull(

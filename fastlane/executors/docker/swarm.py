@@ -31,7 +31,7 @@ from fastlane.errors import (
     RunVanished,
     StartFailed,
 )
-from fastlane.executors.base import Executor, ListedRun, LogBatch, Phase, RunSpec, RunState
+from fastlane.executors.base import ListedRun, LogBatch, Phase, RunSpec, RunState
 from fastlane.executors.docker.container import (
     EXECUTION_LABEL,
     INSTALLATION_LABEL,
@@ -42,7 +42,7 @@ from fastlane.executors.docker.container import (
 )
 from fastlane.executors.docker.credentials import Login, auth_header, login_of_docker
 from fastlane.executors.docker.engine import SLOW_CALL_SECONDS, Engine, Refused
-from fastlane.executors.docker.engines import Engines
+from fastlane.executors.docker.engines import Engines, OnEngines
 from fastlane.executors.docker.executor import (
     STOP_MARGIN_SECONDS,
     seconds_since,
@@ -89,7 +89,7 @@ REMOVE_SECONDS = 10.0
 _ENDED_WITH_ITS_ENGINE = frozenset({137, 143, 255})
 
 
-class SwarmExecutor(Executor):
+class SwarmExecutor(OnEngines):
     """Runs each execution as a ``replicated-job`` service; hosts are managers of a swarm.
 
     :param tls, log_limits, login, registries_allowed, resolve: as for a
@@ -124,9 +124,6 @@ class SwarmExecutor(Executor):
 
     async def close(self) -> None:
         await self._engines.close()
-
-    async def check(self, host: str) -> None:
-        await self._engines.check(host)
 
     async def pull(self, host: str, spec: RunSpec, progress: Callable[[str], None]) -> None:
         """The nodes pull; this makes sure that they may, and that *host* is a manager."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from pymongo import DESCENDING
@@ -20,6 +21,7 @@ from fastlane.storage.base import ExecutionFilter, Listing, Lists
 from fastlane.storage.lists import (
     MOST_COUNTED,
     MOST_READ,
+    ActiveRun,
     Index,
     Key,
     Part,
@@ -107,6 +109,18 @@ class MongoLists(Facet, Lists):
             hint="job",
         )
         return {doc["_id"]: execution_from(doc["last"]) for doc in await found.to_list(None)}
+
+    @operation
+    async def active(self, limit: int) -> Sequence[ActiveRun]:
+        names = [one.name for one in fields(ActiveRun)][1:]
+        found = self._db.executions.find(
+            {"active_owner": THERE}, dict.fromkeys(names, True), hint="active"
+        )
+        docs = await found.sort({"created_at": -1, "seq": -1}).to_list(limit)
+        return [
+            ActiveRun.of({"id": doc["_id"], **{name: doc.get(name) for name in names}})
+            for doc in docs
+        ]
 
     async def _farms(self) -> Sequence[str]:
         """One seek for each in the index."""

@@ -20,6 +20,7 @@ from fastlane.storage.lists import (
     COLUMNS,
     MOST_COUNTED,
     MOST_READ,
+    ActiveRun,
     Index,
     Key,
     Part,
@@ -64,6 +65,11 @@ CROSS JOIN executions INDEXED BY executions_of_job ON job_id = wanted AND number
     SELECT max(number) FROM executions AS newer WHERE newer.job_id = wanted
 )
 """
+ACTIVE_RUNS = """
+SELECT id, task_id, job_id, farm, host, status, started_at
+FROM executions INDEXED BY executions_active
+WHERE status IN ('pulling', 'running') ORDER BY created_at DESC, seq DESC LIMIT ?
+"""
 
 
 class SqliteLists(Facet, Lists):
@@ -103,6 +109,12 @@ class SqliteLists(Facet, Lists):
     ) -> Mapping[str, Execution]:
         found = executions(connection, LAST_OF_JOBS, (json.dumps(list(job_ids)),))
         return {one.job_id: one for one in found}
+
+    @on_reader
+    def active(self, connection: sqlite3.Connection, limit: int) -> Sequence[ActiveRun]:
+        rows = connection.execute(ACTIVE_RUNS, (limit,))
+        names = [name for name, *_ in rows.description]
+        return [ActiveRun.of(dict(zip(names, row, strict=True))) for row in rows]
 
 
 def _page(

@@ -13,6 +13,8 @@ from fastlane.api.schemas.responses.base import (
     ExecutionUrl,
     FarmName,
     HostName,
+    Instant,
+    JobId,
     Port,
     Slots,
     TaskId,
@@ -66,6 +68,70 @@ class FarmStatus(Answer):
     maxRunning: Slots
     blocked: str | None
     """Why none of its hosts gets new executions."""
+
+
+class EngineVersion(Answer):
+    """What serves a host."""
+
+    name: Annotated[str, Field(examples=["Engine"])]
+    version: Annotated[str, Field(examples=["28.5.1"])]
+
+
+class RunOnHost(Answer):
+    """An execution that holds a slot."""
+
+    executionId: ExecutionId
+    url: ExecutionUrl
+    taskId: TaskId
+    jobId: JobId
+    status: Status
+    startedAt: Instant | None
+
+
+class HostItem(Answer):
+    """A host of a farm, and what runs on it."""
+
+    host: Annotated[str, Field(examples=["localhost:1234"])]
+    """As in DOCKER_HOSTS, and as in the filter `host` of `/executions/`."""
+    configured: bool
+    """False where executions run although the farm has the host no longer."""
+    available: bool
+    """Whether it gets new executions now."""
+    drained: bool
+    circuit: Circuit
+    failures: Count
+    """Consecutive failures."""
+    error: str | None
+    """The last one."""
+    triedAgainAt: Instant | None
+    """When a host whose circuit is open is tried again."""
+    engine: EngineVersion | None
+    """As it said when this instance connected to it last. Null before that."""
+    running: Count
+    executions: list[RunOnHost]
+    """Newest first; at most 1,000 over all hosts."""
+
+
+class FarmItem(Answer):
+    """A farm, its slots and its hosts."""
+
+    name: FarmName
+    match: Annotated[str, Field(examples=["^build-"])]
+    """A regular expression that is searched in task ids."""
+    executor: Annotated[str, Field(examples=["process"])]
+    running: Count
+    """Slots in use."""
+    maxRunning: Slots
+    maxRunningPerTask: Slots | None
+    blocked: str | None
+    """Why none of its hosts gets new executions."""
+    hosts: list[HostItem]
+
+
+class HostList(Answer):
+    """All farms."""
+
+    farms: list[FarmItem]
 
 
 class BlacklistedHost(Answer):
