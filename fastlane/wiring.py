@@ -14,6 +14,7 @@ from fastlane import __version__, policy
 from fastlane.api.ends import Ends
 from fastlane.api.reports import Reports
 from fastlane.api.services import Services
+from fastlane.api.streaming.events import EventFeed
 from fastlane.api.streaming.feed import Feed
 from fastlane.api.streaming.sockets import Sockets
 from fastlane.background.context import Context, Options
@@ -113,6 +114,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         hosts=hosts,
         sockets=Sockets(Feed(storage, bus)),
         ends=Ends(lifecycle, storage, bus),
+        events=EventFeed(storage, bus, clock),
     )
     return Parts(
         services=services,

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from fastlane.api.lookup import TASK_ID_MAX_CHARS
-from fastlane.api.operations import JSON, PROBLEM, TEXT, Operation, Route
+from fastlane.api.operations import EVENT_STREAM, JSON, PROBLEM, TEXT, Operation, Route
 from fastlane.api.parameters import Parameter
 from fastlane.api.schemas.build import added_keys
 from fastlane.api.schemas.payload import JobPayload, job_payload
@@ -306,9 +306,10 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
         for status in operation.successes:
             response: dict[str, Any] = {"description": _SUCCESSES[status], "headers": headers}
             if status != 204:
-                response["content"] = _content(operation.answer)
+                more = {media: {"schema": {"type": "string"}} for media in operation.media}
+                response["content"] = _content(operation.answer) | more
             responses[str(status)] = response
-        if operation.method == "get" and TEXT not in _media(operation):
+        if operation.method == "get" and not {TEXT, EVENT_STREAM} & {*_media(operation)}:
             responses["304"] = {"description": _SUCCESSES[304], "headers": _headers("X-Request-ID")}
     if operation.unavailable is not None:
         problem = _problem(503)
@@ -339,7 +340,7 @@ def problem_statuses(route: Route, operation: Operation) -> frozenset[int]:
 
 
 def _media(operation: Operation) -> tuple[str, ...]:
-    return operation.answer if isinstance(operation.answer, tuple) else ()
+    return operation.answer if isinstance(operation.answer, tuple) else operation.media
 
 
 def _content(answer: type[Any] | tuple[str, ...]) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Operation:
     """Statuses of errors beside those that follow from the rest."""
     successes: tuple[int, ...] = (200,)
     """Statuses of success; those after the first have no body."""
+    media: tuple[str, ...] = ()
+    """Media types beside JSON in which an answer that is a model is available."""
     unavailable: type[Any] | None = None
     """What a 503 answers beside a problem."""
     stored: bool = True

@@ -17,6 +17,9 @@ from fastlane.api.base import BaseHandler
 from fastlane.api.bounds import BoundedApplication
 from fastlane.api.ends import PREFER, WAIT
 from fastlane.api.handlers import output
+from fastlane.api.handlers.events import PARAMETERS as EVENT_PARAMETERS
+from fastlane.api.handlers.events import STREAMED as STREAMED_EVENTS
+from fastlane.api.handlers.events import Events, EventSocket
 from fastlane.api.handlers.executions import Execution, StopExecution
 from fastlane.api.handlers.host_list import HostList
 from fastlane.api.handlers.hosts import Blacklist
@@ -33,7 +36,7 @@ from fastlane.api.handlers.steering import (
     RunJob,
 )
 from fastlane.api.handlers.tasks import IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
-from fastlane.api.operations import HTML, JSON, Route, delete, get, post, put, route
+from fastlane.api.operations import EVENT_STREAM, HTML, JSON, Route, delete, get, post, put, route
 from fastlane.api.pages.assets import Asset
 from fastlane.api.pages.docs import Docs, Document
 from fastlane.api.pages.execution import ExecutionPage
@@ -207,6 +210,25 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             "an execution",
             f"{JOB}/stream/executions/<execution>",
             "/tasks/<task>/job/<job>/executions/<execution>/ws",
+        ),
+    ),
+    "Events": (
+        route(
+            "/events",
+            Events,
+            get(
+                "followEvents",
+                VIEWER,
+                "What happens, as a stream or in pages",
+                responses.EventPage,
+                EVENT_PARAMETERS,
+                media=(EVENT_STREAM,),
+            ),
+        ),
+        route(
+            "/events/ws",
+            EventSocket,
+            get("streamEvents", VIEWER, "WebSocket with what happens", None, STREAMED_EVENTS),
         ),
     ),
     "Notifications": (

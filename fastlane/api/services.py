@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fastlane.api.ends import Ends
 from fastlane.api.renders import Renders
 from fastlane.api.requests import Requests
+from fastlane.api.streaming.events import EventFeed
 from fastlane.api.streaming.sockets import Sockets
 from fastlane.bus.local import Bus
 from fastlane.config import Config
@@ -32,5 +33,6 @@ class Services:
     hosts: Hosts
     sockets: Sockets
     ends: Ends
+    events: EventFeed
     requests: Requests = field(default_factory=Requests)
     renders: Renders = field(default_factory=Renders)

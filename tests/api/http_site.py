@@ -105,7 +105,7 @@ class Site:
         A text or bytes go with the form type that ``curl -d`` sends. Underscores in the names of
         *headers* stand for dashes.
         """
-        sent = {"Accept-Encoding": "identity"}
+        sent = {"Accept": "application/json", "Accept-Encoding": "identity"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         data: bytes | None
         if isinstance(body, Mapping):

@@ -17,6 +17,7 @@ from tornado.httpserver import HTTPServer
 from fastlane.api.ends import Ends
 from fastlane.api.routes import make_app
 from fastlane.api.services import Services
+from fastlane.api.streaming.events import EventFeed
 from fastlane.api.streaming.feed import Feed
 from fastlane.api.streaming.sockets import Sockets
 from fastlane.bus.local import Bus
@@ -68,6 +69,7 @@ async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
         hosts=Hosts(FARM.hosts, time.time),
         sockets=Sockets(Feed(storage, bus)),
         ends=Ends(lifecycle, storage, bus),
+        events=EventFeed(storage, bus, time.time),
     )
     server = HTTPServer(make_app(services))
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")

@@ -58,7 +58,7 @@ INTERNAL_ERROR, TRY_AGAIN_LATER = 1011, 1013
 _MASKED = 0x80
 
 
-class _Stalled(Exception):
+class Stalled(Exception):
     """The client does not read."""
 
 
@@ -95,32 +95,17 @@ class _Protocol(WebSocketProtocol13):
         raise StreamClosedError
 
 
-class LogSocket(BaseHandler, WebSocketHandler):
-    """One viewer's connection."""
+class StreamSocket(BaseHandler, WebSocketHandler):
+    """One client's connection, on which only the server has something to say."""
 
     _task: asyncio.Task[None]
     _wire: IOStream
-    _stream_format = Format.PLAIN
-    _after = 0
-    _with_state = False
-    _follows_job: bool
-    _job: Job
-    _execution: Execution | None = None
 
-    async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
-        """Text frames from the first byte, both streams in the order in which they were written.
+    async def connect(self) -> None:
+        """Shake hands.
 
-        Live while the execution runs. Close code 1000 with reason `done`: everything was sent and
-        no retry is due. Reason `retry`: there is nothing to send yet, or the stream broke; connect
-        again. With `format=json` each frame is `{seq, ts, stream, text}`, and the last one is
-        `{end, status, exitCode, reason}`.
+        :raises Problem: the request is for no WebSocket, or there are too many.
         """
-        # What can be refused is refused by an HTTP response, before the handshake.
-        self._read_query()
-        self._follows_job = execution_id is None
-        self._job, self._execution = await find_log(
-            self.services.storage, task_id, job_id, execution_id
-        )
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             raise Problem(
                 426,
@@ -133,14 +118,7 @@ class LogSocket(BaseHandler, WebSocketHandler):
                 "The server, or your address, has too many open sockets; try again later.",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
-        await super().get()
-
-    def _read_query(self) -> None:
-        self._stream_format = Format(FORMAT.choice(self) or Format.PLAIN)
-        self._after = AFTER.number(self) or 0
-        self._with_state = STATE.choice(self) == "true"
-        if self._with_state and self._stream_format is not Format.JSON:
-            raise Problem(400, "state=true requires format=json.")
+        await WebSocketHandler.get(self)
 
     @property
     def peer(self) -> str:
@@ -197,16 +175,80 @@ class LogSocket(BaseHandler, WebSocketHandler):
             code, reason = await self._stream()
         except StreamClosedError:
             return
-        except _Stalled:
+        except Stalled:
             code = TRY_AGAIN_LATER
         except StorageError as error:
-            log.warning("Log stream failed", path=self.request.path, error=str(error))
+            log.warning("A stream failed", path=self.request.path, error=str(error))
         except NotFound:
             # It was found at the handshake, and has been cleaned up since.
             pass
         except Exception:
-            log.exception("Log stream failed", path=self.request.path)
+            log.exception("A stream failed", path=self.request.path)
         self.close(code, reason)
+
+    async def _stream(self) -> tuple[int, str]:
+        """Send everything there is; the code and reason to close with."""
+        raise NotImplementedError
+
+    async def _send_json(self, message: Mapping[str, Any]) -> None:
+        text = to_json(message).encode()
+        await self._send(frame_header(len(text)) + text)
+
+    async def _send(self, frames: bytes | memoryview) -> None:
+        """Write whole frames and return once the kernel has them.
+
+        Straight to the stream, because ``write_message`` would copy each page for each viewer; a
+        page remains one object, however many sockets wait to send it.
+
+        :raises StreamClosedError: the connection is gone.
+        :raises Stalled: the client does not read.
+        """
+        if self.ws_connection is None or self.ws_connection.is_closing():
+            raise StreamClosedError
+        written = self._wire.write(memoryview(frames))
+        if written.done():
+            # Give others a turn, even if this socket never has to wait.
+            await asyncio.sleep(0)
+        else:
+            # Unlike wait_for, this does not cancel the stream's own future.
+            await asyncio.wait([written], timeout=STALL_SECONDS)
+            if not written.done():
+                raise Stalled
+        written.result()
+
+
+class LogSocket(StreamSocket):
+    """One viewer's connection."""
+
+    _stream_format = Format.PLAIN
+    _after = 0
+    _with_state = False
+    _follows_job: bool
+    _job: Job
+    _execution: Execution | None = None
+
+    async def get(self, task_id: str, job_id: str, execution_id: str | None = None) -> None:
+        """Text frames from the first byte, both streams in the order in which they were written.
+
+        Live while the execution runs. Close code 1000 with reason `done`: everything was sent and
+        no retry is due. Reason `retry`: there is nothing to send yet, or the stream broke; connect
+        again. With `format=json` each frame is `{seq, ts, stream, text}`, and the last one is
+        `{end, status, exitCode, reason}`.
+        """
+        # What can be refused is refused by an HTTP response, before the handshake.
+        self._read_query()
+        self._follows_job = execution_id is None
+        self._job, self._execution = await find_log(
+            self.services.storage, task_id, job_id, execution_id
+        )
+        await self.connect()
+
+    def _read_query(self) -> None:
+        self._stream_format = Format(FORMAT.choice(self) or Format.PLAIN)
+        self._after = AFTER.number(self) or 0
+        self._with_state = STATE.choice(self) == "true"
+        if self._with_state and self._stream_format is not Format.JSON:
+            raise Problem(400, "state=true requires format=json.")
 
     async def _stream(self) -> tuple[int, str]:
         """Send everything there is; the code and reason to close with."""
@@ -255,32 +297,6 @@ class LogSocket(BaseHandler, WebSocketHandler):
                     "reason": execution.reason,
                 }
             )
-
-    async def _send_json(self, message: Mapping[str, Any]) -> None:
-        text = to_json(message).encode()
-        await self._send(frame_header(len(text)) + text)
-
-    async def _send(self, frames: bytes | memoryview) -> None:
-        """Write whole frames and return once the kernel has them.
-
-        Straight to the stream, because ``write_message`` would copy each page for each viewer; a
-        page remains one object, however many sockets wait to send it.
-
-        :raises StreamClosedError: the connection is gone.
-        :raises _Stalled: the client does not read.
-        """
-        if self.ws_connection is None or self.ws_connection.is_closing():
-            raise StreamClosedError
-        written = self._wire.write(memoryview(frames))
-        if written.done():
-            # Give others a turn, even if this socket never has to wait.
-            await asyncio.sleep(0)
-        else:
-            # Unlike wait_for, this does not cancel the stream's own future.
-            await asyncio.wait([written], timeout=STALL_SECONDS)
-            if not written.done():
-                raise _Stalled
-        written.result()
 
 
 def _state_of_job(job: Job) -> dict[str, Any]:

@@ -7,6 +7,7 @@ OpenAPI document. :mod:`fastlane.api.schemas.build` makes answers from records.
 # ruff: noqa: F403 (their names are used as those of this package)
 
 from fastlane.api.schemas.responses.base import *
+from fastlane.api.schemas.responses.events import *
 from fastlane.api.schemas.responses.executions import *
 from fastlane.api.schemas.responses.hosts import *
 from fastlane.api.schemas.responses.jobs import *
