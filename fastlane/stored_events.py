@@ -77,7 +77,7 @@ class StoredEvent:
     ran_seconds: float | None = None
     """Of a final execution that was started. Not shown."""
     waited_seconds: float | None = None
-    """From the creation to the start, of a final execution that was started. Not shown."""
+    """In the queue until the start, of a final execution that was started. Not shown."""
     again: bool = False
     """The execution was enqueued before. Not shown."""
     position: int = 0
@@ -141,7 +141,7 @@ def execution_event(execution: Execution, at: float) -> StoredEvent:
     ran = waited = None
     if e.status in FINAL and e.started_at is not None and e.finished_at is not None:
         ran = max(e.finished_at - e.started_at, 0.0)
-        waited = max(e.started_at - e.created_at, 0.0)
+        waited = max(e.started_at - (e.queued_at or e.created_at), 0.0)
     return StoredEvent(
         id=execution_event_id(e.id, e.status, e.epoch),
         type=f"execution.{e.status}",

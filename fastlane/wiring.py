@@ -17,6 +17,7 @@ from fastlane.api.services import Services
 from fastlane.api.streaming.events import EventFeed
 from fastlane.api.streaming.feed import Feed
 from fastlane.api.streaming.sockets import Sockets
+from fastlane.background.chronicle import Chronicle
 from fastlane.background.context import Context, Options
 from fastlane.background.dispatcher import Dispatcher
 from fastlane.background.hostwatch import HostWatch
@@ -148,6 +149,13 @@ def make_work(
     keeper = Keeper(context, runner)
     scheduler = Scheduler(context.lifecycle, context.storage, context.clock)
     dispatcher = Dispatcher(context, runner)
+    chronicle = Chronicle(
+        context.storage,
+        context.clock,
+        context.lifecycle.instance,
+        event_retention_seconds=config.event_retention,
+        stats_retention_seconds=config.stats_retention,
+    )
     pulse = Pulse(context.storage, config.data_dir)
     every = frozenset(ROLES)
     return (
@@ -164,6 +172,7 @@ def make_work(
         (Loop("hosts", host_watch.step, host_watch.wakes_on), every),
         (Loop("sweep", keeper.sweep), frozenset({"monitor"})),
         (Loop("retention", keeper.forget), frozenset({"monitor"})),
+        (Loop("chronicle", chronicle.step, chronicle.wakes_on), frozenset({"monitor"})),
         (Loop("notifier", notifier.step, notifier.wakes_on), frozenset({"notifier"})),
         # An instance that listens is asked by HTTP.
         (Loop("pulse", pulse.step), frozenset() if "api" in config.roles else every),

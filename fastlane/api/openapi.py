@@ -306,7 +306,8 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
         for status in operation.successes:
             response: dict[str, Any] = {"description": _SUCCESSES[status], "headers": headers}
             if status != 204:
-                more = {media: {"schema": {"type": "string"}} for media in operation.media}
+                # An event is no string to some tools, and none is an object to others.
+                more: dict[str, Any] = {media: {"schema": {}} for media in operation.media}
                 response["content"] = _content(operation.answer) | more
             responses[str(status)] = response
         if operation.method == "get" and not {TEXT, EVENT_STREAM} & {*_media(operation)}:

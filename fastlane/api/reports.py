@@ -13,6 +13,7 @@ from fastlane.model import Command, Event, Execution
 from fastlane.notifications.base import Report
 from fastlane.redact import redactor
 from fastlane.storage.base import Storage
+from fastlane.stored_events import notified_event_id
 
 
 class Reports:
@@ -39,7 +40,9 @@ class Reports:
             job_url=body["jobUrl"],
             task_url=body["taskUrl"],
             # ASCII: a log may hold what UTF-8 cannot carry.
-            body=json.dumps({"event": event, **body}).encode(),
+            body=json.dumps(
+                {"event": event, "eventId": notified_event_id(execution, event), **body}
+            ).encode(),
         )
 
     def _redacted(self, execution: Execution) -> Execution:

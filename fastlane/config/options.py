@@ -289,6 +289,10 @@ class Config(BaseSettings):
         "Seconds that executions and their logs are kept after they end; 0: forever.",
         least=0,
     )
+    event_retention: float = seconds(86_400, "Seconds that events are kept.", least=60)
+    stats_retention: float = seconds(
+        34_560_000, "Seconds that statistics by the hour are kept.", least=3600
+    )
     lease_seconds: float = seconds(
         10, "Seconds without a heartbeat after which a server is considered dead.", least=1
     )

@@ -20,8 +20,8 @@ from fastlane.image import ImageReference
 SHOWN_CHARS = 100
 """Bounds how much of a malformed value an error message repeats."""
 
-# A year bounds every duration, so that no arithmetic on it can overflow.
-_MAX_SECONDS = 366 * 24 * 3600
+# Ten years bound every duration, so that no arithmetic on it can overflow.
+_MAX_SECONDS = 3653 * 24 * 3600
 _SIZE = re.compile(r"(?P<number>\d{1,15})\s*(?P<unit>[kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _ORIGIN = re.compile(r"\*|https?://[^/\s@?#]+")

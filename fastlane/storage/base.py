@@ -32,6 +32,7 @@ from fastlane.storage.events import Events, Span
 from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Outbox, Tasks
 from fastlane.storage.lists import ActiveRun, Lists
 from fastlane.storage.logs import LogPlace, Logs
+from fastlane.storage.stats import Stats
 from fastlane.storage.values import (
     ExecutionFilter,
     IdempotencyKey,
@@ -59,6 +60,7 @@ __all__ = [
     "Page",
     "PageRequest",
     "Span",
+    "Stats",
     "Storage",
     "Submitted",
     "Tasks",
@@ -97,6 +99,7 @@ class Storage(ABC):
     logs: Logs
     outbox: Outbox
     events: Events
+    stats: Stats
     hosts: Hosts
     instances: Instances
 

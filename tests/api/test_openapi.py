@@ -17,6 +17,7 @@ from tornado.web import RequestHandler
 from fastlane.api.openapi import document_path, template
 from fastlane.api.operations import Route
 from fastlane.api.routes import ROUTES
+from fastlane.api.streaming.events import EventFeed
 from fastlane.errors import StorageUnavailable
 from fastlane.lifecycle import Lifecycle
 from tests.api.conftest import MakeSite
@@ -142,7 +143,10 @@ def break_storage(site: Site, storage: Any) -> None:
         farms=services.farms,
         instance=server.lifecycle.instance,
     )
-    server.app.settings["services"] = replace(services, storage=storage, lifecycle=lifecycle)
+    events = EventFeed(storage, services.bus, services.clock)
+    server.app.settings["services"] = replace(
+        services, storage=storage, lifecycle=lifecycle, events=events
+    )
 
 
 BLACKLIST = "/docker-executor/blacklist/"

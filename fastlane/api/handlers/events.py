@@ -252,8 +252,9 @@ class Events(BaseHandler):
 class EventSocket(StreamSocket):
     """``/events/ws/``"""
 
-    _cursor: int | None = None
     _wanted = EventFilter()
+    _position = 0
+    _gap: Sequence[StoredEvent] = ()
 
     async def get(self) -> None:
         """The events of `/events/`, each in a frame of text.
@@ -261,16 +262,17 @@ class EventSocket(StreamSocket):
         Without `after` it begins now. Close code 1013 with reason `retry`, after an event `gap`:
         the client reads too slowly; connect again with the last cursor as `after`.
         """
-        self._wanted, self._cursor = wanted_events(self), requested_cursor(self)
+        # What can be refused is refused by an HTTP response, before the handshake.
+        self._wanted, cursor = wanted_events(self), requested_cursor(self)
+        self._position, self._gap = await self.services.events.begin(cursor)
         await self.connect()
 
     async def _stream(self) -> tuple[int, str]:
         feed = self.services.events
         async with feed.follow():
-            position, gap = await feed.begin(self._cursor)
-            place, sent = Place(position), position
+            place, sent = Place(self._position), self._position
             try:
-                await self._send_all(gap)
+                await self._send_all(self._gap)
                 while True:
                     events = await feed.read(place)
                     await self._send_all([one for one in events if self._wanted.wants(one)])

@@ -128,6 +128,11 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("counted", ASCENDING)], name="counted", sparse=True),
     ],
     "events": [IndexModel([("events.id", ASCENDING)], name="event", unique=True)],
+    "stats": [
+        IndexModel([("step", ASCENDING), ("task", ASCENDING), ("start", ASCENDING)], name="task"),
+        IndexModel([("step", ASCENDING), ("start", ASCENDING)], name="old"),
+    ],
+    "counted_tasks": [IndexModel([("active_at", ASCENDING)], name="idle")],
     "counters": [],
     "settings": [],
 }
@@ -204,6 +209,8 @@ class Database:
         self.log_chunks = database["log_chunks"]
         self.deliveries = database["deliveries"]
         self.events = database["events"]
+        self.stats = database["stats"]
+        self.counted_tasks = database["counted_tasks"]
         self.counters = database["counters"]
         self.settings = database["settings"]
         self.sequence = SequenceAllocator(self.counters)

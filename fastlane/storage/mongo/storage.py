@@ -28,6 +28,7 @@ from fastlane.storage.mongo.lists import MongoLists
 from fastlane.storage.mongo.logs import MongoLogs
 from fastlane.storage.mongo.outbox import MongoOutbox
 from fastlane.storage.mongo.retention import Retention
+from fastlane.storage.mongo.stats import MongoStats
 from fastlane.storage.mongo.sweep import SWEEP_SECONDS, Sweep
 from fastlane.storage.mongo.tasks import MongoTasks
 from fastlane.storage.mongo.writes import Collection
@@ -84,6 +85,7 @@ class ClusterStorage(Facet, Storage):
         self.lists = MongoLists(connection)
         self.outbox = MongoOutbox(connection)
         self.events = MongoEvents(connection)
+        self.stats = MongoStats(connection)
         self.hosts = MongoHosts(connection)
         self.instances = MongoInstances(connection, follow_ups, logs)
         self._retention = Retention(self._db, follow_ups)

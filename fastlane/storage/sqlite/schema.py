@@ -375,6 +375,28 @@ CREATE INDEX jobs_idle ON jobs (modified_at)
     WHERE next_run_at IS NULL AND paused_at IS NULL AND execution_count = removed;
 """
 
+_VERSION_13 = """
+CREATE TABLE stats (
+    step INTEGER NOT NULL,      -- seconds
+    task TEXT NOT NULL,         -- empty: all of them
+    start INTEGER NOT NULL,
+    enqueued INTEGER NOT NULL,
+    done INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    timedout INTEGER NOT NULL,
+    expired INTEGER NOT NULL,
+    durations TEXT NOT NULL,
+    waits TEXT NOT NULL,
+    PRIMARY KEY (step, task, start)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX stats_old ON stats (step, start);
+CREATE TABLE counted (position INTEGER NOT NULL) STRICT;
+INSERT INTO counted VALUES (0);
+CREATE TABLE counted_tasks (task TEXT PRIMARY KEY, active_at INTEGER NOT NULL)
+    STRICT, WITHOUT ROWID;
+CREATE INDEX counted_tasks_idle ON counted_tasks (active_at);
+"""
+
 MIGRATIONS = (
     _VERSION_1,
     _VERSION_2,
@@ -388,5 +410,6 @@ MIGRATIONS = (
     _VERSION_10,
     _VERSION_11,
     _VERSION_12,
+    _VERSION_13,
 )
 """What makes each version of the file out of the one before; ``user_version`` counts them."""

@@ -21,6 +21,7 @@ from fastlane.storage.sqlite.lists import SqliteLists
 from fastlane.storage.sqlite.logs import SqliteLogs
 from fastlane.storage.sqlite.outbox import SqliteOutbox
 from fastlane.storage.sqlite.place import Place
+from fastlane.storage.sqlite.stats import SqliteStats
 from fastlane.storage.sqlite.tasks import SqliteTasks
 from fastlane.storage.sqlite.writer import translated
 
@@ -91,6 +92,7 @@ class SqliteStorage(Facet, Storage):
         self.logs = SqliteLogs(self._file)
         self.outbox = SqliteOutbox(self._file)
         self.events = SqliteEvents(self._file)
+        self.stats = SqliteStats(self._file)
         self.hosts = SqliteHosts(self._file)
         self.instances = SqliteInstances(self._file)
 

@@ -27,7 +27,11 @@ class Event(TypedDict):
     taskId: NotRequired[TaskId]
     jobId: NotRequired[JobId]
     executionId: NotRequired[ExecutionId]
-    url: NotRequired[Annotated[str, Field(pattern=r"^https?://")]]
+    url: NotRequired[
+        Annotated[
+            str, Field(pattern=r"^https?://", examples=["http://localhost:10000/tasks/test-wrkng/"])
+        ]
+    ]
     """Of the execution, the job or the task, unless it was deleted."""
     status: NotRequired[Annotated[str, Field(examples=["done"])]]
     reason: NotRequired[Annotated[str, Field(examples=["exit-code"])]]
