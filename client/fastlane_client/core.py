@@ -47,6 +47,8 @@ FIRST_PATIENCE_SECONDS = 1.5
 # Bound the pause between two tries, which doubles from the first.
 FIRST_PAUSE_SECONDS = 0.1
 LAST_PAUSE_SECONDS = 3.0
+# A server that has kept a waiting request for so many seconds was alive.
+ALIVE_SECONDS = 0.5
 # Bounds one answer in bytes; a log is not read as one.
 ANSWER_MAX_BYTES = 64 * 1024 * 1024
 # How long the server is asked to wait for news: below the idle limit of proxies (Heroku: 30 s).
@@ -69,6 +71,8 @@ class Request:
     """Whether the server may get it twice."""
     seconds: float = CALL_SECONDS
     """Bounds the silence of the server."""
+    waits: bool = False
+    """The server is asked to wait for news, so that an answer may take long."""
     streamed: bool = False
     """The body is received piece by piece, by :class:`More`."""
 
@@ -173,6 +177,7 @@ class Core:
             given,
             method in ("GET", "HEAD") if repeatable is None else repeatable,
             self.timeout + wait,
+            wait > 0,
             streamed,
         )
 
@@ -187,11 +192,15 @@ class Core:
         repeated = False
         while True:
             error: ClientError
+            asked_at = time.monotonic()
             try:
                 reply: Reply = yield request
             except Broken as broken:
                 error = self._unreachable(broken)
                 again = request.repeatable or not broken.sent
+                if request.waits and broken.sent and time.monotonic() > asked_at + ALIVE_SECONDS:
+                    # There was a server, which only had no news before it was gone.
+                    deadline, pauses = None, _pauses()
                 pause = next(pauses)
             else:
                 self._reached = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,11 +32,15 @@ class StandIn:
     answers: list[Answer]
     asked: list[Asked] = field(default_factory=list)
     url: str = ""
+    before: Callable[[web.Request], Awaitable[None]] | None = None
+    """Is awaited before each answer."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         body = await request.read()
         self.asked.append(Asked(request.method, request.raw_path, headers, body))
+        if self.before is not None:
+            await self.before(request)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if answer is None:
             assert request.transport is not None

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from fastlane_client import Execution, LogRecord, Status, Stream
+from fastlane_client import AsyncClient, Execution, LogRecord, Status, Stream
+from scripts.scoreboard import Row
 from tests.client.styles import Style
 from tests.fastlane_server import FastlaneServer
+from tests.scoreboard import Scoreboard
 
 BACKOFF = {"minMs": 100, "factor": 1, "maxMs": 100}
 
@@ -94,28 +96,83 @@ async def test_a_log_is_read_from_any_point(server: FastlaneServer, style: Style
 
 @pytest.mark.slow
 async def test_a_log_is_resumed_when_the_server_is_killed(tmp_path: Path, style: Style) -> None:
-    """Neither a gap nor a repeat, and the end is that of the job."""
-    lines = 30
-    script = (
-        f"i=0; while [ $i -lt {lines} ]; do echo out $i; echo err $i >&2; sleep 0.1;"
-        " i=$((i+1)); done; exit 5"
-    )
-    with FastlaneServer(tmp_path, EXECUTOR="process", HEARTBEAT_SECONDS="1") as server:
+    """Neither a gap nor a repeat, through a retry, and the end is that of the job."""
+    script = killed_script(tmp_path / "tried", 12)
+    with FastlaneServer(tmp_path, EXECUTOR="process") as server:
         async with style.client(server.url) as client:
-            run = await style.call(client.submit, "t", **job(script))
+            run = await style.call(client.submit, "t", **job(script, retries=1, backoff=BACKOFF))
             found: list[LogRecord] = []
-            killed = 0
+            restarts: list[asyncio.Task[None]] = []
             async for record in style.iterate(run.logs, follow=True):
                 found.append(record)
-                out = text(found, Stream.STDOUT).count("\n")
-                if killed < 2 and out >= (killed + 1) * 8:
-                    killed += 1
-                    restart = asyncio.to_thread(server.restart)
-                    restarting = asyncio.create_task(restart)
-            await restarting
+                # Once during each attempt.
+                if len(restarts) < len({one.execution_id for one in found}) and record.text > "out":
+                    restarts.append(asyncio.create_task(asyncio.to_thread(server.restart)))
+            await asyncio.gather(*restarts)
             ended = await style.call(run.wait, check=False)
-    assert killed == 2
-    assert text(found, Stream.STDOUT) == "".join(f"out {i}\n" for i in range(lines))
-    assert text(found, Stream.STDERR) == "".join(f"err {i}\n" for i in range(lines))
-    assert [one.seq for one in found] == sorted({one.seq for one in found})
-    assert ended.exit_code == 5
+    assert len(restarts) == 2
+    check_killed(found, ended, 12)
+
+
+@pytest.mark.faults
+async def test_many_logs_are_followed_while_the_server_is_killed(
+    tmp_path: Path, scoreboard: Scoreboard
+) -> None:
+    """300 jobs with a retry each, and a kill every three seconds."""
+    count, lines = scoreboard.scaled(300), 10
+    wrong: list[str] = []
+    with FastlaneServer(tmp_path, EXECUTOR="process", MAX_RUNNING="20") as server:
+        async with AsyncClient(server.url) as client:
+
+            async def follow(number: int) -> None:
+                script = killed_script(tmp_path / f"tried-{number}", lines)
+                payload = job(script, retries=1, backoff=BACKOFF)
+                run = await client.submit_payload(f"t{number % 7}", payload)
+                found = [record async for record in run.logs(follow=True)]
+                try:
+                    check_killed(found, await run.wait(check=False), lines)
+                except AssertionError as error:
+                    wrong.append(f"{number}: {error}")
+
+            async def kill() -> None:
+                while True:
+                    await asyncio.sleep(3)
+                    await asyncio.to_thread(server.restart)
+                    kills.append(1)
+
+            kills: list[int] = []
+            killer = asyncio.create_task(kill())
+            async with asyncio.timeout(scoreboard.scaled(3600, least=300)):
+                await asyncio.gather(*(follow(number) for number in range(count)))
+            killer.cancel()
+            await asyncio.wait([killer])
+    scoreboard.add(
+        Row(
+            "logs that are followed, kill -9 of the server",
+            "SQLite",
+            count,
+            wrong_log=len(wrong),
+            note=f"{len(kills)} times, every 3 s; two attempts each",
+        )
+    )
+    assert not wrong, wrong[:5]
+
+
+def killed_script(tried: Path, lines: int) -> str:
+    """Writes to both streams, fails at first, and with 5 the second time."""
+    return (
+        f"i=0; while [ $i -lt {lines} ]; do echo out $i; echo err $i >&2; sleep 0.1; "
+        f"i=$((i+1)); done; if [ -e {tried} ]; then exit 5; fi; touch {tried}; exit 3"
+    )
+
+
+def check_killed(found: list[LogRecord], ended: Execution, lines: int) -> None:
+    attempts = dict.fromkeys(record.execution_id for record in found)
+    assert len(attempts) == 2
+    for execution_id in attempts:
+        records = [record for record in found if record.execution_id == execution_id]
+        assert text(records, Stream.STDOUT) == "".join(f"out {i}\n" for i in range(lines))
+        assert text(records, Stream.STDERR) == "".join(f"err {i}\n" for i in range(lines))
+        assert [one.seq for one in records] == sorted({one.seq for one in records})
+    assert list(attempts)[-1] == ended.execution_id
+    assert (ended.exit_code, ended.attempt) == (5, 1)

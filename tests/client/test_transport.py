@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import warnings
 from base64 import b64encode
@@ -31,6 +32,7 @@ from fastlane_client import (
     VersionWarning,
 )
 from fastlane_client.address import Address, shown
+from fastlane_client.core import ALIVE_SECONDS
 from tests.client.stand_in import json, problem, stand_in
 from tests.client.styles import Style
 from tests.services import free_port
@@ -336,3 +338,17 @@ async def test_a_certificate_authority_of_the_environment_is_trusted(
         environment.setenv(variable, str(bundle))
         async with style.client(server.url) as client:
             await style.call(client.health)
+
+
+async def test_a_server_that_was_asked_to_wait_is_patiently_asked_again(style: Style) -> None:
+    """However often it is gone before there is any news: each time it was there."""
+
+    async def slow(request: web.Request) -> None:
+        await asyncio.sleep(ALIVE_SECONDS + 0.1)
+
+    ended = {"executionId": "e", "status": "done", "createdAt": "2026-01-01T00:00:00Z"}
+    async with stand_in(None, None, json({"execution": ended})) as server:
+        server.before = slow
+        async with style.client(server.url, patience=0.4) as client:
+            await style.call(client.run("t", "j", "e").wait)
+    assert len(server.asked) == 3
