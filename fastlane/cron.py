@@ -8,7 +8,8 @@ A cron expression matches local minutes. A tick is the point in time at which on
 
 Five fields as in crontab(5): minute, hour, day of the month, month, day of the week, each ``*``, a
 number, a range ``a-b``, either with a step ``/n``, or a list of these. Months and days may be given
-by the first three letters of their English name. Sunday is 0 and 7. If both days are restricted
+by the first three letters of their English name. ``@hourly``, ``@daily``, ``@weekly``, ``@monthly``
+and ``@yearly`` are such expressions, too. Sunday is 0 and 7. If both days are restricted
 (not ``*``), either may match.
 """
 
@@ -111,6 +112,14 @@ class _Field:
         return number
 
 
+_NICKNAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+}
+"""Of crontab(5)."""
 # English names; calendar.month_abbr depends on the locale.
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -134,11 +143,11 @@ def _plain(cron: str) -> str:
     try:
         if len(cron) > _CRON_MAX_CHARS:
             raise ValueError(f"it has more than {_CRON_MAX_CHARS} characters")
-        texts = cron.split()
+        texts = _NICKNAMES.get(cron.strip().lower(), cron).split()
         if len(texts) != len(_FIELDS):
             raise ValueError(
                 f"it has {len(texts)} fields; use five: minute, hour, day of the month, month "
-                "and day of the week"
+                f"and day of the week, or one of {', '.join(_NICKNAMES)}"
             )
         minutes, hours, days, months, weekdays = (
             part.parse(text) for part, text in zip(_FIELDS, texts, strict=True)

@@ -201,6 +201,18 @@ def first_run_at(schedule: Schedule, now: float) -> float | None:
     return None
 
 
+def next_runs(schedule: Schedule, now: float, count: int) -> Sequence[float]:
+    """When a job submitted at *now* runs: at most the first *count* times."""
+    first = first_run_at(schedule, now)
+    runs = [now if first is None else first]
+    while schedule.cron is not None and len(runs) < count:
+        tick = next_tick(schedule.cron, schedule.timezone, runs[-1])
+        if tick is None:
+            break
+        runs.append(tick)
+    return runs
+
+
 def resumed_run_at(schedule: Schedule, now: float) -> float | None:
     """When a paused job that is resumed at *now* runs next; ticks it has missed are not made up
     for, but a single time that has passed is."""

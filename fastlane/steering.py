@@ -108,30 +108,16 @@ class Steering:
         :raises Rejected: no farm matches the task, its farm does not run such an image, or the
             storage refuses (see ``Jobs.submit``).
         """
-        now = self._clock()
-        farm = self._farm_for(task_id)
-        if refusal := policy.image_refusal(definition.image, farm):
-            raise Rejected(refusal)
-        next_run_at = policy.first_run_at(schedule, now)
-        if at_once and next_run_at is not None:
+        job, farm = self.planned(task_id, job_id or new_id(), definition, schedule)
+        if at_once and job.scheduled:
             raise Rejected(
                 "The job is scheduled, so there is no end to wait for; leave out wait, or startAt, "
                 "startIn and cron."
             )
-        job = Job(
-            task_id=task_id,
-            id=job_id or new_id(),
-            definition=definition,
-            schedule=schedule,
-            created_at=now,
-            modified_at=now,
-            queue_job_id=new_id(),
-            next_run_at=next_run_at,
-            request_ip=request_ip,
-        )
+        job = replace(job, request_ip=request_ip)
         execution = None
-        if next_run_at is None:
-            execution = policy.execution_of(job, farm, id=new_id(), now=now)
+        if not job.scheduled:
+            execution = policy.execution_of(job, farm, id=new_id(), now=job.created_at)
         submitted = await self._storage.jobs.submit(
             job, execution, replace=job_id is not None, idempotency=idempotency
         )
@@ -144,6 +130,28 @@ class Steering:
             # Retries of the job that was replaced have ended.
             self._publish(OutboxChanged(task_id, job.id))
         return submitted
+
+    def planned(
+        self, task_id: str, job_id: str, definition: Definition, schedule: Schedule
+    ) -> tuple[Job, Farm]:
+        """The job that would be stored now, and the farm that would run it.
+
+        :raises Rejected: no farm matches the task, or its farm does not run such an image.
+        """
+        now, farm = self._clock(), self._farm_for(task_id)
+        if refusal := policy.image_refusal(definition.image, farm):
+            raise Rejected(refusal)
+        job = Job(
+            task_id=task_id,
+            id=job_id,
+            definition=definition,
+            schedule=schedule,
+            created_at=now,
+            modified_at=now,
+            queue_job_id=new_id(),
+            next_run_at=policy.first_run_at(schedule, now),
+        )
+        return job, farm
 
     async def stop_job(self, task_id: str, job_id: str) -> Job:
         """End a job's last execution, its schedule and its retries.

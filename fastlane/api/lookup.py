@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 import uuid
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from fastlane.api.problems import Problem
+from fastlane.api.schemas.masks import Masks
 from fastlane.checks import shown
 from fastlane.errors import NotFound
 from fastlane.model import Execution, Job
+from fastlane.redact import redactor
 from fastlane.storage.base import Storage
 
 # API.md: "A task id is an arbitrary name of 1 to 255 characters".
@@ -80,6 +83,24 @@ def check_job_id(job_id: str) -> str:
     if parsed is None or parsed.version != 4 or str(parsed) != job_id.lower():
         raise Problem(400, f"Job id {shown(job_id[:50])} is not a UUID4, such as {uuid.uuid4()}.")
     return str(parsed)
+
+
+async def stored_masks(
+    storage: Storage, words: Sequence[str], task_id: str, job_id: str, *, new: bool = False
+) -> Masks:
+    """What masks in a payload stand for: the values of this job.
+
+    :param words: of secret names.
+    :param new: the job need not be there.
+    :raises NotFound: it is not.
+    """
+    stored = None
+    try:
+        stored = (await storage.jobs.get(task_id, job_id)).definition
+    except NotFound:
+        if not new:
+            raise
+    return Masks(stored, redactor(tuple(words)), words)
 
 
 async def find_execution(

@@ -174,7 +174,8 @@ def document(version: str, routes: tuple[Route, ...]) -> Mapping[str, Any]:
 def schemas(routes: tuple[Route, ...]) -> Mapping[str, Any]:
     """The schemas of payloads and answers, by name."""
     operations = [one for route in routes for one in route.operations.values()]
-    answers = [one.answer for one in operations if isinstance(one.answer, type)]
+    found_answers = (answer for one in operations for answer in (one.answer, one.other))
+    answers = [answer for answer in found_answers if isinstance(answer, type)]
     answers += [ProblemDetails, PayloadProblem]
     bodies = {job_payload() if one.body is JobPayload else one.body for one in operations} - {None}
     added: dict[str, Any] = {
@@ -309,6 +310,10 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
                 # An event is no string to some tools, and none is an object to others.
                 more: dict[str, Any] = {media: {"schema": {}} for media in operation.media}
                 response["content"] = _content(operation.answer) | more
+            if operation.other is not None and status == 200:
+                models: Any = (operation.answer, operation.other)
+                either = [_reference(one) for one in models]
+                response["content"] = {JSON: {"schema": {"anyOf": either}}}
             responses[str(status)] = response
         if operation.method == "get" and not {TEXT, EVENT_STREAM} & {*_media(operation)}:
             responses["304"] = {"description": _SUCCESSES[304], "headers": _headers("X-Request-ID")}

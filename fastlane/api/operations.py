@@ -45,9 +45,11 @@ class Operation:
     problems: tuple[int, ...] = ()
     """Statuses of errors beside those that follow from the rest."""
     successes: tuple[int, ...] = (200,)
-    """Statuses of success; those after the first have no body."""
+    """Statuses of success; 204 has no body."""
     media: tuple[str, ...] = ()
     """Media types beside JSON in which an answer that is a model is available."""
+    other: type[Any] | None = None
+    """A model that a 200 may answer instead."""
     unavailable: type[Any] | None = None
     """What a 503 answers beside a problem."""
     stored: bool = True

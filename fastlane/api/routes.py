@@ -35,7 +35,7 @@ from fastlane.api.handlers.steering import (
     RetryJob,
     RunJob,
 )
-from fastlane.api.handlers.tasks import IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
+from fastlane.api.handlers.tasks import DRY_RUN, FROM, IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
 from fastlane.api.operations import EVENT_STREAM, HTML, JSON, Route, delete, get, post, put, route
 from fastlane.api.pages.assets import Asset
 from fastlane.api.pages.docs import Docs, Document
@@ -47,6 +47,7 @@ from fastlane.api.parameters import Parameter
 from fastlane.api.schemas import responses
 from fastlane.api.schemas.overrides import Overrides
 from fastlane.api.schemas.payload import BlacklistPayload, JobPayload
+from fastlane.api.schemas.planned import DryRun
 from fastlane.api.security import Role, Security
 from fastlane.api.services import Services
 from fastlane.api.streaming.websocket import AFTER, FORMAT, STATE, LogSocket
@@ -119,9 +120,10 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 SUBMITTER,
                 "Create a job",
                 responses.Submitted,
-                (WAIT, PREFER, IDEMPOTENCY_KEY),
+                (WAIT, PREFER, IDEMPOTENCY_KEY, FROM, DRY_RUN),
                 JobPayload,
-                problems=(422,),
+                problems=(404, 422),
+                other=DryRun,
                 **{**_WAITED, "headers": ("Idempotent-Replayed", *_WAITED["headers"])},
             ),
         ),

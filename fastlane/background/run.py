@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -442,6 +443,20 @@ def _resources_of(execution: Execution, farm: Farm | None, options: Options) -> 
     )
 
 
+def _own_envs(execution: Execution) -> dict[str, str]:
+    """Variables that name the execution; one of the job with the same name wins."""
+    envs = {
+        "FASTLANE_TASK_ID": execution.task_id,
+        "FASTLANE_JOB_ID": execution.job_id,
+        "FASTLANE_EXECUTION_ID": execution.id,
+        "FASTLANE_ATTEMPT": str(execution.attempt),
+    }
+    if execution.tick is not None:
+        tick = datetime.fromtimestamp(execution.tick, UTC)
+        envs["FASTLANE_SCHEDULED_AT"] = tick.isoformat().replace("+00:00", "Z")
+    return envs
+
+
 def _spec_of(execution: Execution, farm: Farm | None, options: Options) -> RunSpec:
     definition = execution.definition
     return RunSpec(
@@ -450,7 +465,7 @@ def _spec_of(execution: Execution, farm: Farm | None, options: Options) -> RunSp
         job_id=execution.job_id,
         image=definition.image,
         argv=definition.command.argv,
-        envs=definition.envs,
+        envs={**_own_envs(execution), **definition.envs},
         pull_policy=definition.effective_pull_policy,
         resources=_resources_of(execution, farm, options),
         spare_host=options.spare_host

@@ -215,7 +215,7 @@ async def submitted(lifecycle: Lifecycle, payload: JobPayload) -> Submitted:
     return await lifecycle.submit(
         task_id="fuzz",
         job_id=None,
-        definition=payload.definition(Backoff(1000, 2, 300_000), 3600),
+        definition=payload.definition(Backoff(1000, 2, 300_000), 3600, NOW),
         schedule=payload.schedule(NOW),
     )
 

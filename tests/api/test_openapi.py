@@ -239,6 +239,9 @@ async def test_every_documented_answer_is_given(
             if path == BLACKLIST:
                 assert (await checked(site, method, asked, {"host": "b:1"})).status == 404
             if name == "createJob":
+                answer = await checked(site, method, f"{asked}?from={NOBODY}", body)
+                assert answer.status == 404
+                assert (await checked(site, method, f"{asked}?dryRun=true", body)).status == 200
                 for retries, status in ((0, 200), (1, 422)):
                     reused = {**PAYLOAD, "retries": retries}
                     answer = await checked(site, method, asked, reused, Idempotency_Key="reused")

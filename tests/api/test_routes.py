@@ -198,14 +198,14 @@ async def test_numbers_may_begin_with_zeros(still: Site) -> None:
 # -- bodies ---------------------------------------------------------------------------------------
 
 
-async def test_retry_takes_no_options_yet(site: Site) -> None:
+async def test_retry_takes_overrides_only(site: Site) -> None:
     """A body that would be ignored is refused."""
     submitted = await site.submit()
     (await site.run_of(submitted)).end(0)
     await site.status(submitted, "done")
     url = f"{submitted['jobUrl']}retry/"
     before = await site.counts()
-    bodies: tuple[Any, ...] = ({"command": "false"}, b"[]", b"x", b"null", {"": {}})
+    bodies: tuple[Any, ...] = ({"retries": 1}, b"[]", b"x", b"null", {"": {}})
     for body in bodies:
         (await site.post(url, body)).problem(400)
     assert await site.counts() == before

@@ -8,14 +8,11 @@ from fastlane.api import large
 from fastlane.api.base import BaseHandler
 from fastlane.api.ends import Wait, requested_wait
 from fastlane.api.handlers.executions import read_details
-from fastlane.api.lookup import check_job_id, check_task_id
+from fastlane.api.lookup import check_job_id, check_task_id, stored_masks
 from fastlane.api.paging import requested_page
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import build, responses
-from fastlane.api.schemas.masks import Masks
 from fastlane.api.schemas.payload import take_submission
-from fastlane.errors import NotFound
-from fastlane.redact import redactor
 
 EXECUTIONS_PER_PAGE = 20
 
@@ -78,12 +75,13 @@ class Job(BaseHandler):
         URL of the execution are null when the job is scheduled. The value `***`, where answers
         hide a secret, keeps the stored value.
         """
-        await check_task_id(self.services.storage, task_id)
+        storage, config = self.services.storage, self.services.config
+        await check_task_id(storage, task_id)
         definition, schedule = await take_submission(
             self.request.body,
-            self.services.config,
+            config,
             self.services.clock(),
-            await self._masks(task_id, job_id),
+            await stored_masks(storage, config.env_blacklisted_words, task_id, job_id, new=True),
         )
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
@@ -93,14 +91,6 @@ class Job(BaseHandler):
             request_ip=self.caller.address,
         )
         await self.send_json(build.submitted(submitted.job, submitted.execution, self.urls))
-
-    async def _masks(self, task_id: str, job_id: str) -> Masks:
-        words = self.services.config.env_blacklisted_words
-        try:
-            stored = (await self.services.storage.jobs.get(task_id, job_id)).definition
-        except NotFound:
-            stored = None
-        return Masks(stored, redactor(words), words)
 
 
 class StopJob(BaseHandler):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 
+from fastlane import policy
+from fastlane.api import parameters
 from fastlane.api.base import BaseHandler
 from fastlane.api.ends import Wait, requested_wait
 from fastlane.api.handlers.executions import read_details
-from fastlane.api.lookup import check_task_id
+from fastlane.api.lookup import check_task_id, stored_masks
 from fastlane.api.paging import requested_page
 from fastlane.api.parameters import Parameter
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import build, listed, responses
 from fastlane.api.schemas.payload import take_submission
+from fastlane.api.schemas.planned import dry_run
 from fastlane.errors import NotFound, StorageUnavailable
 from fastlane.model import Task as TaskRecord
 from fastlane.storage.base import IdempotencyKey, Page
@@ -22,6 +25,8 @@ TASKS_PER_PAGE = 10
 JOBS_PER_PAGE = 100
 # Bounds what is kept of a submitter's key.
 IDEMPOTENCY_KEY_MAX_CHARS = 255
+# How many runs a dry run foresees at most.
+NEXT_RUNS = 5
 # Bounds the text that is split into words and looked up.
 QUERY_MAX_CHARS = 1000
 
@@ -38,6 +43,15 @@ IDEMPOTENCY_KEY = Parameter(
     {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX_CHARS},
     "header",
 )
+
+
+FROM = Parameter(
+    "from",
+    "A job of this task. `***` in the body stands for the value that it has there.",
+    {"type": "string"},
+    example="5a023792-1445-44e9-8a8b-cfe5ad05d1c6",
+)
+DRY_RUN = parameters.choice("dryRun", "Store nothing.", "false", "true")
 
 
 async def task_page(
@@ -109,7 +123,8 @@ class Task(BaseHandler):
 
         A 2xx response means the data is on disk. The id and the URL of the execution are null when
         the job is scheduled. With `wait` it is answered once the execution and its retries have
-        ended; 202 when they have not in time. The job runs on even if you hang up.
+        ended; 202 when they have not in time. The job runs on even if you hang up. With
+        `dryRun=true` nothing is stored: the answer is what would be, and when it would run.
         """
         await check_task_id(self.services.storage, task_id)
         key = self._idempotency_key()
@@ -120,9 +135,18 @@ class Task(BaseHandler):
                 "The request body is empty; send a JSON object with image and command. "
                 "To see the task's jobs, send GET.",
             )
+        masks = None
+        if (model := FROM.text(self)) is not None:
+            words = self.services.config.env_blacklisted_words
+            masks = await stored_masks(self.services.storage, words, task_id, model)
         definition, schedule = await take_submission(
-            self.request.body, self.services.config, self.services.clock()
+            self.request.body, self.services.config, self.services.clock(), masks
         )
+        if DRY_RUN.choice(self) == "true":
+            job, _ = self.services.lifecycle.planned(task_id, "", definition, schedule)
+            runs = policy.next_runs(schedule, job.created_at, NEXT_RUNS)
+            await self.send_json(dry_run(job, runs, self.services.config, self.urls))
+            return
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
             job_id=None,
@@ -162,4 +186,7 @@ class Task(BaseHandler):
                 f"Idempotency-Key has {len(key)} characters; "
                 f"it must have 1 to {IDEMPOTENCY_KEY_MAX_CHARS}.",
             )
-        return IdempotencyKey(key, hashlib.sha256(self.request.body).hexdigest())
+        asked = self.request.body
+        if (model := FROM.text(self)) is not None:
+            asked += f"\0from={model}".encode()
+        return IdempotencyKey(key, hashlib.sha256(asked).hexdigest())

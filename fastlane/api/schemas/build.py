@@ -324,12 +324,12 @@ def job_details(
         "executions": executions,
         "requestIPAddress": job.request_ip,
         "metadata": extended(
-            _job_metadata(job, last, config.env_blacklisted_words), keys_of_job(definition, config)
+            job_metadata(job, last, config.env_blacklisted_words), keys_of_job(definition, config)
         ),
     }
 
 
-def _job_metadata(job: Job, last: Execution | None, words: Sequence[str]) -> responses.JobMetadata:
+def job_metadata(job: Job, last: Execution | None, words: Sequence[str]) -> responses.JobMetadata:
     definition, schedule, hide = job.definition, job.schedule, redactor(tuple(words))
     backoff, resources = definition.backoff, definition.resources
     return {

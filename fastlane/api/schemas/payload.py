@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from functools import cache, partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -62,6 +63,10 @@ _DURATION_ORDER = re.compile(
 _SIZE = re.compile(r"(\d{1,15})([bkmg]?)", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 # "=" ends a name; a line break would add a variable wherever environments are read as lines.
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?"
+    r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _NOT_IN_ENV_NAMES = re.compile("[=\0-\x1f\x7f-\x9f\u2028\u2029]")
 _DNS_NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -114,6 +119,33 @@ def _unix_seconds(value: float) -> float:
     if value > MILLISECONDS_FROM:
         raise ValueError(f"{value:.15g} is too large; give unix seconds, not milliseconds")
     return value
+
+
+def _start(value: object) -> object:
+    """Unix seconds of a time as RFC 3339 has it; a number is that already."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(
+            value.upper() if _RFC_3339.fullmatch(value) else ""
+        ).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{shown(value)} is not a time; give unix seconds, such as 1645113692, or a time with "
+            "its offset, such as 2026-01-31T12:00:00Z"
+        ) from None
+
+
+def _expiration(value: object) -> float | str:
+    """Unix seconds, or a duration from the submission on."""
+    if isinstance(value, str):
+        return _duration(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(
+            f"{shown(value)} is not a time; give unix seconds, such as 1645113692, or a duration, "
+            "such as 5m"
+        )
+    return _unix_seconds(float(value))
 
 
 def _timeout(value: float, info: ValidationInfo) -> float:
@@ -196,8 +228,13 @@ def _size(least: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-UnixSeconds = Annotated[float, AfterValidator(_unix_seconds)]
-UNIX_HINT = Hint(" of unix seconds, such as 1645113692")
+Start = Annotated[
+    float,
+    BeforeValidator(_start, json_schema_input_type=float | str),
+    AfterValidator(_unix_seconds),
+]
+Expiration = Annotated[float | str, PlainValidator(_expiration, json_schema_input_type=float | str)]
+UNIX_HINT = Hint(" of unix seconds, such as 1645113692, or a time, such as 2026-01-31T12:00:00Z")
 Image = Annotated[ImageReference, PlainValidator(_image), WithJsonSchema({"type": "string"})]
 CommandWords = Annotated[Command, PlainValidator(_command, json_schema_input_type=str | list[str])]
 Envs = Annotated[Strings, AfterValidator(check_entries(_env)), Hint(" of names and strings")]
@@ -256,8 +293,10 @@ class JobPayload(PayloadModel):
     metadata: dict[str, Any] = Field(
         default_factory=dict, description="Kept as the job's metadata.custom."
     )
-    start_at: Annotated[UnixSeconds | None, UNIX_HINT] = Field(
-        default=None, description="Unix seconds; the past means now."
+    start_at: Annotated[Start | None, UNIX_HINT] = Field(
+        default=None,
+        description="Unix seconds, or RFC 3339; the past means now.",
+        examples=["2026-01-31T12:00:00Z"],
     )
     start_in: Annotated[
         Annotated[str, AfterValidator(_duration)] | None,
@@ -266,7 +305,11 @@ class JobPayload(PayloadModel):
     cron: Annotated[
         Annotated[str, AfterValidator(check_cron)] | None,
         Hint(' of five fields, such as "*/5 * * * *"'),
-    ] = Field(default=None, description="Five fields.", examples=["*/5 * * * *"])
+    ] = Field(
+        default=None,
+        description="Five fields, or @hourly, @daily, @weekly, @monthly, @yearly.",
+        examples=["*/5 * * * *"],
+    )
     timezone: Annotated[str, AfterValidator(check_timezone), Hint(", such as Europe/Berlin")] = (
         Field(default="UTC", description="IANA zone of cron.")
     )
@@ -283,8 +326,10 @@ class JobPayload(PayloadModel):
         description="Seconds, or a duration such as 5m; at most HARD_EXECUTION_TIMEOUT_SECONDS, "
         "the default.",
     )
-    expiration: Annotated[UnixSeconds | None, UNIX_HINT] = Field(
-        default=None, description="Unix seconds by which it must have started."
+    expiration: Expiration | None = Field(
+        default=None,
+        description="By when it must have started: unix seconds, or a duration from now.",
+        examples=["5m"],
     )
     resources: ResourcesPayload = ResourcesPayload()
     pull_policy: Literal["always", "missing", "never"] | None = None
@@ -293,8 +338,11 @@ class JobPayload(PayloadModel):
         Strings, AfterValidator(check_entries(_dns_entry)), Hint(" of host names and addresses")
     ] = Field(default_factory=dict, alias="additionalDNSEntries", examples=[{"db": "10.0.0.7"}])
 
-    def definition(self, backoff: Backoff, hard_timeout_seconds: float) -> Definition:
+    def definition(self, backoff: Backoff, hard_timeout_seconds: float, now: float) -> Definition:
         """What the job runs; *backoff* and *hard_timeout_seconds* are for what it leaves out."""
+        expires_at = self.expiration
+        if isinstance(expires_at, str):
+            expires_at = now + duration_seconds(expires_at)
         return Definition(
             image=self.image,
             command=self.command,
@@ -303,7 +351,7 @@ class JobPayload(PayloadModel):
             retries=self.retries,
             backoff=replace(backoff, **self.backoff.model_dump(exclude_none=True)),
             timeout_seconds=hard_timeout_seconds if self.timeout is None else self.timeout,
-            expires_at=self.expiration,
+            expires_at=expires_at,
             overlap=Overlap(self.overlap),
             max_waiting=self.max_waiting,
             subscriptions=wanted_of(getattr(self, channel.key) for channel in channels()),
@@ -356,7 +404,7 @@ async def take_submission(
     """
     words, limit = config.env_blacklisted_words, config.hard_execution_timeout_seconds
     payload = await off_the_loop(len(body), partial(read_payload, body, words, limit, masks))
-    return payload.definition(config.backoff, limit), payload.schedule(now)
+    return payload.definition(config.backoff, limit, now), payload.schedule(now)
 
 
 async def off_the_loop(size: int, read: Callable[[], T]) -> T:
