@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
-from fastlane.model import FINAL, Reason, Status
+from fastlane.model import FINAL, Reason, Status, Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,14 @@ class Event:
 
     @classmethod
     def of(cls, record: object, **given: Any) -> Self:
-        """The event about *record*: the fields that are not *given* have the record's values."""
+        """The event about *record*: the fields that are not *given* have the record's values.
+
+        Those that it does not have keep their defaults.
+        """
         names = {field.name for field in fields(cls)} - given.keys()
-        return cls(**given, **{name: getattr(record, name) for name in names})
+        return cls(
+            **given, **{name: getattr(record, name) for name in names if hasattr(record, name)}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,11 @@ class ExecutionChanged(Event):
     exit_code: int | None = None
     stop_reason: Reason | None = None
     """Why it is to end early, from the request on."""
+    trigger: Trigger = Trigger.SUBMIT
+    tick: float | None = None
+    """The scheduled time that it was made for."""
     created_at: float | None = None
+    queued_at: float | None = None
     due_at: float | None = None
     """When a retry joins the queue."""
     expires_at: float | None = None
@@ -82,6 +91,8 @@ class JobChanged(Event):
     job_id: str
     change: JobChange
     next_run_at: float | None = None
+    skipped: str | None = None
+    """Why a tick got no execution of its own: ``overlap``, ``waiting`` or ``missed``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,8 @@ class LogGrown(Event):
     job_id: str
     execution_id: str
     last_seq: int
+    size: int = 0
+    """The bytes that were added."""
 
 
 @dataclass(frozen=True, slots=True)

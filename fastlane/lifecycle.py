@@ -35,6 +35,7 @@ from fastlane.model import (
     Trigger,
 )
 from fastlane.steering import COMPARE_ATTEMPTS, Steering, new_id
+from fastlane.stored_events import skip_reasons
 
 log = structlog.get_logger(__name__)
 
@@ -108,8 +109,12 @@ class Lifecycle(Steering):
                 execution=stored and stored.id,
                 max_waiting=job.definition.max_waiting,
             )
-        skipped = JobChanged.of(job, job_id=job.id, change=JobChange.TICK_SKIPPED)
-        self._publish(skipped if stored is None or merged else stored)
+        skipped = tick if stored is None or merged else None
+        change = {"job_id": job.id, "change": JobChange.TICK_SKIPPED}
+        for reason in skip_reasons(job, execution, skipped, merges=merged):
+            self._publish(JobChanged.of(job, **change, skipped=reason))
+        if skipped is None:
+            self._publish(stored)
         return stored
 
     # -- done by the owner of an execution ----------------------------------------------------
@@ -167,8 +172,8 @@ class Lifecycle(Steering):
             execution.id, execution.epoch, records, bookmark=bookmark, cap=cap
         )
         if records:
-            last_seq = records[-1].seq
-            self._publish(LogGrown.of(execution, execution_id=execution.id, last_seq=last_seq))
+            grown = {"last_seq": records[-1].seq, "size": sum(len(one.data) for one in records)}
+            self._publish(LogGrown.of(execution, execution_id=execution.id, **grown))
 
     async def timed_out(self, execution: Execution) -> Execution:
         """Record that the execution is to end because its time limit has passed."""

@@ -220,6 +220,17 @@ def tick_events(
 ) -> list[StoredEvent]:
     """What reports the ticks that got no execution, as *job* moves on to its next tick.
 
+    The parameters are those of :func:`skip_reasons`.
+    """
+    reasons = skip_reasons(job, execution, skipped, merges=merges)
+    return [job_event(job, EventType.TICK_SKIPPED, at, reason=one) for one in reasons]
+
+
+def skip_reasons(
+    job: Job, execution: Execution | None, skipped: float | None, *, merges: bool
+) -> list[SkipReason]:
+    """Why ticks got no execution of their own, as *job* moves on to its next tick.
+
     :param job: as it was before.
     :param execution: what stands for the tick, or None.
     :param skipped: the tick that got no execution of its own, or None.
@@ -231,7 +242,7 @@ def tick_events(
         reasons.append(SkipReason.MISSED)
     if skipped is not None:
         reasons.append(SkipReason.WAITING if merges else SkipReason.OVERLAP)
-    return [job_event(job, EventType.TICK_SKIPPED, at, reason=one) for one in reasons]
+    return reasons
 
 
 def waiting_text(execution: Execution) -> str | None:

@@ -34,6 +34,7 @@ from fastlane.executors.base import Executor
 from fastlane.executors.registry import Executors
 from fastlane.hosts import BreakerOptions, Hosts
 from fastlane.lifecycle import Lifecycle
+from fastlane.metrics import Metrics, TaskLabels
 from fastlane.model import Clock
 from fastlane.notifications.registry import channels
 from fastlane.storage.base import Storage
@@ -94,6 +95,17 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     runner = Runner(context)
     host_watch = HostWatch(lifecycle, storage, bus, hosts)
     reports = Reports(storage, config.env_blacklisted_words, config.public_url)
+    sockets = Sockets(Feed(storage, bus))
+    metrics = Metrics(
+        storage=storage,
+        hosts=hosts,
+        farms=farms,
+        clock=clock,
+        version=__version__,
+        tasks=TaskLabels(config.metrics_tasks, config.metrics_max_tasks),
+        viewers=lambda: sockets.feed.viewers,
+    )
+    bus.relay_to(metrics.event)
     notifier = Notifier(
         lifecycle,
         storage,
@@ -102,6 +114,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         reports.describe,
         clock=clock,
         backoff=config.notification_backoff,
+        attempted=metrics.attempt,
     )
     services = Services(
         storage=storage,
@@ -113,9 +126,10 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         farms=farms,
         version=__version__,
         hosts=hosts,
-        sockets=Sockets(Feed(storage, bus)),
+        sockets=sockets,
         ends=Ends(lifecycle, storage, bus),
         events=EventFeed(storage, bus, clock),
+        metrics=metrics,
     )
     return Parts(
         services=services,
@@ -124,7 +138,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         host_watch=host_watch,
         reports=reports,
         notifier=notifier,
-        work=make_work(config, context, runner, host_watch, notifier),
+        work=(*make_work(config, context, runner, host_watch, notifier), *measuring(metrics)),
     )
 
 
@@ -177,6 +191,12 @@ def make_work(
         # An instance that listens is asked by HTTP.
         (Loop("pulse", pulse.step), frozenset() if "api" in config.roles else every),
     )
+
+
+def measuring(metrics: Metrics) -> Sequence[tuple[Loop, frozenset[str]]]:
+    """The work of those instances whose metrics can be asked for."""
+    loops = Loop("lag", metrics.measure_lag), Loop("successes", metrics.find_last_successes)
+    return [(loop, frozenset({"api"})) for loop in loops]
 
 
 def background_options(config: Config) -> Options:

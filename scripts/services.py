@@ -1,4 +1,4 @@
-"""Sets up what the tests need: the engine, Redis, MongoDB, a browser, a registry.
+"""Sets up what the tests need: the engine, Redis, MongoDB, a browser, a registry, Prometheus.
 
 ::
 
@@ -32,6 +32,8 @@ PROGRAMS = {
     "busybox": "busybox-static",
     "docker-compose": "docker-compose",
     "nginx": "nginx-light",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
 }
 
 # Those of them that a store needs, beside mongod.

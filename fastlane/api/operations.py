@@ -124,6 +124,13 @@ class Route:
             return operation.role
         return min((one.role for one in self.operations.values()), default=Role.VIEWER)
 
+    def open_to_all(self) -> Route:
+        """The same, for which nobody needs credentials."""
+        operations = {
+            method: replace(one, role=Role.ANONYMOUS) for method, one in self.operations.items()
+        }
+        return replace(self, operations=operations)
+
     def description(self, operation: Operation) -> str:
         return inspect.getdoc(getattr(self.handler, operation.method)) or ""
 

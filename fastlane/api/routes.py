@@ -25,6 +25,7 @@ from fastlane.api.handlers.host_list import HostList
 from fastlane.api.handlers.hosts import Blacklist
 from fastlane.api.handlers.jobs import Job, StopJob
 from fastlane.api.handlers.lists import EXECUTION_FILTERS, LISTED, Executions
+from fastlane.api.handlers.metrics import MEDIA, Metrics
 from fastlane.api.handlers.notifications import DELIVERY_STATE, Notifications, RequeueNotification
 from fastlane.api.handlers.output import Logs, Stderr, Stdout
 from fastlane.api.handlers.status import Healthcheck, Status
@@ -54,6 +55,7 @@ from fastlane.api.streaming.websocket import AFTER, FORMAT, STATE, LogSocket
 
 JOB = "/tasks/<task>/jobs/<job>"
 EXECUTION = f"{JOB}/executions/<execution>"
+METRICS = "/metrics"
 
 VIEWER, SUBMITTER, OPERATOR = Role.VIEWER, Role.SUBMITTER, Role.OPERATOR
 
@@ -293,6 +295,11 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             get("getStatus", VIEWER, "What the server does", responses.ServerStatus),
         ),
         route(
+            METRICS,
+            Metrics,
+            get("getMetrics", VIEWER, "Metrics for Prometheus", MEDIA, stored=False),
+        ),
+        route(
             "/openapi.json",
             Document,
             get("getOpenApi", VIEWER, "This document", (JSON,), stored=False),
@@ -320,6 +327,8 @@ def make_app(
     services: Services, routes: tuple[Route, ...] = ROUTES, security: Security | None = None
 ) -> BoundedApplication:
     """The application that serves *services*."""
+    if services.config.metrics == "open":
+        routes = tuple(one.open_to_all() if one.path == METRICS else one for one in routes)
     return BoundedApplication(
         [
             URLSpec(f"{_pattern(path)}/?", one.handler, {"route": one})
@@ -330,7 +339,7 @@ def make_app(
         security or Security(services.config),
         routes=routes,
         compress_response=True,
-        log_function=_log_nothing,
+        log_function=_count,
     )
 
 
@@ -338,5 +347,11 @@ def _pattern(path: str) -> str:
     return re.sub(r"<\w+>", "([^/]+)", path.replace(".", r"\."))
 
 
-def _log_nothing(handler: Any) -> None:
-    """Requests are not logged one by one; what goes wrong inside is, with its request id."""
+def _count(handler: BaseHandler) -> None:
+    """Requests are counted, and not logged one by one; what goes wrong inside is, with its id."""
+    # Neither what no route matches nor what is refused has operations.
+    route = (handler.route.path or "/") if handler.route.operations else "none"
+    request = handler.request
+    handler.services.metrics.request(
+        route, request.method, handler.get_status(), request.request_time()
+    )

@@ -14,6 +14,7 @@ from fastlane.config import Config
 from fastlane.executors.registry import Executors
 from fastlane.hosts import Hosts
 from fastlane.lifecycle import Lifecycle
+from fastlane.metrics import Metrics
 from fastlane.model import Clock, Farm
 from fastlane.storage.base import Storage
 
@@ -34,5 +35,6 @@ class Services:
     sockets: Sockets
     ends: Ends
     events: EventFeed
+    metrics: Metrics
     requests: Requests = field(default_factory=Requests)
     renders: Renders = field(default_factory=Renders)

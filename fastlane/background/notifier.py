@@ -62,9 +62,11 @@ class Notifier:
         *,
         clock: Clock,
         backoff: Backoff,
+        attempted: Callable[[str, bool], None] = lambda channel, delivered: None,
     ) -> None:
         """:param senders: by the names of their channels.
         :param backoff: the delays between the attempts of a delivery.
+        :param attempted: called after each attempt, with the channel and whether it succeeded.
         """
         self._lifecycle = lifecycle
         self._storage = storage
@@ -73,6 +75,7 @@ class Notifier:
         self._describe = describe
         self._clock = clock
         self._backoff = backoff
+        self._attempted = attempted
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
         self._claim_seconds = CLAIM_MARGIN_SECONDS + max(
             (sender.timeout_seconds for sender in senders.values()), default=0.0
@@ -183,6 +186,7 @@ class Notifier:
             # A fault of fastlane's own must neither stop other deliveries nor be tried for ever.
             log.exception("Fastlane failed to deliver a notification")
             error = "An internal error occurred in fastlane; its log has the details."
+        self._attempted(delivery.channel, error is None)
         return Attempt(at, loop.time() - began, status, error), retries
 
     async def _hand_back(self, delivery: Delivery) -> None:

@@ -124,7 +124,7 @@ class Run:
             status=str(final.status),
             reason=str(final.reason),
             exit_code=final.exit_code,
-            error=final.error,
+            **({"error": final.error} if final.error else {}),
         )
 
     async def hand_back(self) -> None:

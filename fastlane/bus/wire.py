@@ -15,14 +15,20 @@ from typing import Any
 
 from fastlane import events as kinds
 from fastlane.events import Event, JobChange
-from fastlane.model import Reason, Status
+from fastlane.model import Reason, Status, Trigger
 
 Hint = tuple[type[Event], str | None]
 """A kind and a key: something of the kind happened."""
 
 _KINDS = {kind.__name__: kind for kind in (*kinds.KINDS, kinds.Missed)}
 _FIELDS = {name: frozenset(f.name for f in fields(kind)) for name, kind in _KINDS.items()}
-_ENUMS = {"status": Status, "reason": Reason, "stop_reason": Reason, "change": JobChange}
+_ENUMS = {
+    "status": Status,
+    "reason": Reason,
+    "stop_reason": Reason,
+    "trigger": Trigger,
+    "change": JobChange,
+}
 
 _EVERYTHING = "*"
 _TOPICS: dict[type[Event], tuple[str, ...]] = {

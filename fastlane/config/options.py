@@ -347,6 +347,23 @@ class Config(BaseSettings):
         "", "a Sentry DSN", "Where errors of fastlane itself are reported; empty: nowhere."
     )
 
+    # Metrics and traces.
+    metrics: Lower[Literal["", "open"]] = option(
+        "", "open, or leave it empty", "open: /metrics never asks for credentials."
+    )
+    metrics_tasks: Words = option(
+        (),
+        "task ids or globs like billing-*,nightly separated by commas",
+        "Tasks that have a label of their own in /metrics, whichever tasks come first.",
+    )
+    metrics_max_tasks: int = count(
+        100,
+        0,
+        10_000,
+        "Most tasks with a label of their own in /metrics, of METRICS_TASKS and of the others "
+        "each; the rest share the label other.",
+    )
+
     # What is shown and logged.
     env_blacklisted_words: types.LowerWords = option(
         ("password", "key", "secret", "client_id", "token"),

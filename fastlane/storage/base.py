@@ -33,6 +33,7 @@ from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Outbox, 
 from fastlane.storage.lists import ActiveRun, Lists
 from fastlane.storage.logs import LogPlace, Logs
 from fastlane.storage.stats import Stats
+from fastlane.storage.observing import Observe
 from fastlane.storage.values import (
     ExecutionFilter,
     IdempotencyKey,
@@ -102,6 +103,10 @@ class Storage(ABC):
     stats: Stats
     hosts: Hosts
     instances: Instances
+
+    @abstractmethod
+    def observe(self, observe: Observe) -> None:
+        """Report every operation to *observe* from now on."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -19,7 +19,14 @@ from fastlane.model import (
     Reason,
     Task,
 )
-from fastlane.storage.values import ActiveRun, IdempotencyKey, Page, PageRequest, Submitted
+from fastlane.storage.values import (
+    ActiveRun,
+    FarmQueue,
+    IdempotencyKey,
+    Page,
+    PageRequest,
+    Submitted,
+)
 
 
 class Tasks(ABC):
@@ -309,6 +316,10 @@ class Executions(ABC):
     @abstractmethod
     async def active_counts(self) -> Mapping[tuple[str, str, str], int]:
         """How many executions are pulling or running, by farm, task and host; reads no record."""
+
+    @abstractmethod
+    async def queues(self, farms: Sequence[str]) -> Mapping[str, FarmQueue]:
+        """What waits for each of *farms*; counts keys of an index and reads one record for each."""
 
     @abstractmethod
     async def active_runs(self) -> Sequence[ActiveRun]:

@@ -99,3 +99,12 @@ class ActiveRun:
 
 
 ACTIVE_RUN_FIELDS = tuple(field.name for field in fields(ActiveRun))
+
+
+@dataclass(frozen=True, slots=True)
+class FarmQueue:
+    """What waits for a slot of a farm."""
+
+    length: int = 0
+    oldest_at: float | None = None
+    """When the first one was queued; None where nothing waits."""

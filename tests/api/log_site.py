@@ -24,6 +24,7 @@ from fastlane.bus.local import Bus
 from fastlane.config import Config
 from fastlane.executors.registry import Executors
 from fastlane.hosts import Hosts
+from fastlane.metrics import Metrics, TaskLabels
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.log_owner import FARM, Owner, make_lifecycle
 from tests.fakes import MemoryExecutor
@@ -57,6 +58,7 @@ async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
     await storage.open()
     bus = Bus()
     lifecycle = make_lifecycle(storage, bus)
+    hosts, feed = Hosts(FARM.hosts, time.time), Feed(storage, bus)
     services = Services(
         storage=storage,
         lifecycle=lifecycle,
@@ -66,10 +68,19 @@ async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
         config=config,
         farms=(FARM,),
         version="0.0.0",
-        hosts=Hosts(FARM.hosts, time.time),
-        sockets=Sockets(Feed(storage, bus)),
+        hosts=hosts,
+        sockets=Sockets(feed),
         ends=Ends(lifecycle, storage, bus),
         events=EventFeed(storage, bus, time.time),
+        metrics=Metrics(
+            storage=storage,
+            hosts=hosts,
+            farms=[FARM],
+            clock=time.time,
+            version="0.0.0",
+            tasks=TaskLabels([], 10),
+            viewers=lambda: feed.viewers,
+        ),
     )
     server = HTTPServer(make_app(services))
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")

@@ -220,6 +220,7 @@ async def _exercise(storage: ClusterStorage) -> None:
     await storage.executions.orphaned(["other"], after=0, limit=10)
     await asyncio.gather(storage.executions.active(owner="alive"))
     await storage.executions.active_runs()
+    await storage.executions.queues(["farm"])
     await storage.executions.active_counts()
     await storage.jobs.of_task("plan", page)
     await storage.jobs.due(NOW + 1000, 10)

@@ -48,7 +48,7 @@ from fastlane.storage.base import (
 )
 from fastlane.storage.packing import LOG_CHUNK_BYTES, dropped_note
 from fastlane.storage.sqlite import SqliteStorage
-from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun
+from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun, FarmQueue
 from tests.services import MongoServer
 
 T = TypeVar("T")
@@ -1476,6 +1476,18 @@ async def test_overview_counts(storage: Storage) -> None:
     assert await storage.overview() == Overview(
         tasks=3, jobs=5, queued=4, delayed=0, active=0, scheduled=1
     )
+
+
+async def test_queues_say_their_length_and_who_waits_longest(storage: Storage) -> None:
+    for number in range(3):
+        await submit(storage, farm="busy", created_at=NOW + number)
+    await submit(storage, farm="busy", due_at=NOW + 9)
+    await claimed(storage, farm="busy")
+    await submit(storage, farm="another")
+    assert await storage.executions.queues(["busy", "idle"]) == {
+        "busy": FarmQueue(2, NOW + 1),
+        "idle": FarmQueue(0, None),
+    }
 
 
 async def test_active_executions_come_oldest_first(storage: Storage) -> None:

@@ -182,6 +182,11 @@ class Feed:
         self.tasks: set[asyncio.Task[Page | None] | asyncio.Task[None]] = set()
         self._watches: dict[str, Watch] = {}
 
+    @property
+    def viewers(self) -> int:
+        """How many follow a log now."""
+        return sum(watch.viewers for watch in self._watches.values())
+
     @asynccontextmanager
     async def watch(self, execution_id: str) -> AsyncIterator[Watch]:
         """Watch an execution, together with its other viewers.

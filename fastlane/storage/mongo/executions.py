@@ -27,7 +27,7 @@ from fastlane.storage.mongo.records import (
 )
 from fastlane.storage.mongo.turns import Slot, Turns, slot_token
 from fastlane.storage.mongo.writes import Doc, confirm
-from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun
+from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun, FarmQueue
 from fastlane.stored_events import execution_event
 
 # Bounds how far after an execution a retry without ``retry_of`` is looked for.
@@ -412,6 +412,19 @@ class MongoExecutions(Facet, Executions):
             (doc["_id"]["farm"], doc["_id"]["task"], doc["_id"]["host"]): doc["count"]
             for doc in await found.to_list(None)
         }
+
+    @operation
+    async def queues(self, farms: Sequence[str]) -> Mapping[str, FarmQueue]:
+        return dict(zip(farms, await asyncio.gather(*map(self._queue_of, farms)), strict=True))
+
+    async def _queue_of(self, farm: str) -> FarmQueue:
+        queued = {"farm": farm, "queue": {"$gt": 0}}
+        length = await self._db.executions.count_documents(queued, hint="queue")
+        times = ["queued_at", "created_at"]
+        first = await self._db.executions.find_one(queued, times, sort=[("queue", ASCENDING)])
+        if first is None:
+            return FarmQueue()
+        return FarmQueue(length, first.get("queued_at", first["created_at"]))
 
     @operation
     async def active_runs(self) -> Sequence[ActiveRun]:

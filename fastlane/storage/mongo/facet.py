@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 
 from fastlane.errors import StorageUnavailable
 from fastlane.storage.mongo.database import OPERATION_SECONDS, Database
+from fastlane.storage.observing import Observed, operation_name
 
 log = structlog.get_logger(__name__)
 
@@ -22,10 +23,11 @@ R = TypeVar("R")
 CLOSE_SECONDS = 2 * OPERATION_SECONDS
 
 
-class Connection:
+class Connection(Observed):
     """The database while the storage is open, and the operations that are in flight."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__()
         self.database = database
         self.open = False
         self.in_flight: set[asyncio.Task[Any]] = set()
@@ -79,9 +81,12 @@ def operation(
 ) -> Callable[Concatenate[F, P], Coroutine[Any, Any, R]]:
     """Run *method* as one operation: see :meth:`Connection.run`."""
 
+    name = operation_name(method)
+
     @wraps(method)
     async def run(self: F, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._connection.run(method(self, *args, **kwargs))
+        work = self._connection.run(method(self, *args, **kwargs))
+        return await self._connection.measured(name, work)
 
     return run
 

@@ -32,6 +32,7 @@ from fastlane.storage.mongo.stats import MongoStats
 from fastlane.storage.mongo.sweep import SWEEP_SECONDS, Sweep
 from fastlane.storage.mongo.tasks import MongoTasks
 from fastlane.storage.mongo.writes import Collection
+from fastlane.storage.observing import Observe
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +91,9 @@ class ClusterStorage(Facet, Storage):
         self.instances = MongoInstances(connection, follow_ups, logs)
         self._retention = Retention(self._db, follow_ups)
         self._sweep = Sweep(self._db, follow_ups, jobs)
+
+    def observe(self, observe: Observe) -> None:
+        self._connection.observe = observe
 
     async def open(self) -> None:
         self._db.connect(self._mongodb_url)

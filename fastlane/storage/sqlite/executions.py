@@ -39,7 +39,7 @@ from fastlane.storage.sqlite.changes import (
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, MAX_OFFSET, execution_from, page_of
 from fastlane.storage.turns import Turn
-from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun
+from fastlane.storage.values import ACTIVE_RUN_FIELDS, ActiveRun, FarmQueue
 from fastlane.stored_events import execution_event
 
 IS_BLACKLISTED = "SELECT 1 FROM hosts WHERE host = ? AND blacklisted"
@@ -115,6 +115,11 @@ RETRY_OF = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE retry_of = ?"
 ACTIVE_COUNTS = """
 SELECT farm, task_id, host, count(*) FROM executions INDEXED BY executions_active
 WHERE status IN ('pulling', 'running') GROUP BY farm, task_id, host
+"""
+_QUEUED = "FROM executions INDEXED BY executions_queue WHERE farm = ? AND status = 'enqueued'"
+QUEUE_LENGTH = f"SELECT count(*) {_QUEUED} AND position IS NOT NULL"
+OLDEST_QUEUED = f"""
+SELECT ifnull(queued_at, created_at) {_QUEUED} AND position IS NOT NULL ORDER BY position LIMIT 1
 """
 ACTIVE_RUNS = f"""
 SELECT {", ".join(ACTIVE_RUN_FIELDS)} FROM executions INDEXED BY executions_active
@@ -325,6 +330,17 @@ class SqliteExecutions(Facet, Executions):
     def active_counts(self, connection: sqlite3.Connection) -> Mapping[tuple[str, str, str], int]:
         counts = connection.execute(ACTIVE_COUNTS).fetchall()
         return {(farm, task_id, host): count for farm, task_id, host, count in counts}
+
+    @on_reader
+    def queues(
+        self, connection: sqlite3.Connection, farms: Sequence[str]
+    ) -> Mapping[str, FarmQueue]:
+        found = {}
+        for farm in farms:
+            (length,) = connection.execute(QUEUE_LENGTH, (farm,)).fetchone()
+            oldest = connection.execute(OLDEST_QUEUED, (farm,)).fetchone()
+            found[farm] = FarmQueue(length, oldest and oldest[0])
+        return found
 
     @on_reader
     def active_runs(self, connection: sqlite3.Connection) -> Sequence[ActiveRun]:

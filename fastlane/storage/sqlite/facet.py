@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 from fastlane.errors import StorageUnavailable
+from fastlane.storage.observing import Observed, operation_name
 from fastlane.storage.sqlite.place import Place
 from fastlane.storage.sqlite.writer import Readers, Writer
 
@@ -19,10 +20,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class File:
+class File(Observed):
     """The threads that have the database file open; none until :meth:`start`."""
 
     def __init__(self, place: Place) -> None:
+        super().__init__()
         self._place = place
         self.writer: Writer | None = None
         self.readers: Readers | None = None
@@ -69,9 +71,12 @@ def on_writer(
 ) -> Callable[Concatenate[F, P], Coroutine[None, None, R]]:
     """Make *method* an operation that runs in a transaction on the writer's thread."""
 
+    name = operation_name(method)
+
     @wraps(method)
     async def run(self: F, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._file.write(lambda connection: method(self, connection, *args, **kwargs))
+        work = self._file.write(lambda connection: method(self, connection, *args, **kwargs))
+        return await self._file.measured(name, work)
 
     return run
 
@@ -81,8 +86,11 @@ def on_reader(
 ) -> Callable[Concatenate[F, P], Coroutine[None, None, R]]:
     """Make *method* an operation that runs on one snapshot, on a reader's thread."""
 
+    name = operation_name(method)
+
     @wraps(method)
     async def run(self: F, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._file.read(lambda connection: method(self, connection, *args, **kwargs))
+        work = self._file.read(lambda connection: method(self, connection, *args, **kwargs))
+        return await self._file.measured(name, work)
 
     return run

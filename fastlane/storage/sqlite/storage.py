@@ -10,6 +10,7 @@ from pathlib import Path
 from fastlane.errors import StorageUnavailable
 from fastlane.storage.base import Overview, Storage
 from fastlane.storage.codec import words
+from fastlane.storage.observing import Observe
 from fastlane.storage.sqlite.connections import connect_writer
 from fastlane.storage.sqlite.events import SqliteEvents
 from fastlane.storage.sqlite.executions import SqliteExecutions
@@ -95,6 +96,9 @@ class SqliteStorage(Facet, Storage):
         self.stats = SqliteStats(self._file)
         self.hosts = SqliteHosts(self._file)
         self.instances = SqliteInstances(self._file)
+
+    def observe(self, observe: Observe) -> None:
+        self._file.observe = observe
 
     async def open(self) -> None:
         connection = await asyncio.to_thread(self._open_file)
