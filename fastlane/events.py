@@ -32,10 +32,8 @@ class Event:
 
         Those that it does not have keep their defaults.
         """
-        names = {field.name for field in fields(cls)} - given.keys()
-        return cls(
-            **given, **{name: getattr(record, name) for name in names if hasattr(record, name)}
-        )
+        names = [one.name for one in fields(cls) if one.name not in given]
+        return cls(**given, **{one: getattr(record, one) for one in names if hasattr(record, one)})
 
 
 @dataclass(frozen=True, slots=True)
