@@ -32,8 +32,8 @@ from fastlane.storage.events import Events, Span
 from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Outbox, Tasks
 from fastlane.storage.lists import ActiveRun, Lists
 from fastlane.storage.logs import LogPlace, Logs
-from fastlane.storage.stats import Stats
 from fastlane.storage.observing import Observe
+from fastlane.storage.stats import Stats
 from fastlane.storage.values import (
     ExecutionFilter,
     IdempotencyKey,
