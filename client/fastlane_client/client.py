@@ -90,7 +90,7 @@ class ClientMethods(Styled):
         """Submit a job. It is stored when this returns, and stored once: a lost answer is asked for
         again under the same ``Idempotency-Key``.
 
-        :param command: a text is split as a shell splits words; no shell runs it.
+        :param command: a string is split as a shell splits words; no shell runs it.
         :param backoff: ``minMs``, ``factor`` and ``maxMs``: the delays before retries.
         :param extra: further keys of the payload, as the API names them.
         :param job: create the job with this id or name, or replace its definition. It is not asked
@@ -331,7 +331,7 @@ class ClientMethods(Styled):
         type ``gap`` says that older ones are not kept any more.
 
         :param type: such as ``execution.failed`` or ``execution.*``.
-        :param follow: go on for ever; otherwise what is stored after *after*.
+        :param follow: continue for ever; otherwise what is stored after *after*.
         """
         core = self._core
         filters = {"task": task, "job": job, "execution": execution, "type": type}

@@ -197,6 +197,8 @@ class Core:
                 reply: Reply = yield request
             except Broken as broken:
                 error = self._unreachable(broken)
+                # A connection that was made had somebody at its other end.
+                self._reached = self._reached or broken.sent
                 again = request.repeatable or not broken.sent
                 if request.waits and broken.sent and time.monotonic() > asked_at + ALIVE_SECONDS:
                     # There was a server, which only had no news before it was gone.
@@ -268,7 +270,7 @@ class Core:
         if reply.status < 400:
             target = urlsplit(reply.headers.get("location", ""))
             to = f" to {target.scheme}://{target.hostname}" if target.hostname else ""
-            # Not followed: it would hand the credentials to whoever is there.
+            # Not followed: it would hand the credentials to another server.
             return UnexpectedAnswer(
                 f"{self.address.base} redirects{to}. Redirects are not followed; "
                 "give the URL of the server itself."

@@ -240,7 +240,7 @@ def _check_size(size: int) -> None:
 
 
 def _broken(error: Exception) -> Exception:
-    """What the operation is told of *error*."""
+    """What is raised inside the operation for *error*."""
     import httpx2
 
     match error:

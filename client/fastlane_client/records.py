@@ -10,7 +10,7 @@ from typing import Any
 from fastlane_client.decoding import OpenEnum, Record, named
 
 Command = str | tuple[str, ...] | None
-"""As submitted: a text that is split as a shell splits words, or the words."""
+"""As submitted: a string that is split as a shell splits words, or the words."""
 
 
 class Status(OpenEnum):
@@ -340,7 +340,7 @@ class LogRecord(Record):
     line: int | None = None
     """The number of its first line; None for notes and where the server does not say."""
     execution_id: str = ""
-    """Of which execution: a job's log goes on with that of its retries."""
+    """Of which execution: a job's log continues with that of its retries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

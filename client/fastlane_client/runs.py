@@ -156,7 +156,7 @@ def last_attempt(core: Core, run: RunId, deadline: float) -> Op[Execution]:
                 return execution
             execution_id = execution.retry.execution_id
         elif left <= 0:
-            raise NotFinished(f'Execution "{execution_id}" is {execution.status}; it goes on.')
+            raise NotFinished(f'Execution "{execution_id}" is {execution.status}; it continues.')
 
 
 def read_output(
@@ -415,7 +415,7 @@ class RunMethods(Styled):
 
     @call
     def resume(self) -> Op[None]:
-        """Go on with the schedule of the job."""
+        """Continue the schedule of the job."""
         return do(self._core, f"{self.id.job_path}/resume/")
 
     @call

@@ -109,7 +109,8 @@ class Offence(NamedTuple):
 
 def texts() -> Iterator[Text]:
     """Every text of the repository that people read."""
-    for path in sorted((ROOT / "fastlane").rglob("*.py")):
+    packages = ("fastlane", "client/fastlane_client")
+    for path in sorted(file for name in packages for file in (ROOT / name).rglob("*.py")):
         name, source = str(path.relative_to(ROOT)), path.read_text()
         for line, text in [*_strings(source), *_comments(source)]:
             yield Text(name, line, text)
