@@ -74,6 +74,18 @@ class Trigger(StrEnum):
     """Because the execution before it was lost."""
 
 
+class JobState(StrEnum):
+    """What a job does: the first of these that holds."""
+
+    ACTIVE = "active"
+    """One of its executions is not final."""
+    PAUSED = "paused"
+    SCHEDULED = "scheduled"
+    """It has a next run."""
+    STOPPED = "stopped"
+    IDLE = "idle"
+
+
 class PullPolicy(StrEnum):
     """When an image is pulled before a run."""
 
@@ -289,6 +301,16 @@ class Job:
         A release that knows no pauses may give a paused job a next tick, which ends the pause.
         """
         return self.paused_at is not None and self.next_run_at is None
+
+    def state(self, *, is_active: bool) -> JobState:
+        """:param is_active: whether one of its executions is not final."""
+        if is_active:
+            return JobState.ACTIVE
+        if self.scheduled:
+            return JobState.SCHEDULED
+        if self.paused:
+            return JobState.PAUSED
+        return JobState.IDLE if self.stopped_at is None else JobState.STOPPED
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,17 @@ class Parameter:
             found.update(groups.get(name, (name,)))
         return found
 
+    def one_of(self, handler: RequestHandler, known: Iterable[str]) -> str | None:
+        """:raises Problem: 400, it is not one of *known*; the problem names the nearest."""
+        names, text = list(known), self.text(handler)
+        if text is not None and text not in names:
+            raise Problem(
+                400,
+                f"{self.name} is {shown(text)}; it must be one of {', '.join(names)}."
+                f"{suggestion(text, names)}",
+            )
+        return text
+
     def moment(self, handler: RequestHandler, now: float) -> float | None:
         """A bound of times (unix seconds): given so, as RFC 3339, or as a duration back from *now*.
 

@@ -24,7 +24,7 @@ from fastlane.api.handlers.executions import Execution, StopExecution
 from fastlane.api.handlers.host_list import HostList
 from fastlane.api.handlers.hosts import Blacklist
 from fastlane.api.handlers.jobs import Job, StopJob
-from fastlane.api.handlers.lists import EXECUTION_FILTERS, LISTED, Executions
+from fastlane.api.handlers.lists import EXECUTION_FILTERS, JOB_FILTERS, LISTED, Executions, Jobs
 from fastlane.api.handlers.metrics import MEDIA, Metrics
 from fastlane.api.handlers.notifications import DELIVERY_STATE, Notifications, RequeueNotification
 from fastlane.api.handlers.output import Logs, Stderr, Stdout
@@ -131,6 +131,17 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
         ),
     ),
     "Jobs": (
+        route(
+            "/jobs",
+            Jobs,
+            get(
+                "listJobs",
+                VIEWER,
+                "Jobs of all tasks",
+                responses.JobPage,
+                (*JOB_FILTERS, *LISTED),
+            ),
+        ),
         route(
             JOB,
             Job,

@@ -25,6 +25,9 @@ class Urls:
     def tasks(self) -> str:
         return f"{self.base}/tasks/"
 
+    def jobs(self) -> str:
+        return f"{self.base}/jobs/"
+
     def executions(self) -> str:
         return f"{self.base}/executions/"
 

@@ -37,6 +37,8 @@ from fastlane.storage.stats import Stats
 from fastlane.storage.values import (
     ExecutionFilter,
     IdempotencyKey,
+    JobFilter,
+    ListedJob,
     Listing,
     Page,
     PageRequest,
@@ -51,7 +53,9 @@ __all__ = [
     "Hosts",
     "IdempotencyKey",
     "Instances",
+    "JobFilter",
     "Jobs",
+    "ListedJob",
     "Listing",
     "Lists",
     "LogPlace",

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from fastlane.checks import shown
 from fastlane.errors import Rejected
 from fastlane.model import ACTIVE, FINAL, Execution, Reason, Status, Trigger
-from fastlane.storage.values import ExecutionFilter, Listing
+from fastlane.storage.values import ExecutionFilter, JobFilter, ListedJob, Listing
 
 T = TypeVar("T")
 Key = tuple[float | int, ...]
@@ -47,6 +47,12 @@ class Lists(ABC):
         :param after: the ``next_cursor`` of the part before.
         :raises Rejected: *after* is not a cursor of this list.
         """
+
+    @abstractmethod
+    async def jobs(
+        self, wanted: JobFilter, *, size: int, after: str | None = None
+    ) -> Listing[ListedJob]:
+        """The jobs that *wanted* names, newest first, at most *size*. As :meth:`executions`."""
 
     @abstractmethod
     async def last_of_tasks(self, task_ids: Sequence[str]) -> Mapping[str, Execution]:
@@ -239,6 +245,19 @@ def key_after(after: str | None, scans: Sequence[Scan]) -> Key | None:
     if found is None or (found[3] is not None) != is_of_job:
         raise Rejected(f"{shown(after)} is not a cursor of this list.")
     return (int(found[3]),) if is_of_job else (float(found[1]), int(found[2]))
+
+
+def number_after(after: str | None) -> int | None:
+    """The number in the cursor *after* of a list of jobs.
+
+    :raises Rejected: it is not a cursor of such a list.
+    """
+    if after is None:
+        return None
+    found = _CURSOR.fullmatch(after)
+    if found is None or found[3] is None:
+        raise Rejected(f"{shown(after)} is not a cursor of this list.")
+    return int(found[3])
 
 
 def counted(counts: Sequence[int]) -> tuple[int, bool]:

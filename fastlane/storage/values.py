@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
-from fastlane.model import Execution, Job, Reason, Status, Trigger
+from fastlane.model import Execution, Job, JobState, Reason, Status, Trigger
 
 T = TypeVar("T")
 
@@ -70,6 +70,24 @@ class ExecutionFilter:
     """Created at this time or later."""
     until: float | None = None
     """Created before this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs a list has: those to which all applies that is given."""
+
+    task_id: str | None = None
+    task_prefix: str | None = None
+    state: JobState | None = None
+    is_cron: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedJob:
+    """A job and what it does."""
+
+    job: Job
+    state: JobState
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,3 +198,52 @@ async def test_hosts(make_site: MakeSite) -> None:
     assert (two["drained"], two["available"], two["executions"]) == (True, False, [])
     assert (gone["configured"], gone["running"]) == (False, 1)
     assert (rest["running"], rest["hosts"][0]["engine"]) == (0, None)
+
+
+async def test_jobs(still: Site) -> None:
+    cron = await still.submit("nightly", cron="0 3 * * mon-fri", timezone="Europe/Berlin")
+    later = await still.submit("later", startAt=2_000_000_000)
+    ran = await still.submit("nightly-2", command="go --token=abc")
+    await finish(still, Outcome(Status.DONE, Reason.EXIT_CODE, exit_code=0))
+    page = (await still.get("/jobs/")).json
+    assert set(page) == {"items", "nextUrl", "perPage", "total", "totalIsLowerBound"}
+    newest, middle, oldest = page["items"]
+    assert newest["jobId"] == ran["jobId"]
+    assert (newest["state"], newest["schedule"], newest["scheduleText"]) == ("idle", None, None)
+    assert newest["command"] == "go --token=***"
+    assert newest["lastExecution"]["executionId"] == ran["executionId"]
+    assert INSTANT.fullmatch(newest["lastExecution"]["finishedAt"])
+    assert middle["jobId"] == later["jobId"]
+    assert middle["schedule"] == {"startAt": "2033-05-18T03:33:20.000000Z"}
+    assert middle["nextScheduledAt"] == "2033-05-18T03:33:20.000000Z"
+    assert oldest == {
+        "jobId": cron["jobId"],
+        "name": None,
+        "url": cron["jobUrl"],
+        "taskId": "nightly",
+        "taskUrl": cron["taskUrl"],
+        "image": "busy:latest",
+        "command": "true",
+        "schedule": {"cron": "0 3 * * mon-fri", "timezone": "Europe/Berlin"},
+        "scheduleText": "At 03:00, Monday through Friday",
+        "nextScheduledAt": oldest["nextScheduledAt"],
+        "state": "scheduled",
+        "paused": False,
+        "executionCount": 0,
+        "lastExecution": None,
+    }
+    for query, expected in {
+        "kind=cron": "nightly",
+        "kind=once": "nightly-2 later",
+        "state=scheduled": "later nightly",
+        "state=active": "",
+        "task=nightly*&state=idle": "nightly-2",
+    }.items():
+        found = (await still.get(f"/jobs/?{query}")).json["items"]
+        assert " ".join(item["taskId"] for item in found) == expected, query
+    page = (await still.get("/jobs/?perPage=2&state=scheduled&kind=cron")).json
+    assert page["nextUrl"] is None
+    page = (await still.get("/jobs/?perPage=1&task=night*")).json
+    assert (await still.get(page["nextUrl"])).json["items"][0]["taskId"] == "nightly"
+    said = (await still.get("/jobs/?state=schedule")).problem(400)["detail"]
+    assert 'Did you mean "scheduled"?' in said

@@ -8,8 +8,18 @@ from typing import Any
 import pytest
 
 from fastlane.errors import Rejected
-from fastlane.model import FINAL, Execution, Outcome, Reason, Status, Trigger
-from fastlane.storage.base import ExecutionFilter, PageRequest, Storage
+from fastlane.model import (
+    FINAL,
+    Execution,
+    Job,
+    JobState,
+    Outcome,
+    Reason,
+    Schedule,
+    Status,
+    Trigger,
+)
+from fastlane.storage.base import ExecutionFilter, JobFilter, ListedJob, PageRequest, Storage
 from tests.contracts.test_storage import (
     NOW,
     claim,
@@ -215,3 +225,73 @@ async def test_what_holds_a_slot(storage: Storage) -> None:
     }
     assert {one.status for one in found} == {Status.PULLING}
     assert list(await storage.lists.active(2)) == list(found[:2])
+
+
+async def walk_jobs(storage: Storage, wanted: JobFilter, size: int = 2) -> list[ListedJob]:
+    found: list[ListedJob] = []
+    after = None
+    for _ in range(1000):
+        page = await storage.lists.jobs(wanted, size=size, after=after)
+        assert len(page.items) <= size
+        found += page.items
+        after = page.next_cursor
+        if after is None:
+            return found
+    raise AssertionError("the list does not end")
+
+
+async def test_jobs_by_state_and_kind(storage: Storage) -> None:
+    cron, once = Schedule(cron="* * * * *"), Schedule()
+    states: dict[str, str] = {}
+
+    async def add(name: str, state: JobState, schedule: Schedule, **fields: Any) -> Job:
+        job = make_job(name, schedule=schedule, **fields)
+        states[job.id] = state
+        await storage.jobs.submit(job, None)
+        return job
+
+    ticking = await add("a", JobState.SCHEDULED, cron, next_run_at=NOW + 60)
+    await add("a-2", JobState.SCHEDULED, once, next_run_at=NOW + 60)
+    paused = await add("a", JobState.PAUSED, cron, next_run_at=NOW + 60)
+    await storage.jobs.reschedule(paused, paused_at=NOW, next_run_at=None, now=NOW)
+    stopped = await add("b", JobState.STOPPED, cron, next_run_at=NOW + 60)
+    await storage.jobs.stop("b", stopped.id, now=NOW)
+    await add("b", JobState.IDLE, once)
+    for state in (JobState.ACTIVE, JobState.ACTIVE, JobState.IDLE):
+        job = make_job("a")
+        states[job.id] = state
+        await storage.jobs.submit(job, make_execution(job))
+    busy = make_execution(ticking, tick=NOW)
+    await storage.jobs.tick(ticking, busy, next_run_at=NOW + 120, now=NOW)
+    states[ticking.id] = JobState.ACTIVE
+    done = [one for one, state in states.items() if state is JobState.IDLE][-1]
+    for _ in range(3):
+        taken = await claimed(storage)
+        if taken.job_id == done:
+            await finish(storage, taken)
+
+    everything = await walk_jobs(storage, JobFilter())
+    assert [one.job.id for one in everything] == list(states)[::-1]
+    assert {one.job.id: one.state for one in everything} == states
+    for wanted in (
+        *(JobFilter(state=state) for state in JobState),
+        *(JobFilter(is_cron=is_cron) for is_cron in (True, False)),
+        *(JobFilter(task_id=name) for name in ("a", "b", "nobody")),
+        JobFilter(task_prefix="a"),
+        JobFilter(task_id="a", state=JobState.ACTIVE),
+        JobFilter(task_prefix="a", state=JobState.SCHEDULED, is_cron=False),
+        JobFilter(state=JobState.ACTIVE, is_cron=True),
+    ):
+        expected = [
+            one
+            for one in everything
+            if wanted.state in {None, one.state}
+            and wanted.is_cron in {None, one.job.schedule.cron is not None}
+            and wanted.task_id in {None, one.job.task_id}
+            and one.job.task_id.startswith(wanted.task_prefix or "")
+        ]
+        assert await walk_jobs(storage, wanted) == expected, wanted
+        page = await storage.lists.jobs(wanted, size=3)
+        assert page.total in {None, len(expected)}, wanted
+    with pytest.raises(Rejected, match="not a cursor"):
+        await storage.lists.jobs(JobFilter(), size=1, after="1.5_2")

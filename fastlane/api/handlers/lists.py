@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastlane.api import large
 from fastlane.api.base import BaseHandler
 from fastlane.api.lookup import check_job_id
@@ -11,8 +13,8 @@ from fastlane.api.problems import Problem
 from fastlane.api.schemas import listed, responses
 from fastlane.api.waiting import reasons
 from fastlane.checks import shown
-from fastlane.model import ACTIVE, FINAL, Reason, Status, Trigger
-from fastlane.storage.base import ExecutionFilter
+from fastlane.model import ACTIVE, FINAL, JobState, Reason, Status, Trigger
+from fastlane.storage.base import ExecutionFilter, JobFilter
 
 ITEMS_PER_PAGE = 20
 
@@ -86,6 +88,13 @@ def _task(text: str | None) -> tuple[str | None, str | None]:
     return (None, name) if is_prefix else (name, None)
 
 
+def _query(handler: BaseHandler, filters: Sequence[Parameter], size: int) -> dict[str, object]:
+    """What the link to the next page repeats."""
+    query: dict[str, object] = {one.name: one.text(handler) for one in filters}
+    query["perPage"] = None if size == ITEMS_PER_PAGE else size
+    return query
+
+
 async def list_executions(handler: BaseHandler, wanted: ExecutionFilter) -> responses.ExecutionPage:
     """The page that the query of *handler* asks for."""
     services, urls = handler.services, handler.urls
@@ -95,11 +104,6 @@ async def list_executions(handler: BaseHandler, wanted: ExecutionFilter) -> resp
     )
     waiting = await reasons(services, page.items)
     words = services.config.env_blacklisted_words
-    query: dict[str, object] = {
-        one.name: one.text(handler) for one in (*EXECUTION_FILTERS, _PER_PAGE)
-    }
-    if size == ITEMS_PER_PAGE:
-        del query["perPage"]
 
     def items() -> list[responses.ExecutionItem]:
         return [listed.execution_item(one, words, urls, waiting[one.id]) for one in page.items]
@@ -107,9 +111,62 @@ async def list_executions(handler: BaseHandler, wanted: ExecutionFilter) -> resp
     characters = sum(large.size([one.definition.command.argv, one.error]) for one in page.items)
     found: responses.ExecutionPage = {
         "items": await large.off_the_loop(characters, items),
-        **listed.list_keys(page, urls.executions(), size, query),
+        **listed.list_keys(page, urls.executions(), size, _query(handler, EXECUTION_FILTERS, size)),
     }
     return found
+
+
+_STATE = _text("state", f"The first that holds of: {', '.join(JobState)}.", example="scheduled")
+_KIND = _text("kind", "`cron`, or `once` for all others.", example="cron")
+JOB_FILTERS = (_TASK, _STATE, _KIND)
+# What a cron expression costs to put into words, in characters that are looked at for secrets.
+WORDS_CHARS = 2000
+
+
+def job_filter(handler: BaseHandler) -> JobFilter:
+    """What the query of a request asks for.
+
+    :raises Problem: 400, a value is wrong.
+    """
+    task_id, prefix = _task(_TASK.text(handler))
+    state, kind = _STATE.one_of(handler, JobState), _KIND.one_of(handler, ("cron", "once"))
+    return JobFilter(
+        task_id=task_id,
+        task_prefix=prefix,
+        state=None if state is None else JobState(state),
+        is_cron=None if kind is None else kind == "cron",
+    )
+
+
+async def list_jobs(handler: BaseHandler, wanted: JobFilter) -> responses.JobPage:
+    """The page that the query of *handler* asks for."""
+    services, urls = handler.services, handler.urls
+    size = _PER_PAGE.number(handler) or ITEMS_PER_PAGE
+    lists = services.storage.lists
+    page = await lists.jobs(wanted, size=size, after=_CURSOR.text(handler) or None)
+    last = await lists.last_of_jobs([one.job.id for one in page.items])
+    words = services.config.env_blacklisted_words
+
+    def items() -> list[responses.JobListItem]:
+        return [listed.job_list_item(one, last.get(one.job.id), words, urls) for one in page.items]
+
+    characters = sum(
+        large.size([one.job.definition.command.argv])
+        + WORDS_CHARS * (one.job.schedule.cron is not None)
+        for one in page.items
+    )
+    return {
+        "items": await large.off_the_loop(characters, items),
+        **listed.list_keys(page, urls.jobs(), size, _query(handler, JOB_FILTERS, size)),
+    }
+
+
+class Jobs(BaseHandler):
+    """``/jobs/``"""
+
+    async def get(self) -> None:
+        """Jobs of all tasks, newest first. Pages are as those of `/executions/`."""
+        await self.send_json(await list_jobs(self, job_filter(self)))
 
 
 class Executions(BaseHandler):

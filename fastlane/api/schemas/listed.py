@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
+
+from cron_descriptor import ExpressionDescriptor, FormatError, Options
 
 from fastlane.api.schemas import responses
 from fastlane.api.schemas.build import job_reference, time_or_none
@@ -11,7 +14,7 @@ from fastlane.api.streaming.encoded import time_text
 from fastlane.api.urls import Urls, with_query
 from fastlane.model import Execution, Job, Status, Task
 from fastlane.redact import redactor
-from fastlane.storage.base import Listing
+from fastlane.storage.base import ListedJob, Listing
 
 # WATCH.md: bounds the error of an item.
 ERROR_CHARS = 300
@@ -40,7 +43,11 @@ def list_keys(
 
 
 def execution_item(
-    execution: Execution, words: Sequence[str], urls: Urls, waiting: str | None
+    execution: Execution,
+    words: Sequence[str],
+    urls: Urls,
+    waiting: str | None,
+    job_name: str | None = None,
 ) -> responses.ExecutionItem:
     """:param words: of the names of secrets.
     :param waiting: why it has not started.
@@ -54,7 +61,7 @@ def execution_item(
         "taskUrl": urls.task(one.task_id),
         "jobId": one.job_id,
         "jobUrl": urls.job(one.task_id, one.job_id),
-        "jobName": None,
+        "jobName": job_name,
         "number": one.number,
         "attempt": one.attempt,
         "trigger": one.trigger,
@@ -87,6 +94,58 @@ def last_execution(one: Execution | None, urls: Urls) -> responses.LastExecution
         "exitCode": one.exit_code,
         "createdAt": time_text(one.created_at),
         "finishedAt": time_or_none(one.finished_at),
+    }
+
+
+def job_list_item(
+    listed: ListedJob, last: Execution | None, words: Sequence[str], urls: Urls
+) -> responses.JobListItem:
+    """:param last: its newest execution.
+    :param words: of the names of secrets.
+    """
+    job, hide = listed.job, redactor(tuple(words))
+    schedule: responses.CronSchedule | responses.OnceSchedule | None = None
+    if job.schedule.cron is not None:
+        schedule = {"cron": job.schedule.cron, "timezone": job.schedule.timezone}
+    elif job.schedule.start_at is not None:
+        schedule = {"startAt": instant(job.schedule.start_at)}
+    return {
+        "jobId": job.id,
+        "name": job.name,
+        "url": urls.job(job.task_id, job.id),
+        "taskId": job.task_id,
+        "taskUrl": urls.task(job.task_id),
+        "image": job.definition.image.submitted,
+        "command": hide.command(job.definition.command.submitted),
+        "schedule": schedule,
+        "scheduleText": None if job.schedule.cron is None else in_words(job.schedule.cron),
+        "nextScheduledAt": instant_or_none(job.next_run_at),
+        "state": listed.state,
+        "paused": job.paused,
+        "executionCount": job.execution_count,
+        "lastExecution": _last_run(last, urls),
+    }
+
+
+@lru_cache(maxsize=4096)
+def in_words(cron: str) -> str:
+    """A cron expression in English; as it is where there are no words for it."""
+    options = Options()
+    options.use_24hour_time_format = True
+    try:
+        return str(ExpressionDescriptor(cron, options).get_description())
+    except (FormatError, ValueError, IndexError, KeyError):
+        return cron
+
+
+def _last_run(one: Execution | None, urls: Urls) -> responses.LastRun | None:
+    found = last_execution(one, urls)
+    if one is None or found is None:
+        return None
+    return {
+        **found,
+        "createdAt": instant(one.created_at),
+        "finishedAt": instant_or_none(one.finished_at),
     }
 
 

@@ -150,17 +150,25 @@ def _in_order(name: str, *fields: str, **partial: Any) -> IndexModel:
 
 _FINAL = {"partialFilterExpression": {"over": {"$exists": True}}}
 _ENQUEUED = {"partialFilterExpression": {"enqueued_of": {"$exists": True}}}
-LIST_INDEXES = (
-    _in_order("created"),
-    _in_order("ended", "status", "reason", **_FINAL),
-    _in_order("ended_of_task", "task_id", "status", **_FINAL),
-    _in_order("enqueued_at", **_ENQUEUED),
-    _in_order("enqueued_of_task", "task_id", **_ENQUEUED),
-    _in_order("origin", "farm", "trigger"),
-    _in_order("host", "host", partialFilterExpression={"host": {"$exists": True}}),
-)
-"""Of executions, for :mod:`.lists`; made in the background, because no other operation needs them
-and a large collection takes minutes. See :class:`fastlane.storage.lists.Index`."""
+LIST_INDEXES: Mapping[str, Sequence[IndexModel]] = {
+    "executions": [
+        _in_order("created"),
+        _in_order("ended", "status", "reason", **_FINAL),
+        _in_order("ended_of_task", "task_id", "status", **_FINAL),
+        _in_order("enqueued_at", **_ENQUEUED),
+        _in_order("enqueued_of_task", "task_id", **_ENQUEUED),
+        _in_order("origin", "farm", "trigger"),
+        _in_order("host", "host", partialFilterExpression={"host": {"$exists": True}}),
+    ],
+    "jobs": [
+        IndexModel([("seq", ASCENDING)], name="made"),
+        IndexModel([("cron", ASCENDING)], name="cron", sparse=True),
+        IndexModel([("paused_at", ASCENDING)], name="paused", sparse=True),
+        IndexModel([("stopped_at", ASCENDING)], name="stopped", sparse=True),
+    ],
+}
+"""For :mod:`.lists`; made in the background, because no other operation needs them and a large
+collection takes minutes. See :class:`fastlane.storage.lists.Index`."""
 
 
 class Database:
@@ -241,7 +249,8 @@ class Database:
         while True:
             try:
                 with no_timeout(None):
-                    await self.executions.create_indexes([*LIST_INDEXES])
+                    for name, wanted in LIST_INDEXES.items():
+                        await self._database[name].create_indexes([*wanted])
                 return
             except PyMongoError as error:
                 log.warning("The indexes of lists could not be made", error=str(error))

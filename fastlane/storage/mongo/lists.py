@@ -7,8 +7,8 @@ for at most 200 of them; otherwise it would sort all that is found.
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -17,7 +17,7 @@ from pymongo.errors import OperationFailure
 
 from fastlane.errors import StorageUnavailable
 from fastlane.model import Execution
-from fastlane.storage.base import ExecutionFilter, Listing, Lists
+from fastlane.storage.base import ExecutionFilter, JobFilter, ListedJob, Listing, Lists
 from fastlane.storage.lists import (
     MOST_COUNTED,
     MOST_READ,
@@ -33,10 +33,10 @@ from fastlane.storage.lists import (
     plan,
 )
 from fastlane.storage.mongo.facet import Facet, operation
+from fastlane.storage.mongo.job_list import THERE, JobList, begins_with, steps
 from fastlane.storage.mongo.records import execution_from
 from fastlane.storage.mongo.writes import Doc
 
-THERE: Doc = {"$exists": True}
 INDEXES: Mapping[Index, tuple[str, Doc]] = {
     Index.CREATED: ("created", {}),
     Index.ENDED: ("ended", {"over": THERE}),
@@ -51,8 +51,17 @@ INDEXES: Mapping[Index, tuple[str, Doc]] = {
 """The name of each, and what holds for all that are in it."""
 # The server's answer to a hint at an index that is not there (yet).
 BAD_VALUE = 2
-# How many documents are looked at first for each that is wanted.
-LOOKED_AT_FIRST = 4
+
+
+@asynccontextmanager
+async def _indexed() -> AsyncIterator[None]:
+    """:raises StorageUnavailable: an index is not there yet."""
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code == BAD_VALUE and "hint" in str(error):
+            raise StorageUnavailable("the indexes of lists are being made") from error
+        raise
 
 
 class MongoLists(Facet, Lists):
@@ -62,12 +71,15 @@ class MongoLists(Facet, Lists):
     async def executions(
         self, wanted: ExecutionFilter, *, size: int, after: str | None = None
     ) -> Listing[Execution]:
-        try:
+        async with _indexed():
             return await self._executions(wanted, size, after)
-        except OperationFailure as error:
-            if error.code == BAD_VALUE and "hint" in str(error):
-                raise StorageUnavailable("the indexes of lists are being made") from error
-            raise
+
+    @operation
+    async def jobs(
+        self, wanted: JobFilter, *, size: int, after: str | None = None
+    ) -> Listing[ListedJob]:
+        async with _indexed():
+            return await JobList(self._db, wanted).page(size, after)
 
     async def _executions(
         self, wanted: ExecutionFilter, size: int, after: str | None
@@ -140,7 +152,7 @@ class MongoLists(Facet, Lists):
         executions, hint = self._db.executions, INDEXES[scan.index][0]
         rest, order = rest_of(scan, wanted), dict.fromkeys(scan.by, DESCENDING)
         rows: list[tuple[Key, Doc]] = []
-        for step in _steps(size, most):
+        for step in steps(size, most):
             entries = entries_of(scan, wanted, key)
             if scan.index is Index.ACTIVE or not rest:
                 found = executions.find({**entries, **rest}, hint=hint).sort(order)
@@ -193,7 +205,7 @@ def rest_of(scan: Scan, wanted: ExecutionFilter) -> Doc:
     """What is checked on the documents."""
     found: Doc = {name: _one_of(values) for name, values in scan.rest.items()}
     if scan.prefix is not None:
-        found["task_id"] = {"$gte": scan.prefix, "$lt": f"{scan.prefix}{chr(sys.maxunicode)}"}
+        found["task_id"] = begins_with(scan.prefix)
     if scan.index is Index.JOB:
         found |= _times(wanted)
     return found
@@ -201,12 +213,6 @@ def rest_of(scan: Scan, wanted: ExecutionFilter) -> Doc:
 
 def _key(doc: Doc, scan: Scan) -> Key:
     return tuple(doc[name] for name in scan.by)
-
-
-def _steps(size: int, most: int) -> Sequence[int]:
-    """How many entries are read in each step, *most* together."""
-    first = min(LOOKED_AT_FIRST * (size + 1), most)
-    return (first, most - first) if first < most else (first,)
 
 
 def _one_of(values: Sequence[Any]) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastlane.model import Execution
-from fastlane.storage.base import ExecutionFilter, Listing, Lists
+from fastlane.storage.base import ExecutionFilter, JobFilter, ListedJob, Listing, Lists
 from fastlane.storage.lists import (
     COLUMNS,
     MOST_COUNTED,
@@ -33,6 +33,7 @@ from fastlane.storage.lists import (
 )
 from fastlane.storage.sqlite.changes import executions
 from fastlane.storage.sqlite.facet import Facet, on_reader
+from fastlane.storage.sqlite.job_list import listed_jobs
 from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, Row, execution_from
 
 _ENDED = "status IN ('done', 'failed', 'timedout', 'expired')"
@@ -91,6 +92,17 @@ class SqliteLists(Facet, Lists):
         if not all(one.can_count for one in queries):
             return Listing(items, cursor)
         return Listing(items, cursor, *counted([one.count(connection) for one in queries]))
+
+    @on_reader
+    def jobs(
+        self,
+        connection: sqlite3.Connection,
+        wanted: JobFilter,
+        *,
+        size: int,
+        after: str | None = None,
+    ) -> Listing[ListedJob]:
+        return listed_jobs(connection, wanted, size, after)
 
     @on_reader
     def last_of_tasks(

@@ -397,6 +397,12 @@ CREATE TABLE counted_tasks (task TEXT PRIMARY KEY, active_at INTEGER NOT NULL)
 CREATE INDEX counted_tasks_idle ON counted_tasks (active_at);
 """
 
+_VERSION_14 = """
+CREATE INDEX jobs_cron ON jobs (id) WHERE cron IS NOT NULL;
+CREATE INDEX jobs_paused ON jobs (id) WHERE paused_at IS NOT NULL;
+CREATE INDEX jobs_stopped ON jobs (id) WHERE stopped_at IS NOT NULL;
+"""
+
 MIGRATIONS = (
     _VERSION_1,
     _VERSION_2,
@@ -411,5 +417,6 @@ MIGRATIONS = (
     _VERSION_11,
     _VERSION_12,
     _VERSION_13,
+    _VERSION_14,
 )
 """What makes each version of the file out of the one before; ``user_version`` counts them."""

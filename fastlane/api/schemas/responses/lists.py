@@ -21,7 +21,7 @@ from fastlane.api.schemas.responses.base import (
     TaskUrl,
     Url,
 )
-from fastlane.model import Reason, Status, Trigger
+from fastlane.model import JobState, Reason, Status, Trigger
 
 
 class ListKeys(Answer):
@@ -71,6 +71,59 @@ class ExecutionItem(Answer):
     """Why it has not started."""
     nextAttemptAt: Instant | None
     """When a retry joins the queue."""
+
+
+class CronSchedule(Answer):
+    """When a cron job runs."""
+
+    cron: Annotated[str, Field(examples=["*/5 * * * *"])]
+    timezone: Annotated[str, Field(examples=["UTC"])]
+
+
+class OnceSchedule(Answer):
+    """When a job runs once."""
+
+    startAt: Instant
+
+
+class LastRun(Answer):
+    """The newest execution."""
+
+    executionId: ExecutionId
+    url: ExecutionUrl
+    status: Annotated[Status, Field(examples=["done"])]
+    reason: Annotated[Reason | None, Field(examples=["exit-code"])]
+    exitCode: Annotated[int | None, Field(examples=[0])]
+    createdAt: Instant
+    finishedAt: Instant | None
+
+
+class JobListItem(Answer):
+    """A job in a list."""
+
+    jobId: JobId
+    name: str | None
+    url: JobUrl
+    taskId: TaskId
+    taskUrl: TaskUrl
+    image: Image
+    command: Command
+    schedule: CronSchedule | OnceSchedule | None
+    """Null when it runs at once."""
+    scheduleText: Annotated[str | None, Field(examples=["Every 5 minutes"])]
+    """The cron expression in words."""
+    nextScheduledAt: Instant | None
+    state: Annotated[JobState, Field(examples=["idle"])]
+    """The first that holds."""
+    paused: bool
+    executionCount: Count
+    lastExecution: LastRun | None
+
+
+class JobPage(ListKeys):
+    """A page of jobs, newest first."""
+
+    items: list[JobListItem]
 
 
 class ExecutionPage(ListKeys):

@@ -1,0 +1,120 @@
+"""The list of jobs in SQLite.
+
+It is read in the order in which jobs were made. Where an index has only those in the wanted state,
+and they are few, these are read and sorted instead.
+"""
+
+# ruff: noqa: S608 (what is put into a query is a constant of this package)
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from fastlane.model import JobState
+from fastlane.storage.base import JobFilter, ListedJob, Listing
+from fastlane.storage.lists import MOST_COUNTED, MOST_READ, counted, number_after
+from fastlane.storage.sqlite.records import JOB_COLUMNS, MAX_OFFSET, job_from
+
+_ACTIVE_JOBS = """
+SELECT job_id FROM executions INDEXED BY executions_active WHERE status IN ('pulling', 'running')
+"""
+IS_ACTIVE = f"""(
+    EXISTS (
+        SELECT 1 FROM executions INDEXED BY executions_enqueued
+        WHERE job_id = jobs.id AND status = 'enqueued'
+    )
+    OR jobs.id IN ({_ACTIVE_JOBS})
+)"""
+_STATES = {
+    JobState.ACTIVE: IS_ACTIVE,
+    JobState.SCHEDULED: f"next_run_at IS NOT NULL AND NOT {IS_ACTIVE}",
+    JobState.PAUSED: f"paused_at IS NOT NULL AND next_run_at IS NULL AND NOT {IS_ACTIVE}",
+    JobState.STOPPED: "stopped_at IS NOT NULL AND paused_at IS NULL AND next_run_at IS NULL "
+    f"AND NOT {IS_ACTIVE}",
+    JobState.IDLE: "stopped_at IS NULL AND paused_at IS NULL AND next_run_at IS NULL "
+    f"AND NOT {IS_ACTIVE}",
+}
+FEW: Mapping[JobState | bool, str] = {
+    JobState.ACTIVE: f"""
+    {_ACTIVE_JOBS} UNION ALL
+    SELECT job_id FROM executions INDEXED BY executions_enqueued WHERE status = 'enqueued'
+    """,
+    JobState.SCHEDULED: "SELECT id FROM jobs INDEXED BY jobs_scheduled "
+    "WHERE next_run_at IS NOT NULL",
+    JobState.PAUSED: "SELECT id FROM jobs INDEXED BY jobs_paused WHERE paused_at IS NOT NULL",
+    JobState.STOPPED: "SELECT id FROM jobs INDEXED BY jobs_stopped WHERE stopped_at IS NOT NULL",
+    True: "SELECT id FROM jobs INDEXED BY jobs_cron WHERE cron IS NOT NULL",
+}
+"""The ids of all jobs, and maybe more, that are in a state, or (True) are of cron."""
+ALL_JOBS = "SELECT seq FROM jobs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+JOBS_OF_TASK = """
+SELECT seq FROM jobs INDEXED BY jobs_of_task WHERE task_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?
+"""
+JOBS_TOTAL = "SELECT jobs FROM counters"
+
+
+def listed_jobs(
+    connection: sqlite3.Connection, wanted: JobFilter, size: int, after: str | None
+) -> Listing[ListedJob]:
+    """See ``Lists.jobs``."""
+    number = number_after(after)
+    before = MAX_OFFSET if number is None else number
+    source, first, is_few = _source(connection, wanted)
+    checks, checked = _checks(wanted)
+    where = " AND ".join(["TRUE", *checks])
+    # The entries are the outer loop, so the records are in their order.
+    query = f"""
+    SELECT jobs.seq, {IS_ACTIVE}, {JOB_COLUMNS} FROM ({source}) AS entries
+    CROSS JOIN jobs ON jobs.seq = entries.seq WHERE {where} LIMIT ?
+    """
+    found = connection.execute(query, (*first, before, MOST_READ, *checked, size + 1)).fetchall()
+    jobs = [(job_from(row[2:]), bool(row[1])) for row in found[:size]]
+    items = [ListedJob(job, job.state(is_active=is_active)) for job, is_active in jobs]
+    cursor = str(found[size - 1][0]) if len(found) > size else None
+    if cursor is None:
+        last = f"SELECT seq FROM ({source}) LIMIT 1 OFFSET ?"
+        end = connection.execute(last, (*first, before, MOST_READ, MOST_READ - 1)).fetchone()
+        cursor = None if end is None else str(end[0])
+    if wanted == JobFilter():
+        return Listing(items, cursor, *counted([connection.execute(JOBS_TOTAL).fetchone()[0]]))
+    if not is_few and checks:
+        return Listing(items, cursor)
+    query = f"""
+    SELECT count(*) FROM ({source}) AS entries CROSS JOIN jobs ON jobs.seq = entries.seq
+    WHERE {where}
+    """
+    most = MOST_COUNTED + 1
+    total = connection.execute(query, (*first, MAX_OFFSET, most, *checked)).fetchone()[0]
+    return Listing(items, cursor, *counted([total]))
+
+
+def _source(connection: sqlite3.Connection, wanted: JobFilter) -> tuple[str, tuple[Any, ...], bool]:
+    """What is read, its first values, and whether it is all there is in the wanted state."""
+    if wanted.task_id is not None:
+        return JOBS_OF_TASK, (wanted.task_id,), False
+    for name in (wanted.state, wanted.is_cron):
+        if name is not None and (few := FEW.get(name)) is not None:
+            count = connection.execute(f"SELECT count(*) FROM ({few} LIMIT ?)", (MOST_READ,))
+            if count.fetchone()[0] < MOST_READ:
+                return (
+                    f"SELECT seq FROM jobs WHERE id IN ({few}) AND seq < ? "
+                    "ORDER BY seq DESC LIMIT ?",
+                    (),
+                    True,
+                )
+    return ALL_JOBS, (), False
+
+
+def _checks(wanted: JobFilter) -> tuple[list[str], list[Any]]:
+    checks: list[str] = []
+    values: list[Any] = []
+    if wanted.state is not None:
+        checks.append(_STATES[wanted.state])
+    if wanted.is_cron is not None:
+        checks.append(f"cron IS {'NOT ' if wanted.is_cron else ''}NULL")
+    if wanted.task_prefix is not None:
+        checks.append("substr(task_id, 1, ?) = ?")
+        values += [len(wanted.task_prefix), wanted.task_prefix]
+    return checks, values
