@@ -17,15 +17,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from tests.cluster.instances import Cluster, ContainerRuns
 from tests.cluster.proxy import Faults, Proxy
 from tests.eventually import wait_for
 from tests.fastlane_server import FINAL, ROOT
+from tests.faults.event_log import EventLog
 from tests.faults.receiver import Receiver
 from tests.load import SETTLE_SECONDS, TIMES, Report, digest, path_of
 
+KINDS = ("done", "failed", "retried", "long", "timedout", "later", "cron")
 EVENTS = ("starts", "finishes")
 # What a call may be answered while instances and stores come and go; 0: not at all.
 # 400 is the answer to a retry of what has not run or not ended yet.
@@ -34,6 +38,9 @@ EXPECTED = {0, 200, 400, 409, 503}
 CLEARED_SECONDS = 10.0
 # Bounds what a frozen instance misses: up to twice its lease.
 LEASE_SECONDS = 3
+# With which a job ends that is run with an override.
+OTHER_CODE = 77
+SCHEDULED = {"later", "cron"}
 FREEZE_SECONDS = (0.3, 2.0 * LEASE_SECONDS)
 
 
@@ -50,6 +57,14 @@ class Told:
     stops: int = 0
     """Asked for, whether or not an answer came."""
     reruns: int = 0
+    """Runs that were asked for beside the job's own, whether or not an answer came."""
+    is_overridden: bool = False
+    """Whether one of them was asked for with :data:`OTHER_CODE`."""
+    is_unsure: bool = False
+    """Whether one of them was not answered."""
+    stopped_at: float | None = None
+    """When a stop was answered after which nothing was asked for."""
+    submitted_at: float = field(default_factory=time.time)
     seen: dict[str, tuple[object, ...]] = field(default_factory=dict)
     """The outcomes that were shown, by execution."""
 
@@ -75,6 +90,7 @@ class Explorer:
         self._jobs: list[Told] = []
         self._thaws: list[threading.Timer] = []
         self._numbers = 0
+        self.events = EventLog(cluster)
 
     def explore(self, seconds: float) -> None:
         """Do things at random for so long, then put everything in order again."""
@@ -82,12 +98,17 @@ class Explorer:
             self._submit: 12,
             self._read: 6,
             self._stop: 3,
-            self._retry: 2,
+            self._retry: 1,
+            self._run: 1,
+            self._rerun: 1,
+            self._pause: 1,
+            self._resume: 1,
             self._kill: 1,
             self._freeze: 1,
             self._cut: 1,
             self._prune: 1,
         }
+        self.events.begin()
         until = time.monotonic() + seconds
         try:
             while time.monotonic() < until or len(self.done) < len(steps):
@@ -112,11 +133,11 @@ class Explorer:
     def _submit(self) -> None:
         self._numbers += 1
         name = f"explored-{self._numbers}"
-        kind = self._chance.choice(["done", "failed", "retried", "long", "timedout", "later"])
+        kind = self._chance.choice(KINDS)
         exit_code = self._chance.randrange(1, 100) if kind in {"failed", "retried"} else 0
         lines = self._chance.randrange(1, 2000)
         pause = {"long": 3, "timedout": 60}.get(kind, self._chance.choice([0, 0.3]))
-        script = f"seq {lines}; sleep {pause}; echo end; exit {exit_code}"
+        script = f"seq {lines}; sleep {pause}; echo end; exit ${{CODE:-{exit_code}}}"
         body: dict[str, Any] = self._cluster.shell(name, script)
         hook = {"url": self._receiver.url, "retries": 50}
         body["webhooks"] = {event: [hook] for event in EVENTS}
@@ -126,6 +147,8 @@ class Explorer:
             body["timeout"] = 1
         if kind == "later":
             body["startIn"] = "1s"
+        if kind == "cron":
+            body["cron"] = "* * * * *"
         answer = self._insist("POST", f"/tasks/{name}/", body, {"Idempotency-Key": name})
         text = "".join(f"{number}\n" for number in range(1, lines + 1)) + "end\n"
         path = path_of(answer["jobUrl"])
@@ -182,15 +205,54 @@ class Explorer:
     def _stop(self) -> None:
         job = self._job()
         if job is not None:
-            job.stops += 1
-            self._call("POST", f"{job.path}stop/")
+            self._stop_job(job)
+
+    def _stop_job(self, job: Told) -> bool:
+        job.stops += 1
+        status, _ = self._call("POST", f"{job.path}stop/")
+        if status == 200 and not job.is_unsure:
+            job.stopped_at = time.time()
+        return status == 200
+
+    def _again(self, job: Told, path: str, body: Mapping[str, Any] | None = None) -> None:
+        """Ask once for one more run: whether it was accepted is not known without an answer."""
+        job.reruns += 1
+        self._allow(job, path, body)
+
+    def _allow(self, job: Told, path: str, body: Mapping[str, Any] | None = None) -> None:
+        """Ask for what makes more runs. Without an answer it may come true at any time."""
+        job.stopped_at = None
+        status, _ = self._call("POST", path, body)
+        job.is_unsure |= status in {0, 503}
 
     def _retry(self) -> None:
-        """Asked once: whether it was taken is not known without an answer."""
         job = self._job()
         if job is not None:
-            job.reruns += 1
-            self._call("POST", f"{job.path}retry/")
+            self._again(job, f"{job.path}retry/")
+
+    def _run(self) -> None:
+        job = self._job()
+        if job is not None:
+            is_overridden = self._chance.random() < 0.5
+            job.is_overridden |= is_overridden
+            body = {"envs": {"CODE": str(OTHER_CODE)}} if is_overridden else {}
+            self._again(job, f"{job.path}run/", body)
+
+    def _rerun(self) -> None:
+        job = self._job()
+        if job is not None and job.seen:
+            execution = self._chance.choice(sorted(job.seen))
+            self._again(job, f"{job.path}executions/{execution}/rerun/")
+
+    def _pause(self) -> None:
+        job = self._job()
+        if job is not None:
+            self._call("POST", f"{job.path}pause/")
+
+    def _resume(self) -> None:
+        job = self._job()
+        if job is not None:
+            self._allow(job, f"{job.path}resume/")
 
     def _kill(self) -> None:
         victim = self._chance.choice(self._cluster.instances)
@@ -230,6 +292,7 @@ class Explorer:
     def check(self) -> None:
         """Wait for the end of everything; every fault is in the report then."""
         self.report.accepted = len(self._jobs)
+        self._end_schedules()
         ended: list[tuple[Told, list[dict[str, Any]]]] = []
         deadline = time.monotonic() + SETTLE_SECONDS
         for job in self._jobs:
@@ -247,7 +310,21 @@ class Explorer:
             for one in executions:
                 self._check_execution(job, one, started, exit_codes)
         self._check_notifications(ended)
+        everything = [one for _, executions in ended for one in executions]
+        self.report.wrong_outcomes += self.events.faults(everything)
         self._check_containers()
+
+    def _end_schedules(self) -> None:
+        """Let what is paused go on, and stop what has no end."""
+        for job in self._jobs:
+            if job.kind == "cron":
+                wait_for(partial(self._stop_job, job), f"the stop of {job.name}", SETTLE_SECONDS)
+            elif job.kind == "later":
+                wait_for(partial(self._resumed, job), f"the end of a pause of {job.name}")
+
+    def _resumed(self, job: Told) -> bool:
+        # 400: it has run, or was stopped.
+        return self._call("POST", f"{job.path}resume/")[0] in {200, 400}
 
     def _await_end(self, job: Told, deadline: float) -> list[dict[str, Any]]:
         while True:
@@ -260,13 +337,22 @@ class Explorer:
 
     def _check_numbers(self, job: Told, executions: Sequence[Mapping[str, Any]]) -> None:
         """Each execution has a reason to be there: the first, a retry, or a rerun by the driver."""
-        most = (1 + job.retries) * (1 + job.reruns)
+        ticks = int(job.kind == "cron") * int((time.time() - job.submitted_at) / 60 + 2)
+        most = (1 + job.retries) * (1 + job.reruns) + ticks
         stored = self._cluster.insist(job.path)["job"]["executionCount"]
-        least = 0 if job.kind == "later" and job.stops else 1
+        least = 0 if job.kind in SCHEDULED and job.stops else 1
+        late = [each["createdAt"] for each in executions if self._is_after_stop(job, each)]
+        if late:
+            self.report.wrong_outcomes.append(f"{job.name}: stopped, and made {late}")
         if not least <= len(executions) <= most or stored != len(executions):
             self.report.wrong_outcomes.append(
                 f"{job.name} ({job.kind}): {len(executions)} of {stored} executions, {most} at most"
             )
+
+    def _is_after_stop(self, job: Told, execution: Mapping[str, Any]) -> bool:
+        """Whether it was made although its job had been stopped."""
+        created_at = datetime.fromisoformat(execution["createdAt"]).timestamp()
+        return job.stopped_at is not None and created_at > job.stopped_at
 
     def _check_execution(
         self,
@@ -286,6 +372,10 @@ class Explorer:
             allowed |= {("failed", "exit-code")}
         else:
             allowed |= {("done", None), ("done", "exit-code")}
+        codes = {job.exit_code}
+        if job.is_overridden:
+            allowed |= {("failed", "exit-code")}
+            codes.add(OTHER_CODE)
         wrong = self.report.wrong_outcomes
         if outcome[:2] not in allowed:
             wrong.append(f"{job.name} ({job.kind}) {key}: {outcome} {one['metadata']['message']}")
@@ -295,7 +385,7 @@ class Explorer:
         if outcome[2] is not None and outcome[2] != exit_codes.get(key):
             wrong.append(f"{job.name} {key}: the engine saw {exit_codes.get(key)}: {outcome}")
         if outcome[1] not in {"stopped", "timeout", "lost"} and outcome[0] in {"done", "failed"}:
-            if started.get(key) != 1 or outcome[2] != job.exit_code:
+            if started.get(key) != 1 or outcome[2] not in codes:
                 wrong.append(f"{job.name} {key}: {outcome}, started {started.get(key)} times")
             size, found = self._cluster.digest(f"{path_of(one['url'])}stdout/")
             if found != job.stdout:

@@ -52,7 +52,10 @@ def test_explored(
     ):
         explorer = Explorer(cluster, runs, (to_mongo, to_redis), receiver, seed)
         explorer.explore(seconds if seconds < 60 else scoreboard.scaled(seconds, least=20))
-        explorer.check()
+        try:
+            explorer.check()
+        finally:
+            explorer.events.end()
         steps = ", ".join(f"{count} {step}" for step, count in sorted(explorer.done.items()))
         scoreboard.take(explorer.report, "explored at random", "cluster", f"seed {seed}: {steps}")
     with MongoClient[dict[str, object]](mongo_server.url) as client:
