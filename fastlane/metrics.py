@@ -1,4 +1,4 @@
-"""What Prometheus is told: what this instance did, and how things are when it asks.
+"""Metrics for Prometheus: what this instance did, and how things are when it asks.
 
 Counters and histograms count what this instance did: they follow its own events, requests, calls of
 the storage and deliveries. Gauges are read from the storage at scrape time. Labels are bounded: no
