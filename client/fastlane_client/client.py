@@ -30,6 +30,7 @@ from fastlane_client.records import (
     Event,
     Execution,
     ExecutionItem,
+    FarmHosts,
     Health,
     Job,
     JobItem,
@@ -347,6 +348,13 @@ class ClientMethods(Styled):
             if not follow and not page.get("hasMore"):
                 return
 
+    @call
+    def events_cursor(self) -> Op[str]:
+        """Where the events end now: for :meth:`events` that must not miss what comes next."""
+        answer = yield from self._get("/events/")
+        cursor: str = answer["cursor"]
+        return cursor
+
     # -- the server ----------------------------------------------------------------------------
 
     @call
@@ -363,9 +371,10 @@ class ClientMethods(Styled):
         return decode(Health, (yield from self._get("/healthcheck/")))
 
     @call
-    def hosts(self) -> Op[Mapping[str, Any]]:
+    def hosts(self) -> Op[Sequence[FarmHosts]]:
         """The farms with their slots and hosts, and what runs on each."""
-        return self._get("/hosts/")
+        answer = yield from self._get("/hosts/")
+        return tuple(decode(FarmHosts, one) for one in answer["farms"])
 
     @call
     def drained(self) -> Op[Sequence[str]]:

@@ -312,6 +312,9 @@ class Job(Record):
 class Plan(Record):
     """What a submission would create."""
 
+    task_id: str = ""
+    job: Mapping[str, Any] = named("job", default_factory=dict)
+    """The job as its details would show it."""
     next_runs: tuple[datetime, ...] = ()
     """The next five runs."""
 
@@ -405,6 +408,59 @@ class Farm(Record):
     running: int = 0
     max_running: int = 0
     blocked: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine(Record):
+    """The engine of a host."""
+
+    name: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRun(Record):
+    """An execution that runs on a host."""
+
+    execution_id: str
+    url: str = ""
+    task_id: str = ""
+    job_id: str = ""
+    status: Status
+    started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarmHost(Record):
+    """A host of a farm, and what runs on it."""
+
+    host: str
+    """As in the configuration; :meth:`Client.drain` takes it."""
+    configured: bool = True
+    """False: it was removed from the configuration, and executions still run on it."""
+    available: bool = True
+    drained: bool = False
+    circuit: str | None = None
+    failures: int = 0
+    error: str | None = None
+    tried_again_at: datetime | None = None
+    engine: Engine | None = None
+    running: int = 0
+    executions: tuple[HostRun, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarmHosts(Record):
+    """A farm with its slots and hosts."""
+
+    name: str
+    match: str = ""
+    executor: str = ""
+    running: int = 0
+    max_running: int = 0
+    max_running_per_task: int | None = None
+    blocked: str | None = None
+    hosts: tuple[FarmHost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
