@@ -102,7 +102,9 @@ class MemoryExecutor(Executor):
         while True:
             over = run.ended.is_set()
             while read < len(run.output):
-                piece = LogPiece(1.0, Stream.STDOUT, run.output[read])
+                data = run.output[read]
+                stream = Stream.STDERR if data.startswith(b"err") else Stream.STDOUT
+                piece = LogPiece(1.0, stream, data)
                 read += 1
                 yield LogBatch([piece], str(read))
             if over:

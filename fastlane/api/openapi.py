@@ -68,6 +68,7 @@ _HEADERS = (
     ("Fastlane-Reason", "string", "Why it ended, as `reason` in its details; only once it has."),
     ("Fastlane-Exit-Code", "integer", "Only once there is one."),
     ("Preference-Applied", "string", "How long was waited for the end: `wait=60`."),
+    ("Content-Range", "string", "Which bytes, and of how many (RFC 9110, section 14.4)."),
     ("Idempotent-Replayed", "string", "`true` on the repeat of an earlier request."),
     ("Allow", "string", "The methods that are supported."),
     ("Retry-After", "integer", "Seconds."),
@@ -84,6 +85,7 @@ PROBLEMS: Mapping[int, tuple[str, Sequence[str]]] = {
     404: ("There is no such thing.", ()),
     413: ("The body exceeds MAX_BODY_BYTES.", ()),
     415: ("The body is compressed.", ("Accept-Encoding",)),
+    416: ("The text has no such bytes.", ("Content-Range",)),
     421: ("The host is not in ALLOWED_HOSTS.", ()),
     422: ("The idempotency key was used for another request.", ()),
     426: ("This is a WebSocket: connect with the scheme ws or wss.", ("Upgrade",)),
@@ -101,6 +103,7 @@ _SUCCESSES = {
     200: "Done.",
     202: "Stored; it has not ended in time, or the server stops.",
     204: "There is nothing more to come.",
+    206: "The part that `Range` asked for.",
     304: "Your copy is up to date.",
 }
 
@@ -268,7 +271,7 @@ def _head(get: Mapping[str, Any]) -> dict[str, Any]:
     """GET without bodies."""
     responses = {}
     for status, response in get["responses"].items():
-        if status == "204":
+        if status in {"204", "206", "416"}:
             continue
         whole = _problem(int(status)) if "$ref" in response else response
         responses[status] = {key: whole[key] for key in whole if key != "content"}
@@ -306,6 +309,8 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
         headers = _headers("X-Request-ID", *version, *operation.headers)
         for status in operation.successes:
             response: dict[str, Any] = {"description": _SUCCESSES[status], "headers": headers}
+            if status == 206:
+                response["headers"] = {**headers, **_headers("Content-Range")}
             if status != 204:
                 # An event is no string to some tools, and none is an object to others.
                 more: dict[str, Any] = {media: {"schema": {}} for media in operation.media}

@@ -88,7 +88,8 @@ def _output(path: str, whose: str, of: str, page: str, socket: str) -> Sequence[
             output.MEDIA,
             output.PARAMETERS,
             headers=(*_STATUS, "Fastlane-Execution-Id"),
-            successes=(200, 204),
+            problems=(416,),
+            successes=(200, 204, 206),
         )
         return route(f"{path}/{name}", handler, read)
 

@@ -163,7 +163,9 @@ async def places(site: Site) -> dict[str, str]:
     submitted = await site.submit(
         "tests", retries=1, envs={"A": "b"}, notify={"finishes": ["ann@example.org"]}
     )
-    (await site.run_of(submitted)).end(0)
+    run = await site.run_of(submitted)
+    run.output.append(b"err\n")
+    run.end(0)
     await site.status(submitted, "done")
     # Nobody can be told: there is no mail server.
     (notification,) = await site.failed_notifications()
@@ -215,6 +217,9 @@ async def test_every_documented_answer_is_given(
             seen = "9" if "{execution}" in path else f"{places['execution']}:9"
             events = {"Accept": "text/event-stream", "Last_Event_ID": seen}
             assert (await checked(site, method, asked, **events)).status == 204
+        if (name, 206) in DOCUMENTED:
+            assert (await checked(site, method, asked, Range="bytes=0-1")).status in {206, 416}
+            assert (await checked(site, method, asked, Range="bytes=999999-")).status == 416
         for spelling in DOCUMENT["paths"][path]["x-fastlane-spellings"]:
             again = await checked(site, method, filled(spelling, here), body)
             assert again.status in {200, 204, 426}

@@ -14,8 +14,18 @@ from fastlane.storage.base import LogPlace, Storage
 from fastlane.storage.mongo import logs as mongo_logs
 from fastlane.storage.packing import LOG_CHUNK_BYTES, unpack
 from fastlane.storage.sqlite import logs as sqlite_logs
-from tests.contracts.test_storage import NOW, records, running, submit, whole_log
+from tests.contracts.test_storage import (
+    NOW,
+    place,
+    records,
+    running,
+    storage,
+    submit,
+    whole_log,
+)
 from tests.log_model import PIECES, check_numbers, lines_of, records_of
+
+__all__ = ["place", "storage"]
 
 
 @pytest.fixture
@@ -92,12 +102,12 @@ async def test_nothing_before_the_place_is_read(storage: Storage) -> None:
         await append(storage, execution, written[at : at + 30])
     last = await storage.logs.find(execution.id, LogPlace.RECORD, 10**9)
     assert last > 400 - LOG_CHUNK_BYTES // 10_000 - 2
-    for place, value in (
+    for what, value in (
         (LogPlace.RECORD, 300.0),
         (LogPlace.TIME, written[299].at),
         (LogPlace.LINE, 301.0),
     ):
-        start = await storage.logs.find(execution.id, place, value)
+        start = await storage.logs.find(execution.id, what, value)
         assert 0 <= 300 - start <= LOG_CHUNK_BYTES // 10_000 + 1
         (record, *_) = await storage.logs.read(execution.id, after=299, max_bytes=1)
         assert (record.seq, record.line) == (300, 300)
@@ -106,6 +116,6 @@ async def test_nothing_before_the_place_is_read(storage: Storage) -> None:
 async def test_a_log_that_is_not_there_has_no_place(storage: Storage) -> None:
     await submit(storage)
     execution = await running(storage)
-    for place in LogPlace:
-        assert await storage.logs.find(execution.id, place, 7) == 0
+    for what in LogPlace:
+        assert await storage.logs.find(execution.id, what, 7) == 0
     assert list(await storage.logs.chunks(execution.id, max_bytes=10)) == []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
 from fastlane.api import parameters
 from fastlane.api.lookup import find_log
 from fastlane.api.operations import EVENT_STREAM, NDJSON, TEXT
 from fastlane.api.problems import Problem
 from fastlane.api.streaming.encoded import Format
 from fastlane.api.streaming.following import Answer, Following, Query
-from fastlane.api.streaming.snapshot import SEPARATOR, Snapshot
+from fastlane.api.streaming.snapshot import Snapshot, asked_range
+from fastlane.api.streaming.start import Wanted, find_start
 from fastlane.model import Execution, Stream
 
 # Bounds the records of one answer, and how long it may be waited for, in seconds.
@@ -39,10 +43,25 @@ WAIT = parameters.number(
     MAX_WAIT_SECONDS,
     0,
 )
+SINCE = parameters.Parameter(
+    "since",
+    "Only what was written from this time on: unix seconds, RFC 3339, or a duration back from now.",
+    {"type": "string"},
+    example="10m",
+)
+LINE = parameters.number(
+    "line",
+    "Records: begin with the line of this number; the first record is cut to begin with it.",
+    1,
+    MAX_SEQ,
+)
 LAST_EVENT_ID = parameters.header(
     "Last-Event-ID", "Server-sent events: continue after this one.", "17"
 )
-PARAMETERS = (FORMAT, FOLLOW, TAIL, AFTER, LIMIT, WAIT, LAST_EVENT_ID)
+RANGE = parameters.header("Range", "Of the finished text: only these bytes.", "bytes=1000-")
+PARAMETERS = (
+    FORMAT, FOLLOW, SINCE, TAIL, AFTER, LINE, LIMIT, WAIT, LAST_EVENT_ID, RANGE
+)  # fmt: skip
 MEDIA = (TEXT, NDJSON, EVENT_STREAM)
 
 
@@ -70,6 +89,9 @@ class OutputHandler(Answer):
         With `Accept: text/event-stream`, the same records as server-sent events, whose ids are the
         sequence numbers (of a job, `EXECUTION:SEQ`); at the end the event `end`. A reconnect after
         that gets 204.
+
+        `since`, `tail`, `line` and `after` may be combined: the one that comes last in the log
+        counts. The text of a finished log can be asked for in parts with `Range`.
         """
         form, query = self._query(follows_job=execution_id is None)
         storage = self.services.storage
@@ -82,7 +104,7 @@ class OutputHandler(Answer):
             # Otherwise Tornado would send the length of the empty body.
             await self.flush()
         elif form is Format.TEXT and not query.follow:
-            await self._send_text(execution)
+            await self._send_text(execution, query.wanted)
         else:
             self._following = Following(self, query, execution)
             await self._following.run()
@@ -102,10 +124,14 @@ class OutputHandler(Answer):
             stream=self.streams[0] if len(self.streams) == 1 else None,
             follow=form is Format.EVENTS or FOLLOW.choice(self) == "true",
             follows_job=follows_job,
-            after=AFTER.number(self) or 0,
+            wanted=Wanted(
+                after=AFTER.number(self) or 0,
+                since=SINCE.moment(self, self.services.clock()),
+                line=LINE.number(self),
+                tail=TAIL.number(self),
+            ),
             limit=LIMIT.number(self) if LIMIT.name in given else None,
             wait_seconds=WAIT.number(self) or 0,
-            tail=TAIL.number(self),
             last_event_id=self.request.headers.get(LAST_EVENT_ID.name, ""),
         )
         if form is Format.LINES and not query.follow:
@@ -120,23 +146,45 @@ class OutputHandler(Answer):
         self.set_header("Fastlane-Execution-Id", execution.id)
         self.describe(execution)
 
-    async def _send_text(self, execution: Execution | None) -> None:
+    async def _send_text(self, execution: Execution | None, wanted: Wanted) -> None:
         if execution is None:
             return
         storage = self.services.storage
         # The status was read first: once it is final, the log is complete.
         log = Snapshot(storage, execution.id, await storage.logs.state(execution.id), self.room)
-        tail = TAIL.number(self)
-        if tail is not None:
-            self.write(await log.last_lines(self.streams, tail))
+        if wanted.since is not None:
+            since = Wanted(since=wanted.since)
+            start = await find_start(storage.logs, execution.id, since, None)
+            log = replace(log, after=log.state.last_seq if start is None else start.after)
+        if wanted.tail is not None:
+            self.write(await log.last_lines(self.streams, wanted.tail))
             return
-        for number, stream in enumerate(self.streams):
-            if number:
-                self.write(SEPARATOR)
-            async for data in log.read(stream):
-                self.write(data)
-                del data
-                await self.flush()
+        text = log.text(self.streams)
+        if execution.final and wanted.since is None:
+            self.set_header("Accept-Ranges", "bytes")
+            text = await self._ranged(log) or text
+        async for data in text:
+            self.write(data)
+            del data
+            await self.flush()
+
+    async def _ranged(self, log: Snapshot) -> AsyncIterator[bytes] | None:
+        """The part of a complete log that ``Range`` asks for; None when it does not."""
+        asked = self.request.headers.get(RANGE.name)
+        # What it would be compared with is not sent (RFC 9110, section 13.1.5).
+        if asked is None or "If-Range" in self.request.headers:
+            return None
+        length = await log.length(self.streams)
+        found = asked_range(asked, length)
+        if found is None:
+            return None
+        first, last = found
+        self.set_status(206)
+        self.set_header("Content-Range", f"bytes {first}-{last}/{length}")
+        self.set_header("Content-Length", str(last - first + 1))
+        # Compressed, it would not have this length.
+        self._transforms = []
+        return log.part(self.streams, first, last)
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
@@ -155,6 +203,7 @@ _CONTENT_TYPES = {
 # Which forms the parameters have a meaning for.
 _NEEDS = {
     AFTER: (Format.LINES, Format.EVENTS),
+    LINE: (Format.LINES, Format.EVENTS),
     LIMIT: (Format.LINES,),
     WAIT: (Format.LINES,),
 }

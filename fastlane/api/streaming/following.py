@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from fastlane.api.base import RETRY_AFTER_SECONDS, BaseHandler
 from fastlane.api.problems import Problem
-from fastlane.api.streaming.encoded import Format, View
+from fastlane.api.streaming.encoded import Format, View, encode_page
 from fastlane.api.streaming.feed import Watch
+from fastlane.api.streaming.start import Wanted, find_start, output_start
 from fastlane.encoding import to_json
 from fastlane.model import Execution, Stream
 
@@ -30,10 +31,9 @@ class Query:
     """Only this one; None: both."""
     follow: bool
     follows_job: bool
-    after: int
+    wanted: Wanted
     limit: int | None
     wait_seconds: float
-    tail: int | None
     last_event_id: str
 
 
@@ -53,7 +53,10 @@ class Following:
         self._services = handler.services
         self._query = query
         self._execution = execution
-        self._after = query.after
+        self._wanted = query.wanted
+        self._is_placed = query.wanted.is_simple
+        """Whether the place where it begins is known."""
+        self._after = query.wanted.after
         self._left = query.limit
         self._begun = False
         """Whether the text has begun: what is before all output is not a part of it."""
@@ -125,11 +128,14 @@ class Following:
             return
         if query.form is Format.EVENTS:
             state = await self._services.storage.logs.state(execution.id)
-            self._after = max(self._after, self._seen(execution))
-            if execution.final and self._after > state.last_seq:
-                self._handler.set_status(204)
-                self._handler.clear_header("Content-Type")
-                return
+            seen = self._seen(execution)
+            if seen is not None:
+                # It has begun where it was asked to.
+                self._after, self._is_placed = seen, True
+                if execution.final and seen > state.last_seq:
+                    self._handler.set_status(204)
+                    self._handler.clear_header("Content-Type")
+                    return
         if query.follow:
             # Proxies that buffer would keep it back (nginx).
             self._handler.set_header("X-Accel-Buffering", "no")
@@ -139,16 +145,16 @@ class Following:
             if not (query.form is Format.TEXT and query.follows_job and ended is not None):
                 return
             execution = await self._services.lifecycle.retry_after(ended)
-            self._after, self._begun = 0, False
+            self._after, self._begun, self._is_placed = 0, False, True
 
-    def _seen(self, execution: Execution) -> int:
-        """The sequence number that the client says it has seen; 0 of another execution."""
+    def _seen(self, execution: Execution) -> int | None:
+        """The sequence number that the client says it has seen; None of another execution."""
         given = self._query.last_event_id
         if self._query.follows_job:
             of, _, given = given.rpartition(":")
             if of != execution.id:
-                return 0
-        return int(given) if given.isascii() and given.isdigit() and len(given) <= 16 else 0
+                return None
+        return int(given) if given.isascii() and given.isdigit() and len(given) <= 16 else None
 
     async def _send(self, execution: Execution) -> Execution | None:
         """Send the log of one execution; None when that is not all of it."""
@@ -163,14 +169,41 @@ class Following:
                 if not self._handler._headers_written:
                     self._handler.show_status(execution)
                 before = self._after
-                if not await self._drain(watch, view):
+                if not await self._place(execution, view) or not await self._drain(watch, view):
                     return None
                 if execution.final:
                     await self._send_end(execution, prefix)
                     return execution
-                if not query.follow and (self._after > before or loop.time() >= deadline):
+                sent = self._is_placed and self._after > before
+                if not query.follow and (sent or loop.time() >= deadline):
                     return None
                 await self._news(watch, version, deadline)
+
+    async def _place(self, execution: Execution, view: View) -> bool:
+        """Begin where the client wants to, once the log reaches so far.
+
+        :return: False when no more records may be sent.
+        """
+        logs = self._services.storage.logs
+        if self._is_placed:
+            return True
+        start = await find_start(logs, execution.id, self._wanted, view.stream)
+        if start is None:
+            # Nothing of what there is: as if it had been seen.
+            self._after = (await logs.state(execution.id)).last_seq if execution.final else 0
+            return True
+        self._is_placed, self._after = True, start.after
+        if view.form is Format.TEXT and start.after:
+            text = await output_start(logs, execution.id)
+            if text is not None:
+                self._begun, self._after = True, max(self._after, text[0])
+        if start.first is None:
+            return True
+        page = encode_page([start.first], after=0, view=view, short=False, version=0)
+        await self._write(page.wire)
+        if self._left is not None:
+            self._left -= 1
+        return self._left != 0
 
     async def _news(self, watch: Watch, version: int, deadline: float) -> None:
         until: float | None = deadline
@@ -187,6 +220,8 @@ class Following:
 
     async def _drain(self, watch: Watch, view: View) -> bool:
         """Send what there is; False when no more records may be sent."""
+        if not self._is_placed:
+            return True
         while (page := await watch.page(self._after, view)) is not None:
             if view.form is Format.TEXT and not self._begun:
                 if page.output_after is None:
