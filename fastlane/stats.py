@@ -144,3 +144,22 @@ def tallies(events: Iterable[StoredEvent]) -> dict[Key, list[tuple[int, Bucket]]
             for key in keys_of(event):
                 found.setdefault(key, []).append((event.position, adds))
     return found
+
+
+def of_run(
+    status: str,
+    created_at: float,
+    queued_at: float | None,
+    started_at: float | None,
+    finished_at: float | None,
+) -> Iterable[Bucket]:
+    """What one execution adds: where it was made, and where it ended."""
+    yield Bucket(int(created_at), enqueued=1)
+    ended = _FINAL.get(f"execution.{status}")
+    if ended is None or finished_at is None:
+        return
+    if started_at is not None:
+        ran = bucket_of(finished_at - started_at)
+        waited = bucket_of(started_at - (queued_at or created_at))
+        ended = replace(ended, durations={ran: 1}, waits={waited: 1})
+    yield replace(ended, start=int(finished_at))

@@ -28,6 +28,7 @@ from fastlane.api.handlers.lists import EXECUTION_FILTERS, JOB_FILTERS, LISTED, 
 from fastlane.api.handlers.metrics import MEDIA, Metrics
 from fastlane.api.handlers.notifications import DELIVERY_STATE, Notifications, RequeueNotification
 from fastlane.api.handlers.output import Logs, Stderr, Stdout
+from fastlane.api.handlers.stats import SINCE, STEP, TASK, Stats
 from fastlane.api.handlers.status import Healthcheck, Status
 from fastlane.api.handlers.steering import (
     PauseJob,
@@ -280,6 +281,17 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             "/hosts",
             HostList,
             get("listHosts", VIEWER, "Farms, hosts and what runs on them", responses.HostList),
+        ),
+        route(
+            "/stats",
+            Stats,
+            get(
+                "getStats",
+                VIEWER,
+                "Counts and durations over time",
+                responses.Stats,
+                (SINCE, STEP, TASK),
+            ),
         ),
         route(
             "/docker-executor/blacklist",

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 from fastlane.storage.events import Events, Span
 from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Outbox, Tasks
-from fastlane.storage.lists import ActiveRun, Lists
+from fastlane.storage.lists import ActiveRun, Lists, RunTimes
 from fastlane.storage.logs import LogPlace, Logs
 from fastlane.storage.observing import Observe
 from fastlane.storage.stats import Stats
@@ -64,6 +64,7 @@ __all__ = [
     "Overview",
     "Page",
     "PageRequest",
+    "RunTimes",
     "Span",
     "Stats",
     "Storage",

@@ -66,6 +66,21 @@ class Lists(ABC):
     async def active(self, limit: int) -> Sequence[ActiveRun]:
         """The executions that hold a slot, newest first; none of their definitions is read."""
 
+    @abstractmethod
+    async def times_of_task(self, task_id: str, limit: int) -> Sequence[RunTimes]:
+        """Of a task's newest executions; none of their definitions is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunTimes:
+    """The status and the times of an execution. See :class:`Execution`."""
+
+    status: str
+    created_at: float
+    queued_at: float | None
+    started_at: float | None
+    finished_at: float | None
+
 
 @dataclass(frozen=True, slots=True)
 class ActiveRun:

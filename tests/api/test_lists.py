@@ -13,6 +13,7 @@ import pytest
 from fastlane.model import Outcome, Reason, Status
 from tests.api.conftest import MakeSite
 from tests.api.http_site import Site
+from tests.eventually import eventually
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 ITEM_KEYS = """
@@ -247,3 +248,52 @@ async def test_jobs(still: Site) -> None:
     assert (await still.get(page["nextUrl"])).json["items"][0]["taskId"] == "nightly"
     said = (await still.get("/jobs/?state=schedule")).problem(400)["detail"]
     assert 'Did you mean "scheduled"?' in said
+
+
+async def test_stats(site: Site) -> None:
+    """The counters follow what happens; a step has what ended in it."""
+    for name in ("a", "a", "b"):
+        run = await site.run_of(await site.submit(name))
+        run.end(1 if name == "b" else 0)
+
+    async def last_step() -> Any:
+        item = (await site.get("/stats/?since=1h&step=1h")).json["items"][-1]
+        return item if item["done"] + item["failed"] == 3 else None
+
+    item = await eventually(last_step, "three ends")
+    assert (item["enqueued"], item["done"], item["failed"], item["expired"]) == (3, 2, 1, 0)
+
+
+async def test_stats_of_a_task_without_counters(still: Site) -> None:
+    for _ in range(3):
+        await still.submit("a")
+    await finish(still, Outcome(Status.DONE, Reason.EXIT_CODE, exit_code=0))
+    await finish(still, Outcome(Status.FAILED, Reason.OOM, exit_code=137))
+    found = (await still.get("/stats/?task=a&since=2h&step=5m")).json
+    assert (found["task"], found["step"], found["source"]) == ("a", "5m", "executions")
+    assert 24 <= len(found["items"]) <= 25
+    assert {len(item) for item in found["items"]} == {8}
+    names = ("enqueued", "done", "failed", "timedout", "expired")
+    assert [sum(item[name] for item in found["items"]) for name in names] == [3, 1, 1, 0, 0]
+    (item, *_) = [item for item in found["items"] if item["done"]]
+    assert item["durationSeconds"]["median"] == pytest.approx(2.5, rel=0.1)
+    assert item["durationSeconds"]["p95"] == pytest.approx(2.5, rel=0.1)
+    assert item["waitingSeconds"]["median"] is not None
+    empty = (await still.get("/stats/")).json
+    assert (empty["task"], empty["source"], len(empty["items"])) == (None, "counters", 25)
+    assert empty["items"][0]["durationSeconds"] == {"median": None, "p95": None}
+    (await still.get("/stats/?task=nobody")).problem(404)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("step=2h", 'step is "2h"; it must be "1m" or "5m"'),
+        ("since=2d&step=1m", "there are 2881 steps of 1m; at most 1500"),
+        ("since=2d&step=5m", "Steps of 5m reach back 24 hours"),
+        ("since=90d&step=1h", "at most 1500"),
+        ("since=soon", "a duration back from now"),
+    ],
+)
+async def test_too_many_steps(still: Site, query: str, said: str) -> None:
+    assert said in (await still.get(f"/stats/?{query}")).problem(400)["detail"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import cycle
 from typing import Any
 
@@ -19,7 +20,14 @@ from fastlane.model import (
     Status,
     Trigger,
 )
-from fastlane.storage.base import ExecutionFilter, JobFilter, ListedJob, PageRequest, Storage
+from fastlane.storage.base import (
+    ExecutionFilter,
+    JobFilter,
+    ListedJob,
+    PageRequest,
+    RunTimes,
+    Storage,
+)
 from tests.contracts.test_storage import (
     NOW,
     claim,
@@ -295,3 +303,17 @@ async def test_jobs_by_state_and_kind(storage: Storage) -> None:
         assert page.total in {None, len(expected)}, wanted
     with pytest.raises(Rejected, match="not a cursor"):
         await storage.lists.jobs(JobFilter(), size=1, after="1.5_2")
+
+
+async def test_the_times_of_a_task(storage: Storage) -> None:
+    there = [one for one in await fill(storage) if one.task_id == "beta"]
+    there.sort(key=lambda one: one.created_at, reverse=True)
+    found = await storage.lists.times_of_task("beta", 5)
+    names = [one.name for one in fields(RunTimes)]
+    assert len(found) == 5
+    assert [one.created_at for one in found] == [one.created_at for one in there[:5]]
+    everything = await storage.lists.times_of_task("beta", 1000)
+    assert sorted(map(repr, everything)) == sorted(
+        repr(RunTimes(**{name: getattr(one, name) for name in names} | {"status": str(one.status)}))
+        for one in there
+    )

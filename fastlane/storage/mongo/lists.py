@@ -25,6 +25,7 @@ from fastlane.storage.lists import (
     Index,
     Key,
     Part,
+    RunTimes,
     Scan,
     counted,
     key_after,
@@ -101,6 +102,19 @@ class MongoLists(Facet, Lists):
         return list(map(execution_from, docs)), cursor
 
     @operation
+    async def times_of_task(self, task_id: str, limit: int) -> Sequence[RunTimes]:
+        wanted = ExecutionFilter(task_id)
+        names = [one.name for one in fields(RunTimes)]
+        shown = dict.fromkeys((*names, "seq"), 1)
+        async with _indexed():
+            parts = await asyncio.gather(
+                *(self._part(one, wanted, None, limit, MOST_READ, shown) for one in plan(wanted))
+            )
+        docs, _ = merged(parts, limit)
+        values: list[dict[str, Any]] = [{name: doc.get(name) for name in names} for doc in docs]
+        return [RunTimes(**one) for one in values]
+
+    @operation
     async def last_of_tasks(self, task_ids: Sequence[str]) -> Mapping[str, Execution]:
         async def last(task_id: str) -> Sequence[Execution]:
             wanted = ExecutionFilter(task_id)
@@ -146,7 +160,13 @@ class MongoLists(Facet, Lists):
         return [doc["_id"] for doc in await found.to_list(None)]
 
     async def _part(
-        self, scan: Scan, wanted: ExecutionFilter, key: Key | None, size: int, most: int
+        self,
+        scan: Scan,
+        wanted: ExecutionFilter,
+        key: Key | None,
+        size: int,
+        most: int,
+        shown: Doc | None = None,
     ) -> Part[Doc]:
         """Looks at few documents first, because the server reads all that it may look at."""
         executions, hint = self._db.executions, INDEXES[scan.index][0]
@@ -155,7 +175,7 @@ class MongoLists(Facet, Lists):
         for step in steps(size, most):
             entries = entries_of(scan, wanted, key)
             if scan.index is Index.ACTIVE or not rest:
-                found = executions.find({**entries, **rest}, hint=hint).sort(order)
+                found = executions.find({**entries, **rest}, shown, hint=hint).sort(order)
                 docs = await found.limit(size + 1).to_list(None)
                 rows = [(_key(doc, scan), doc) for doc in docs]
                 return Part(rows, rows[-1][0] if len(rows) > size else None)

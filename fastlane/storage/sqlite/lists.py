@@ -24,6 +24,7 @@ from fastlane.storage.lists import (
     Index,
     Key,
     Part,
+    RunTimes,
     Scan,
     counted,
     key_after,
@@ -50,6 +51,7 @@ INDEXES: Mapping[Index, tuple[str, str]] = {
     Index.JOB: ("executions_of_job", "TRUE"),
 }
 """The name of each, and what holds for all that are in it."""
+_TIMES = "status, created_at, queued_at, started_at, finished_at"
 FARMS = """
 WITH RECURSIVE farms (name) AS (
     SELECT min(farm) FROM executions INDEXED BY executions_origin
@@ -128,6 +130,14 @@ class SqliteLists(Facet, Lists):
         names = [name for name, *_ in rows.description]
         return [ActiveRun.of(dict(zip(names, row, strict=True))) for row in rows]
 
+    @on_reader
+    def times_of_task(
+        self, connection: sqlite3.Connection, task_id: str, limit: int
+    ) -> Sequence[RunTimes]:
+        wanted = ExecutionFilter(task_id)
+        rows, _ = _rows(connection, wanted, plan(wanted), limit, None, _TIMES)
+        return [RunTimes(*row) for row in rows]
+
 
 def _page(
     connection: sqlite3.Connection,
@@ -136,10 +146,21 @@ def _page(
     size: int,
     key: Key | None,
 ) -> tuple[Sequence[Execution], str | None]:
-    most = MOST_READ // max(len(scans), 1)
-    parts = [Query(scan, wanted).part(connection, key, size, most) for scan in scans]
-    rows, cursor = merged(parts, size)
+    rows, cursor = _rows(connection, wanted, scans, size, key, EXECUTION_COLUMNS)
     return [execution_from(row) for row in rows], cursor
+
+
+def _rows(
+    connection: sqlite3.Connection,
+    wanted: ExecutionFilter,
+    scans: Sequence[Scan],
+    size: int,
+    key: Key | None,
+    columns: str,
+) -> tuple[Sequence[Row], str | None]:
+    most = MOST_READ // max(len(scans), 1)
+    parts = [Query(scan, wanted).part(connection, key, size, most, columns) for scan in scans]
+    return merged(parts, size)
 
 
 class Query:
@@ -189,18 +210,18 @@ class Query:
         return f"{' UNION ALL '.join([arm] * len(ranges))} ORDER BY {order} LIMIT ?", found
 
     def part(
-        self, connection: sqlite3.Connection, key: Key | None, size: int, most: int
+        self, connection: sqlite3.Connection, key: Key | None, size: int, most: int, columns: str
     ) -> Part[Row]:
         """The first *size* and one more of the wanted, as far as *most* entries go."""
         entries, values = self.entries(key)
         width = len(self._scan.by)
-        columns = ", ".join(f"executions.{one}" for one in self._scan.by)
+        shown = ", ".join(f"executions.{one}" for one in (*self._scan.by, *columns.split(", ")))
         # The entries are the outer loop, so the records are in their order.
         query = f"""
-        SELECT {columns}, {EXECUTION_COLUMNS} FROM ({entries}) AS entries
+        SELECT {shown} FROM ({entries}) AS entries
         CROSS JOIN executions ON executions.seq = entry
         WHERE {" AND ".join(["TRUE", *self._checks])} LIMIT ?
-        """.replace(EXECUTION_COLUMNS, _OF_EXECUTION)
+        """
         found = connection.execute(query, (*values, most, *self._checked, size + 1)).fetchall()
         rows = [(row[:width], row[width:]) for row in found]
         if len(rows) > size:
@@ -214,9 +235,6 @@ class Query:
         entries, values = self.entries(None)
         query = f"SELECT count(*) FROM ({entries})"
         return int(connection.execute(query, (*values, MOST_COUNTED + 1)).fetchone()[0])
-
-
-_OF_EXECUTION = ", ".join(f"executions.{name}" for name in EXECUTION_COLUMNS.split(", "))
 
 
 def _plain(value: object) -> object:

@@ -15,4 +15,5 @@ from fastlane.api.schemas.responses.lists import *
 from fastlane.api.schemas.responses.notifications import *
 from fastlane.api.schemas.responses.problems import *
 from fastlane.api.schemas.responses.server import *
+from fastlane.api.schemas.responses.stats import *
 from fastlane.api.schemas.responses.tasks import *
