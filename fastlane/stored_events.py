@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import Any
 
 from fastlane.model import FINAL, Delivery, Event, Execution, HostRecord, Job, Status
@@ -101,16 +102,13 @@ _STORED = {
     "waited": "waited_seconds",
     "again": "again",
 }
+_values = attrgetter(*_STORED.values())
 
 
 def event_doc(event: StoredEvent) -> dict[str, Any]:
     """*event* without its position, as both storages keep it; None is left out."""
-    found = ((key, getattr(event, name)) for key, name in _STORED.items())
-    return {
-        key: str(value) if isinstance(value, StrEnum) else value
-        for key, value in found
-        if value is not None and value is not False
-    }
+    found = zip(_STORED, _values(event), strict=True)
+    return {key: value for key, value in found if value is not None and value is not False}
 
 
 def event_from(doc: dict[str, Any], position: int) -> StoredEvent:
@@ -149,8 +147,8 @@ def execution_event(execution: Execution, at: float) -> StoredEvent:
         task_id=e.task_id,
         job_id=e.job_id,
         execution_id=e.id,
-        status=e.status,
-        reason=e.reason,
+        status=e.status.value,
+        reason=None if e.reason is None else e.reason.value,
         exit_code=e.exit_code,
         attempt=e.attempt,
         host=e.host,
@@ -163,7 +161,7 @@ def execution_event(execution: Execution, at: float) -> StoredEvent:
 
 def deleted_execution_event(execution: Execution, at: float) -> StoredEvent:
     """What reports that *execution* was deleted."""
-    event = replace(execution_event(execution, at), type=EventType.EXECUTION_DELETED)
+    event = replace(execution_event(execution, at), type=EventType.EXECUTION_DELETED.value)
     new_id = str(uuid.uuid5(_EXECUTIONS, f"{execution.id}/deleted"))
     return replace(event, id=new_id, waiting=None, ran_seconds=None, waited_seconds=None)
 
@@ -212,7 +210,7 @@ def gap_event(at: float, position: int) -> StoredEvent:
 
 
 def _new(event_type: EventType, at: float, **known: Any) -> StoredEvent:
-    return StoredEvent(str(uuid.uuid4()), event_type, at, **known)
+    return StoredEvent(str(uuid.uuid4()), event_type.value, at, **known)
 
 
 def tick_events(
@@ -223,7 +221,7 @@ def tick_events(
     The parameters are those of :func:`skip_reasons`.
     """
     reasons = skip_reasons(job, execution, skipped, merges=merges)
-    return [job_event(job, EventType.TICK_SKIPPED, at, reason=one) for one in reasons]
+    return [job_event(job, EventType.TICK_SKIPPED, at, reason=one.value) for one in reasons]
 
 
 def skip_reasons(

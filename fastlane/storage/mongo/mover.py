@@ -34,9 +34,9 @@ log = structlog.get_logger(__name__)
 # Bounds one batch; a position is the number of a batch times this, plus the place in it.
 BATCH_EVENTS = 1024
 # How long events are gathered for one batch.
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 # How long a document keeps events that are moved, so that its next write takes them off with it.
-KEPT_SECONDS = 1.0
+KEPT_SECONDS = 2.0
 # Bounds the events that wait to be moved; the sweep finds the others on their documents.
 WAITING_EVENTS = 20_000
 # Bounds the moved events that are remembered, so that they are not moved again.
