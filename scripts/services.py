@@ -34,6 +34,8 @@ PROGRAMS = {
     "nginx": "nginx-light",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "zsh": "zsh",
+    "fish": "fish",
 }
 
 # Those of them that a store needs, beside mongod.

@@ -3,6 +3,7 @@
 from benchmarks.measure import Row
 from benchmarks.rows import (
     accept,
+    cli,
     idle,
     instances,
     lateness,
@@ -16,6 +17,7 @@ from benchmarks.rows import (
 
 ROWS: tuple[Row, ...] = (
     idle,
+    cli,
     throughput,
     accept,
     log_storage,

@@ -123,6 +123,6 @@ TEMPLATES = Templates(
     {
         file.name: file.read_text(encoding="utf-8")
         for file in files("fastlane.templates").iterdir()
-        if file.name.endswith(".html") and file.name != "email.html"
+        if file.name.endswith(".html")
     }
 )

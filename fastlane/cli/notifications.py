@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastlane.cli.app import LOCAL, ServerUrl, app, call
-from fastlane.cli.old_client import Client
+from fastlane.cli.app import app, client, command, shared
+from fastlane.cli.output import ago, print_json, print_table
 from fastlane.errors import ConfigError
 
+if TYPE_CHECKING:
+    from fastlane_client.records import Notification
+
 notifications = typer.Typer(
-    help="List notifications that were not delivered, and have them sent again.",
+    help="List undelivered notifications, and resend them.",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(notifications, name="notifications")
 
@@ -26,50 +29,42 @@ class Listed(StrEnum):
     PENDING = "pending"
 
 
-@notifications.command("list")
+@command("list", into=notifications, output=True)
 def list_notifications(
     state: Annotated[
-        Listed, typer.Option(help="failed: out of retries; pending: not delivered yet.")
+        Listed, typer.Option(help="Those out of retries (failed), or not delivered yet (pending).")
     ] = Listed.FAILED,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per line, as the API has it.")
-    ] = False,
-    server: ServerUrl = LOCAL,
 ) -> None:
-    """List notifications, newest first: id, event, channel, receiver and error."""
+    """List notifications, newest first."""
+    style = shared().style
+    with client() as server:
+        found = server.notifications(state.value)
+        if style.as_json or style.quiet:
+            for item in found:
+                print_json(dict(item.raw)) if style.as_json else print(item.id)
+            return
+        rows = [_row(item) for item in found]
+    print_table(("ID", "EVENT", "CHANNEL", "TARGET", "CREATED", "ERROR"), rows, style)
 
-    async def show(client: Client) -> None:
-        async for item in client.notifications(state):
-            typer.echo(json.dumps(item, ensure_ascii=False) if as_json else _line(item))
 
-    call(server, show)
-
-
-@notifications.command("requeue")
+@command("requeue", into=notifications)
 def requeue_notifications(
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="ID...", help="Ids, as listed.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All that have failed.")] = False,
-    server: ServerUrl = LOCAL,
 ) -> None:
     """Send failed notifications again, with all their retries."""
     if bool(ids) == every:
         raise ConfigError("Nothing was requeued: give ids, or --all.")
-
-    async def requeue(client: Client) -> int:
+    with client() as server:
         # The whole list first: requeueing would move its pages.
-        chosen = ids or [item["id"] async for item in client.notifications(Listed.FAILED)]
+        chosen = ids or [item.id for item in server.notifications(Listed.FAILED.value)]
         for notification_id in chosen:
-            await client.requeue(notification_id)
-        return len(chosen)
-
-    typer.echo(f"{call(server, requeue)} requeued")
+            server.requeue(notification_id)
+    print(f"{len(chosen)} requeued")
 
 
-def _line(item: dict[str, Any]) -> str:
-    """One line of the list; what a receiver or a submitter chose cannot move the cursor."""
-    last = item["dispatch"][-1] if item["dispatch"] else {}
-    words = [item["id"], item["event"], item["channel"], item["target"], last.get("error") or ""]
-    line = "  ".join(words).rstrip()
-    return line if line.isprintable() else repr(line)[1:-1]
+def _row(item: Notification) -> tuple[object, ...]:
+    error = item.dispatch[-1].error if item.dispatch else None
+    return item.id, item.event, item.channel, item.target, ago(item.created_at), error

@@ -5,12 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastlane.cli.app import ConfigFile, app, load_config
-from fastlane.config import Option, options
+
+if TYPE_CHECKING:
+    from fastlane.config import Option
 
 # Bounds a line of help, however wide the terminal is.
 _WIDTH = 80
@@ -27,10 +29,14 @@ class Format(StrEnum):
 def show_config(
     config: ConfigFile = None,
     format: Annotated[
-        Format, typer.Option(help="text: for reading; env: a sample for --config.")
+        Format, typer.Option(help="For reading (text), or as a file for --config (env).")
     ] = Format.TEXT,
 ) -> None:
-    """Show every option: its value, what it does, what it accepts and its default."""
+    """Show every option of the server.
+
+    Its value, what it does, what it accepts and its default."""
+    from fastlane.config import options
+
     listed = options(load_config(config))
     if format is Format.ENV:
         typer.echo("\n".join(_sample(listed)))

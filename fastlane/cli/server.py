@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from yarl import URL
 
-from fastlane import processes
-from fastlane.cli.app import ConfigFile, app, call, load_config
-from fastlane.cli.old_client import Client
-from fastlane.config import Config, load
+from fastlane.cli.app import ConfigFile, app, load_config
 from fastlane.errors import ConfigError, FastlaneError
+
+if TYPE_CHECKING:
+    from fastlane.config import Config
 
 # Addresses that mean all of a machine's, and the one of them to call.
 _ON_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -44,6 +43,8 @@ def server(
 ) -> None:
     """Serve the API and run jobs until SIGTERM or Ctrl-C."""
     # The environment holds passwords, and jobs of the process executor run as the same user.
+    from fastlane import processes
+
     processes.hide()
     loaded = load_config(config, host=host, port=port, roles=roles)
     # The server's imports take longer than any other command needs.
@@ -57,31 +58,39 @@ def server(
 
 @app.command()
 def healthcheck(host: Host = None, port: Port = None, config: ConfigFile = None) -> None:
-    """Check the server on this machine: exit with 0 if it is healthy, with 1 if not.
+    """Check that the server on this machine is healthy.
+
+    Exits with 0 if it is, and with 1 if it is not.
 
     If ROLES does not include api, the worker that uses DATA_DIR is checked instead.
     """
+    from fastlane.config import load
+
     try:
         # Without the warnings: this runs every few seconds.
         loaded = load(config, overrides={"host": host, "port": port})
     except ConfigError as error:
         raise FastlaneError(str(error)) from error
     if "api" in loaded.roles or host is not None or port is not None:
-        call(_local_url(loaded), Client.health)
+        _check_server(loaded)
     else:
         _check_worker(loaded.data_dir)
 
 
-def _local_url(config: Config) -> str:
-    """How to reach the server of *config* from this machine, with its credentials."""
-    url = URL.build(
-        scheme="http",
-        host=_ON_ALL.get(config.host, config.host),
-        port=config.port,
-        user=config.basic_auth_user or None,
-        password=config.basic_auth_password.get_secret_value() or None,
-    )
-    return str(url)
+def _check_server(config: Config) -> None:
+    from urllib.parse import quote
+
+    from fastlane_client import Client
+
+    host = _ON_ALL.get(config.host, config.host)
+    at = f"[{host}]" if ":" in host else host
+    user = ""
+    if config.basic_auth_user:
+        password = config.basic_auth_password.get_secret_value()
+        user = f"{quote(config.basic_auth_user, safe='')}:{quote(password, safe='')}@"
+    # The engine runs this command again; it does not retry itself.
+    with Client(f"http://{user}{at}:{config.port}", patience=0) as client:
+        client.health()
 
 
 def _check_worker(data_dir: Path) -> None:

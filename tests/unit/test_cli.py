@@ -100,8 +100,8 @@ def test_the_usual_flags(cli: Cli) -> None:
 
 
 def test_a_fault_is_reported_once(cli: Cli) -> None:
-    assert cli("logs", "localhost").err.splitlines() == [
-        'fastlane: "localhost/logs/" is not a URL: give one like http://localhost:10000.'
+    assert cli("logs", "ftp://localhost/logs/").err.splitlines() == [
+        'fastlane: "ftp://localhost/logs/" is not the URL of a job or an execution.'
     ]
 
 

@@ -38,7 +38,7 @@ class Event(TypedDict):
     exitCode: NotRequired[Annotated[int, Field(examples=[0])]]
     attempt: NotRequired[Annotated[int, Field(ge=0, examples=[0])]]
     """0 for the first run, n for the n-th retry."""
-    host: NotRequired[Annotated[str, Field(examples=["unix:///var/run/docker.sock"])]]
+    host: NotRequired[Annotated[str, Field(examples=["localhost:1234"])]]
     waiting: NotRequired[str]
     """Why the execution does not start yet."""
 

@@ -1,27 +1,19 @@
-"""``fastlane version``, ``status`` and ``prune``."""
+"""``fastlane version`` and ``prune``."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from typing import Annotated
 
 import typer
 
-from fastlane.cli.app import LOCAL, ConfigFile, ServerUrl, app, call, load_config, say, show_version
-from fastlane.cli.old_client import Client
+from fastlane.cli.app import ConfigFile, app, load_config, say, show_version
+from fastlane.cli.contexts import LOCAL
 
 
-@app.command()
+@app.command(hidden=True)
 def version() -> None:
     """Show the version."""
     show_version(True)
-
-
-@app.command()
-def status(server: ServerUrl = LOCAL) -> None:
-    """Show the hosts, jobs and queues of a running server as JSON."""
-    typer.echo(json.dumps(call(server, Client.status), indent=2, ensure_ascii=False))
 
 
 @app.command("prune")
@@ -30,14 +22,21 @@ def prune_runs(
         bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
     ] = False,
     config: ConfigFile = None,
-    server: ServerUrl = LOCAL,
+    server: Annotated[
+        str,
+        typer.Option(
+            "--server", envvar="FASTLANE_URL", metavar="URL", help="The server that uses it."
+        ),
+    ] = LOCAL,
 ) -> None:
-    """Remove this installation's containers whose execution has ended.
+    """Remove containers whose execution has ended.
 
     Executions are looked up in the storage of this configuration; if a server is using that, the
     server is asked.
     """
     loaded = load_config(config)
+    import asyncio
+
     from fastlane.prune import prune
 
     async def run() -> bool:
