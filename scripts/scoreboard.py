@@ -92,7 +92,7 @@ class Row:
         if count or not self.n:
             return str(count)
         bound = min(3 / self.n, 1)
-        return f"0 ≤{bound:.1%}" if bound < 0.01 else f"0 ≤{bound:.0%}"
+        return f"0 ≤{100 * bound:.1g}%" if bound < 0.01 else f"0 ≤{bound:.0%}"
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

@@ -188,7 +188,9 @@ class StartsHeard:
                     (self._starts if event["Action"] == "start" else self._ends).append(labels)
 
     def __exit__(self, *_: object) -> None:
-        self._connection.sock.shutdown(socket.SHUT_RDWR)
+        # The engine may have ended it.
+        with suppress(OSError, AttributeError):
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._connection.close()
 

@@ -18,6 +18,7 @@ from fastlane.model import DeliveryState, LogCap, Stream
 from fastlane.storage.base import LogPlace, PageRequest
 from fastlane.storage.mongo import ClusterStorage
 from fastlane.storage.mongo.database import INDEXES
+from fastlane.storage.mongo.log_reading import SIZES_AT_ONCE
 from fastlane.storage.mongo.records import execution_doc
 from tests.cluster.test_majority import lives, others, submits
 from tests.contracts.test_storage import (
@@ -278,24 +279,40 @@ class Received(monitoring.CommandListener):
         """Nothing to note."""
 
 
-async def test_a_page_of_a_long_log_reads_a_few_chunks(
+async def test_a_long_log_is_written_and_read_a_few_chunks_at_a_time(
     mongo_server: MongoServer, database: Database
 ) -> None:
-    """It read all that followed, so a log of 1 GB was read four thousand times over."""
-    received = Received()
+    """Each page, each append and each tail went over all of them."""
+    received, commands = Received(), Commands()
     storage = ClusterStorage(mongo_server.url.replace("/fastlane", "/plans"))
     monitoring.register(received)
+    monitoring.register(commands)
     await storage.open()
     try:
         await submit_one(storage, "long", farm="long")
         execution = await running(storage, farm="long", owner="alive")
         count, size = 200, 64 * 1024
-        for first in range(1, count, 20):
+        for name in ("logs.append", "logs.read", "logs.tail"):
+            wrap(storage, name, commands.during(name))
+
+        async def append(first: int, cap: LogCap | None) -> None:
             some = records(first, first + 19, size=size)
-            await storage.logs.append(execution.id, execution.epoch, some, bookmark="", cap=None)
+            await storage.logs.append(execution.id, execution.epoch, some, bookmark="", cap=cap)
+
+        for first in range(1, count, 20):
+            await append(first, None)
         received.count = 0
         page = await storage.logs.read(execution.id, after=count // 2, max_bytes=size)
         assert [record.seq for record in page] == [count // 2 + 1]
-        assert received.count <= 10
+        await storage.logs.tail(execution.id, Stream.STDOUT, max_bytes=size)
+        assert received.count <= 2 * (SIZES_AT_ONCE + 2)
+        looked = [
+            _looked_at(database, command)
+            for command in commands.sent["logs.append"]
+            if "update" in command
+        ]
+        assert looked
+        assert max(looked) <= SIZES_AT_ONCE
     finally:
+        commands.operation = None
         await storage.close()

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
 from scripts.scoreboard import Row
-from tests.cluster.instances import Instance, Servers, Single
+from tests.cluster.instances import Cluster, Instance, Servers
 from tests.eventually import wait_for
 from tests.fastlane_server import FINAL
 from tests.faults.conftest import Place
@@ -65,9 +66,10 @@ def all_final(servers: Servers, path: str) -> list[dict[str, Any]] | None:
 
 
 def test_crons_on_a_minute(place: Place, scoreboard: Scoreboard) -> None:
-    count = scoreboard.scaled(500)
+    # What must be on time on SQLite; the cluster's figure is another issue's.
+    count = scoreboard.scaled(1000 if place.where == "SQLite" else 500)
     # Until the next minute: the start, and the submissions.
-    lead_seconds = 12 + count / 20
+    lead_seconds = 12 + count / 25
     servers = place.servers(MAX_RUNNING="16")
     for instance in servers.instances:
         instance.options["CLOCK_SKEW"] = str(60 - lead_seconds - time.time() % 60)
@@ -185,37 +187,54 @@ def multiply(database: Path, execution_id: str, count: int) -> None:
     stored.close()
 
 
-def test_a_long_history(tmp_path: Path, scoreboard: Scoreboard) -> None:
+def multiply_documents(servers: Servers, execution_id: str, count: int) -> None:
+    """As :func:`multiply`, in MongoDB."""
+    assert isinstance(servers, Cluster)
+    with MongoClient[dict[str, Any]](servers.mongodb_url) as client:
+        stored = client.get_default_database()
+        one = stored["executions"].find_one({"_id": execution_id})
+        assert one is not None
+        for first in range(1, count + 1, 10_000):
+            stored["executions"].insert_many(
+                {**one, "_id": f"{n:08x}{execution_id[8:]}", "number": one["number"] + n}
+                for n in range(first, min(first + 10_000, count + 1))
+            )
+        stored["jobs"].update_one({"_id": one["job_id"]}, {"$inc": {"execution_count": count}})
+
+
+def test_a_long_history(place: Place, scoreboard: Scoreboard) -> None:
     """Of one job: it is read, run again and stopped as if it were its first day."""
     count = scoreboard.scaled(100_000)
-    with Single(tmp_path) as single:
-        server = single.server
-        answer = server.submit("long", **single.body("long", pause=0, retries=0))
+    with place.servers() as servers:
+        server = servers.instances[0]
+        answer = server.submit("long", **servers.body("long", pause=0, retries=0))
         path = path_of(answer["jobUrl"])
         server.await_end(path)
-        server.kill()
-        database = Path(server.options["DATA_DIR"]) / "fastlane.db"
-        multiply(database, answer["executionId"], count)
-        server.start()
+        if place.where == "SQLite":
+            server.kill()
+            multiply(Path(server.options["DATA_DIR"]) / "fastlane.db", answer["executionId"], count)
+            server.start()
+        else:
+            multiply_documents(servers, answer["executionId"], count)
         longest, wrong = 0.0, 0
         pages = [f"{path}?page={page}" for page in (1, 2, max(count // 100, 1))]
         for url in ("/tasks/", "/tasks/long/", "/status/", path, *pages):
             began = time.monotonic()
-            wrong += single.request("GET", url)[0] != 200
+            wrong += servers.request("GET", url)[0] != 200
             longest = max(longest, time.monotonic() - began)
         assert server.get(path)["job"]["executionCount"] == count + 1
         began = time.monotonic()
-        (status, _), starts = single.request("POST", f"{path}retry/"), single.starts()
+        (status, _), starts = servers.request("POST", f"{path}retry/"), servers.starts()
         wrong += status != 200
-        again = Load(single, 20, every_seconds=0)
+        again = Load(servers, 20, every_seconds=0)
         with again.running() as report:
-            wait_for(lambda: single.starts().count("long") > starts.count("long"), "the retry")
+            wait_for(lambda: servers.starts().count("long") > starts.count("long"), "the retry")
             retry_seconds = time.monotonic() - began
         report.wrong_answers += ["a page"] * wrong
         scoreboard.add(
             Row(
                 "a job with a long history",
-                "SQLite",
+                place.where,
                 count,
                 "executions",
                 wrong_answer=wrong,

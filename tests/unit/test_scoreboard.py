@@ -27,6 +27,7 @@ def test_rows_of_one_scenario_are_added_up() -> None:
 def test_a_zero_has_its_bound_and_what_was_not_looked_at_a_dash() -> None:
     name, where, n, lost, twice, *_ = Row("s", "SQLite", 300, "ticks", lost=0).cells()
     assert (name, where, n, lost, twice) == ("s", "SQLite", "300 ticks", "0 ≤1%", "-")
+    assert Row("s", "SQLite", 100_000, lost=0).cells()[3] == "0 ≤0.003%"
     assert Row("s", "SQLite", 2, lost=0).cells()[3] == "0 ≤100%"
     assert Row("s", "SQLite", 300, lost=4, failed=1).cells()[0:4:3] == ["s (failed)", "4"]
 

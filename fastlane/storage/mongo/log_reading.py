@@ -227,7 +227,9 @@ class LogReading(Facet, Logs):
             missing = take_back(log["open"], stream, missing, parts)
         if missing > 0:
             sizes = self._db.log_chunks.find(
-                {"execution": log["_id"], "last_seq": {"$lt": log["open_first"]}}, {"records": 0}
+                {"execution": log["_id"], "last_seq": {"$lt": log["open_first"]}},
+                {"records": 0},
+                batch_size=SIZES_AT_ONCE,
             ).sort("last_seq", DESCENDING)
             async with sizes:
                 async for chunk in sizes:

@@ -23,7 +23,7 @@ from pymongo.errors import DuplicateKeyError
 from fastlane.errors import CompareFailed
 from fastlane.model import ACTIVE, LogCap, LogRecord
 from fastlane.storage.mongo.facet import Connection, operation
-from fastlane.storage.mongo.log_reading import LogReading, is_counted, is_valid
+from fastlane.storage.mongo.log_reading import SIZES_AT_ONCE, LogReading, is_counted, is_valid
 from fastlane.storage.mongo.writes import FOLLOW, HINT, Doc
 from fastlane.storage.packing import (
     MERGED_CHUNK_BYTES,
@@ -168,14 +168,14 @@ class MongoLogs(LogReading):
         if chunks:
             if "append" in log:
                 # The document names one append at a time.
-                await self._mark(execution_id, log["append"])
+                await self._mark(log["append"])
             confirm = uuid.uuid4().hex
             await self._store(execution_id, confirm, chunks)
             new["append"] = confirm
         if not await self.swap(log, new):
             return None
         if confirm is not None:
-            await self._mark(execution_id, confirm)
+            await self._mark(confirm)
         return new
 
     def _add(
@@ -246,11 +246,12 @@ class MongoLogs(LogReading):
                 await collection.insert_many(docs)
                 docs, size = [], 0
 
-    async def _mark(self, execution_id: str, append: str) -> None:
+    async def _mark(self, append: str) -> None:
         """Say of the chunks of a decided *append* that they are valid."""
+        # By their ids: the server would read all chunks of the log to find those of an append.
+        ids = {"$gte": f"{append}.", "$lt": f"{append}/"}
         await self._db.log_chunks.with_options(write_concern=FOLLOW).update_many(
-            {"execution": execution_id, "append": append, "ok": {"$exists": False}},
-            {"$set": {"ok": True}},
+            {"_id": ids, "ok": {"$exists": False}}, {"$set": {"ok": True}}
         )
 
     async def _drop(self, execution_id: str, log: Doc, cap: LogCap) -> Doc:
@@ -266,6 +267,7 @@ class MongoLogs(LogReading):
         chunks = self._db.log_chunks.find(
             {"execution": execution_id, "last_seq": {"$gt": behind, "$lt": log["open_first"]}},
             {"records": 0},
+            batch_size=SIZES_AT_ONCE,
         ).sort("last_seq", ASCENDING)
         async with chunks:
             async for chunk in chunks:
