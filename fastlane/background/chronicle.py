@@ -62,8 +62,10 @@ class Chronicle:
             self._counts_at = 0.0
             return 0.0
         if loop.time() >= self._forgets_at:
+            if await self._forget():
+                # Others write in between.
+                return COUNT_SECONDS
             self._forgets_at = loop.time() + FORGET_SECONDS
-            await self._forget()
         return min(IDLE_SECONDS, LEAD_SECONDS / 3)
 
     async def _leads(self) -> bool:
@@ -86,12 +88,11 @@ class Chronicle:
                 await self._storage.stats.add(position, events)
         return len(events)
 
-    async def _forget(self) -> None:
+    async def _forget(self) -> int:
+        """Delete some of what is old; how much, 0 when nothing is left."""
         now = self._clock()
-        await self._storage.stats.forget(
-            now - MINUTES_KEPT_SECONDS, now - self._stats_retention_seconds, tasks=TASKS_COUNTED
-        )
-        went = await self._storage.events.forget(now - self._event_retention_seconds, FORGET_EVENTS)
-        if went:
-            # Others write in between.
-            self._forgets_at = 0.0
+        minutes_before = now - MINUTES_KEPT_SECONDS
+        hours_before = now - self._stats_retention_seconds
+        return await self._storage.stats.forget(
+            minutes_before, hours_before, tasks=TASKS_COUNTED
+        ) + await self._storage.events.forget(now - self._event_retention_seconds, FORGET_EVENTS)

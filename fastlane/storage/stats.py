@@ -44,8 +44,10 @@ class Stats(ABC):
         """
 
     @abstractmethod
-    async def forget(self, minutes_before: float, hours_before: float, *, tasks: int) -> None:
+    async def forget(self, minutes_before: float, hours_before: float, *, tasks: int) -> int:
         """Delete old buckets, and those of all but the *tasks* most recently active tasks.
 
-        A bounded number of them; what is left goes next time.
+        A bounded number of them in one call.
+
+        :return: how many buckets and tasks went; 0 when none is left.
         """

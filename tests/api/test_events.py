@@ -16,6 +16,7 @@ import pytest
 from fastlane.api.handlers import events as handler
 from fastlane.api.streaming import events as feeds
 from fastlane.api.streaming import websocket
+from fastlane.bus.local import Bus
 from tests.api.conftest import MakeSite
 from tests.api.http_site import Site
 from tests.event_client import follow
@@ -305,6 +306,17 @@ async def test_a_thousand_consumers_cost_one_read(
     assert all(one == received[0] for one in received)
     assert feed.reads - before < 30
     await eventually(lambda: feed.followers == 0)
+
+
+async def test_events_arrive_although_their_news_are_lost(still: Site) -> None:
+    """As without Redis, when another instance has stored them."""
+    services = still.server.services
+    feed = feeds.EventFeed(still.storage, Bus(), services.clock, poll_seconds=0.1)
+    async with feed.follow():
+        place = feeds.Place((await still.storage.events.span()).last)
+        await still.submit()
+        assert await feed.news(place.position, 10)
+        assert len(await feed.read(place)) == 2
 
 
 async def test_the_window_is_bounded(still: Site) -> None:

@@ -109,6 +109,9 @@ async def test_the_body_is_what_the_api_shows(make_site: MakeSite) -> None:
         (request,) = await receiver.got(1)
         shown = (await site.execution(submitted)) | {}
     told = request.json
+    events = await site.storage.events.after(0, 100)
+    (end,) = (event for event in events if event.type == "execution.done")
+    assert told.pop("eventId") == end.id
     assert request.headers["x-own"] == "1"
     assert told.pop("event") == "finishes"
     base = "https://fastlane.example.org/below/tasks/tests/"

@@ -122,21 +122,24 @@ class MongoStats(Facet, Stats):
         return [_bucket(doc) for doc in await found.to_list(None)]
 
     @operation
-    async def forget(self, minutes_before: float, hours_before: float, *, tasks: int) -> None:
+    async def forget(self, minutes_before: float, hours_before: float, *, tasks: int) -> int:
+        went = 0
         stats = self._db.stats.with_options(write_concern=HINT)
         for step, before in ((Step.MINUTE, minutes_before), (Step.HOUR, hours_before)):
             old = stats.find({"step": int(step), "start": {"$lt": before}}, {"_id": 1})
             ids = [doc["_id"] for doc in await old.to_list(BUCKETS_FORGOTTEN)]
             if ids:
                 await stats.delete_many({"_id": {"$in": ids}})
+            went += len(ids)
         many = await self._db.counted_tasks.estimated_document_count() - tasks
         if many <= 0:
-            return
+            return went
         idle = self._db.counted_tasks.find({}, {"_id": 1}).sort("active_at", ASCENDING)
         names = [doc["_id"] for doc in await idle.to_list(min(many, TASKS_FORGOTTEN))]
         for step in Step:
             await stats.delete_many({"step": int(step), "task": {"$in": names}})
         await self._db.counted_tasks.delete_many({"_id": {"$in": names}})
+        return went + len(names)
 
 
 def _name(key: Key) -> str:

@@ -105,13 +105,17 @@ class SqliteStats(Facet, Stats):
         hours_before: float,
         *,
         tasks: int,
-    ) -> None:
+    ) -> int:
+        went = 0
         for step, before in ((Step.MINUTE, minutes_before), (Step.HOUR, hours_before)):
             old = connection.execute(OLD, (int(step), before, BUCKETS_FORGOTTEN)).fetchall()
             connection.executemany(REMOVE, [(int(step), *name) for name in old])
+            went += len(old)
         for (task_id,) in connection.execute(IDLE_TASKS, (TASKS_FORGOTTEN, tasks)).fetchall():
             connection.executemany(REMOVE_OF_TASK, [(int(step), task_id) for step in Step])
             connection.execute(REMOVE_TASK, (task_id,))
+            went += 1
+        return went
 
 
 def _bucket(start: int, values: Sequence[Any]) -> Bucket:
