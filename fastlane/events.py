@@ -56,6 +56,9 @@ class ExecutionChanged(Event):
     trigger: Trigger = Trigger.SUBMIT
     tick: float | None = None
     """The scheduled time that it was made for."""
+    retry_of: str | None = None
+    traceparent: str | None = None
+    """What came with the job (W3C Trace Context)."""
     created_at: float | None = None
     queued_at: float | None = None
     due_at: float | None = None

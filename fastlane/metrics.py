@@ -58,7 +58,7 @@ class TaskLabels:
     """
 
     def __init__(self, patterns: Sequence[str], limit: int) -> None:
-        """:param patterns: globs of tasks that get theirs whoever came before.
+        """:param patterns: globs of tasks that get theirs whichever came first.
         :param limit: of each of the two kinds.
         """
         self._patterns = patterns
@@ -81,6 +81,24 @@ class TaskLabels:
         return task_id
 
 
+class Once:
+    """Tells a change from the same change that is published again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: OrderedDict[tuple[str, Status], None] = OrderedDict()
+
+    def is_new(self, event: ExecutionChanged, at: float) -> bool:
+        """Whether the change at that time was not asked for yet."""
+        key = (event.execution_id, event.status)
+        if key in self._seen or at < self._clock() - NEW_SECONDS:
+            return False
+        self._seen[key] = None
+        if len(self._seen) > COUNTED:
+            self._seen.popitem(last=False)
+        return True
+
+
 class Metrics:
     """Everything that is measured of one instance."""
 
@@ -98,7 +116,7 @@ class Metrics:
         """:param viewers: how many follow a log now."""
         self._storage, self._hosts, self._farms = storage, hosts, farms
         self._clock, self._tasks = clock, tasks
-        self._counted: OrderedDict[tuple[str, Status], None] = OrderedDict()
+        self._once = Once(clock)
         self._scraping = asyncio.Lock()
         self._due: float | None = None
         self._last_success: dict[str, float] = {}
@@ -189,11 +207,11 @@ class Metrics:
                 self._ended(event)
             case ExecutionChanged(status=Status.RUNNING):
                 began_at, queued_at = event.started_at, event.queued_at or event.created_at
-                if began_at and queued_at and self._is_new(event, began_at):
+                if began_at and queued_at and self._once.is_new(event, began_at):
                     self._wait.observe(max(began_at - queued_at, 0))
             case ExecutionChanged(status=Status.ENQUEUED, trigger=Trigger.SCHEDULE | Trigger.CRON):
                 made_at, tick = event.created_at, event.tick
-                if made_at and tick and self._is_new(event, made_at):
+                if made_at and tick and self._once.is_new(event, made_at):
                     self._lateness.observe(max(made_at - tick, 0))
             case JobChanged(skipped=str(reason)):
                 self._skipped.labels(self._tasks.of(event.task_id), str(reason)).inc()
@@ -202,7 +220,7 @@ class Metrics:
 
     def _ended(self, event: ExecutionChanged) -> None:
         ended_at = event.finished_at or 0.0
-        if not self._is_new(event, ended_at):
+        if not self._once.is_new(event, ended_at):
             return
         task = self._tasks.of(event.task_id)
         self._executions.labels(task, str(event.status), str(event.reason or "")).inc()
@@ -215,16 +233,6 @@ class Metrics:
         if task != OTHER and at > self._last_success.get(task, 0):
             self._last_success[task] = at
             self._success.labels(task).set(at)
-
-    def _is_new(self, event: ExecutionChanged, at: float) -> bool:
-        """Whether the change at that time is not counted yet; an event may be published again."""
-        key = (event.execution_id, event.status)
-        if key in self._counted or at < self._clock() - NEW_SECONDS:
-            return False
-        self._counted[key] = None
-        if len(self._counted) > COUNTED:
-            self._counted.popitem(last=False)
-        return True
 
     def operation(self, operation: str, seconds: float, failed: bool) -> None:
         """Count a call of the storage."""

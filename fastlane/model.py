@@ -227,6 +227,8 @@ class Definition:
     pull_policy: PullPolicy | None = None
     rerun_when_lost: bool = False
     dns_entries: Mapping[str, str] = field(default_factory=dict)
+    traceparent: str | None = None
+    """The span that submitted it (W3C Trace Context); None for one that has many ticks."""
 
     @classmethod
     def parse(cls, image: str, command: str | Sequence[str], **fields: Any) -> Definition:

@@ -173,6 +173,8 @@ class Server:
             except TimeoutError:
                 log.warning("Requests are still running while the storage closes")
         await self._opened.aclose()
+        if self.parts.tracing is not None:
+            await asyncio.to_thread(self.parts.tracing.close)
 
     async def _leave(self) -> None:
         try:

@@ -76,8 +76,11 @@ class Steering:
                 if one is not None:
                     self._bus.publish(one)
                 continue
-            expires_at = one.definition.expires_at
-            self._bus.publish(ExecutionChanged.of(one, execution_id=one.id, expires_at=expires_at))
+            of = {
+                "expires_at": one.definition.expires_at,
+                "traceparent": one.definition.traceparent,
+            }
+            self._bus.publish(ExecutionChanged.of(one, execution_id=one.id, **of))
             if (one.final or one.status is Status.RUNNING) and one.definition.subscriptions:
                 self._bus.publish(OutboxChanged.of(one, execution_id=one.id))
 

@@ -29,6 +29,7 @@ from fastlane.background.runner import Runner
 from fastlane.background.scheduler import Scheduler
 from fastlane.bus.local import Bus
 from fastlane.config import ROLES, Config
+from fastlane.errors import ConfigError
 from fastlane.events import EventsMoved, HostChanged, Missed
 from fastlane.executors.base import Executor
 from fastlane.executors.registry import Executors
@@ -42,6 +43,7 @@ from fastlane.storage.sqlite import SqliteStorage
 
 if TYPE_CHECKING:
     from fastlane.bus.redis import Relay
+    from fastlane.tracing import Tracing
 
 RUNNING_ROLES = frozenset({"dispatcher", "monitor"})
 """The roles that own executions: the dispatcher claims them, the monitor adopts them."""
@@ -59,6 +61,7 @@ class Parts:
     host_watch: HostWatch
     reports: Reports
     notifier: Notifier
+    tracing: Tracing | None
     work: Sequence[tuple[Loop, frozenset[str]]]
     """All periodic work, and the roles that do it."""
 
@@ -106,6 +109,9 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         viewers=lambda: sockets.feed.viewers,
     )
     bus.relay_to(metrics.event)
+    tracing = make_tracing(config, clock)
+    if tracing is not None:
+        bus.relay_to(tracing.event)
     notifier = Notifier(
         lifecycle,
         storage,
@@ -138,6 +144,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         host_watch=host_watch,
         reports=reports,
         notifier=notifier,
+        tracing=tracing,
         work=(*make_work(config, context, runner, host_watch, notifier), *measuring(metrics)),
     )
 
@@ -211,6 +218,30 @@ def background_options(config: Config) -> Options:
         hard_timeout_seconds=config.hard_execution_timeout_seconds,
         container_retention_seconds=config.container_retention,
         execution_retention_seconds=config.execution_retention,
+        traced=bool(config.otel_exporter_otlp_endpoint),
+    )
+
+
+def make_tracing(config: Config, clock: Clock) -> Tracing | None:
+    """What sends traces, where there is a collector.
+
+    :raises ConfigError: the extra that it needs is not installed.
+    """
+    if not config.otel_exporter_otlp_endpoint:
+        return None
+    try:
+        # Imported where it is used: it takes 0.3 s, and most have no collector.
+        from fastlane.tracing import Tracing
+    except ImportError as error:
+        raise ConfigError(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT needs more packages ({error}); "
+            "install them with: pip install 'fastlane[otel]'"
+        ) from error
+    return Tracing(
+        config.otel_exporter_otlp_endpoint,
+        version=__version__,
+        public_url=config.public_url,
+        clock=clock,
     )
 
 

@@ -37,7 +37,16 @@ from fastlane.api.handlers.steering import (
     RetryJob,
     RunJob,
 )
-from fastlane.api.handlers.tasks import DRY_RUN, FROM, IDEMPOTENCY_KEY, QUERY, Search, Task, Tasks
+from fastlane.api.handlers.tasks import (
+    DRY_RUN,
+    FROM,
+    IDEMPOTENCY_KEY,
+    QUERY,
+    TRACEPARENT,
+    Search,
+    Task,
+    Tasks,
+)
 from fastlane.api.operations import EVENT_STREAM, HTML, JSON, Route, delete, get, post, put, route
 from fastlane.api.pages.assets import Asset
 from fastlane.api.pages.docs import Docs, Document
@@ -124,7 +133,7 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 SUBMITTER,
                 "Create a job",
                 responses.Submitted,
-                (WAIT, PREFER, IDEMPOTENCY_KEY, FROM, DRY_RUN),
+                (WAIT, PREFER, IDEMPOTENCY_KEY, TRACEPARENT, FROM, DRY_RUN),
                 JobPayload,
                 problems=(404, 422),
                 other=DryRun,

@@ -34,6 +34,8 @@ class Options:
     """How long an ended run is kept on its host for people to look at."""
     execution_retention_seconds: float = 0.0
     """How long records are kept after their end; 0 is for ever."""
+    traced: bool = False
+    """Runs get the ``TRACEPARENT`` of their span."""
 
 
 @dataclass(frozen=True, slots=True)

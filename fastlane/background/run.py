@@ -46,6 +46,7 @@ from fastlane.model import (
     Resources,
     Status,
 )
+from fastlane.trace_context import traceparent_of_run
 
 log = structlog.get_logger(__name__)
 
@@ -443,7 +444,7 @@ def _resources_of(execution: Execution, farm: Farm | None, options: Options) -> 
     )
 
 
-def _own_envs(execution: Execution) -> dict[str, str]:
+def _own_envs(execution: Execution, *, traced: bool) -> dict[str, str]:
     """Variables that name the execution; one of the job with the same name wins."""
     envs = {
         "FASTLANE_TASK_ID": execution.task_id,
@@ -454,6 +455,8 @@ def _own_envs(execution: Execution) -> dict[str, str]:
     if execution.tick is not None:
         tick = datetime.fromtimestamp(execution.tick, UTC)
         envs["FASTLANE_SCHEDULED_AT"] = tick.isoformat().replace("+00:00", "Z")
+    if traced:
+        envs["TRACEPARENT"] = traceparent_of_run(execution.id, execution.definition.traceparent)
     return envs
 
 
@@ -465,7 +468,7 @@ def _spec_of(execution: Execution, farm: Farm | None, options: Options) -> RunSp
         job_id=execution.job_id,
         image=definition.image,
         argv=definition.command.argv,
-        envs={**_own_envs(execution), **definition.envs},
+        envs={**_own_envs(execution, traced=options.traced), **definition.envs},
         pull_policy=definition.effective_pull_policy,
         resources=_resources_of(execution, farm, options),
         spare_host=options.spare_host

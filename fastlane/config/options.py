@@ -364,6 +364,13 @@ class Config(BaseSettings):
         "each; the rest share the label other.",
     )
 
+    otel_exporter_otlp_endpoint: types.BaseUrl = option(
+        "",
+        "a URL like http://collector:4318",
+        "OpenTelemetry collector that gets a trace of each execution by OTLP over HTTP; requires "
+        "fastlane[otel]. The SDK reads further OTEL_* variables.",
+    )
+
     # What is shown and logged.
     env_blacklisted_words: types.LowerWords = option(
         ("password", "key", "secret", "client_id", "token"),

@@ -96,6 +96,8 @@ def definition_text(definition: Definition) -> str:
     value |= stored_subscriptions(d.subscriptions)
     if d.expires_at is not None:
         value["expires_at"] = d.expires_at
+    if d.traceparent is not None:
+        value["traceparent"] = d.traceparent
     if d.pull_policy is not None:
         value["pull_policy"] = d.pull_policy
     if d.resources != Resources():
@@ -130,6 +132,7 @@ def definition_from(text: str) -> Definition:
             pull_policy=None if policy is None else PullPolicy(policy),
             rerun_when_lost=value["rerun_when_lost"],
             dns_entries=get("dns_entries", {}),
+            traceparent=get("traceparent"),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return UNREADABLE

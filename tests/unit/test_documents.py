@@ -22,7 +22,8 @@ OPTIONS = {name.upper() for name in Config.model_fields}
 #: Names in capitals that are not options of fastlane.
 OTHER_NAMES = re.compile(
     r"(FASTLANE|COMPOSE|XDG|CI)_\w+|NO_COLOR|DOCKER_(CONFIG|GID)|NET_RAW|CHANGELOG|SQL\w*|"
-    r"DB_PASSWORD|HTTPS?_PROXY|NO_PROXY|SSL_CERT_\w+|\w+_CA_BUNDLE|CRON_TZ"
+    r"DB_PASSWORD|HTTPS?_PROXY|NO_PROXY|SSL_CERT_\w+|\w+_CA_BUNDLE|CRON_TZ|"
+    r"OTEL_(SERVICE|EXPORTER_OTLP_HEADERS)\w*"
 )
 
 

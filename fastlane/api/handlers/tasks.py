@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from dataclasses import replace
 
 from fastlane import policy
 from fastlane.api import parameters
@@ -20,6 +21,7 @@ from fastlane.api.schemas.planned import dry_run
 from fastlane.errors import NotFound, StorageUnavailable
 from fastlane.model import Task as TaskRecord
 from fastlane.storage.base import IdempotencyKey, Page
+from fastlane.trace_context import MAX_CHARS, parent_of
 
 TASKS_PER_PAGE = 10
 JOBS_PER_PAGE = 100
@@ -43,8 +45,13 @@ IDEMPOTENCY_KEY = Parameter(
     {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX_CHARS},
     "header",
 )
-
-
+TRACEPARENT = Parameter(
+    "traceparent",
+    "The span that submits the job (W3C Trace Context): the parent of the spans of its executions.",
+    {"type": "string", "maxLength": MAX_CHARS},
+    "header",
+    example="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+)
 FROM = Parameter(
     "from",
     "A job of this task. `***` in the body stands for the value that it has there.",
@@ -142,6 +149,9 @@ class Task(BaseHandler):
         definition, schedule = await take_submission(
             self.request.body, self.services.config, self.services.clock(), masks
         )
+        traceparent = self.request.headers.get("traceparent")
+        if schedule.cron is None and parent_of(traceparent) is not None:
+            definition = replace(definition, traceparent=traceparent)
         if DRY_RUN.choice(self) == "true":
             job, _ = self.services.lifecycle.planned(task_id, "", definition, schedule)
             runs = policy.next_runs(schedule, job.created_at, NEXT_RUNS)
