@@ -30,11 +30,12 @@ from dataclasses import dataclass, field
 
 from fastlane.storage.events import Events, Span
 from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Outbox, Tasks
-from fastlane.storage.lists import ActiveRun, Lists, RunTimes
+from fastlane.storage.lists import Lists, RunTimes
 from fastlane.storage.logs import LogPlace, Logs
 from fastlane.storage.observing import Observe
 from fastlane.storage.stats import Stats
 from fastlane.storage.values import (
+    ActiveRun,
     ExecutionFilter,
     IdempotencyKey,
     JobFilter,

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from fastlane.checks import shown
@@ -20,6 +21,8 @@ from fastlane.model import ACTIVE, FINAL, Execution, Reason, Status, Trigger
 from fastlane.storage.values import ExecutionFilter, JobFilter, ListedJob, Listing
 
 T = TypeVar("T")
+Conditions = Mapping[str, tuple[Any, ...]]
+"""Of fields of an execution, the values of which it must have one."""
 Key = tuple[float | int, ...]
 """Where an execution is in a list; the list goes from the highest to the lowest."""
 
@@ -27,6 +30,16 @@ Key = tuple[float | int, ...]
 MOST_READ = 10_000
 # WATCH.md: bounds the total that is counted.
 MOST_COUNTED = 10_000
+# Bounds what is read whole and sorted, where no index has it in order.
+MOST_SORTED = 4_000
+# Bounds the tasks whose executions are merged; MongoDB merges at most 200 ranges.
+MOST_MERGED = 45
+# Bounds the jobs, and the executions, that the beginning of an id may match.
+MOST_OF_PREFIX = 1_000
+# Bounds the jobs whose tasks are read for them.
+MOST_SCANS = 20
+TOO_MANY = "The query is the beginning of too many ids; write more of the one that you look for."
+_ID_PREFIX = re.compile(r"[0-9a-f]{4}[0-9a-f-]{0,32}")
 _CURSOR = re.compile(r"([0-9]{1,17}(?:\.[0-9]{1,17})?)_([0-9]{1,18})|([0-9]{1,18})")
 
 
@@ -63,10 +76,6 @@ class Lists(ABC):
         """The newest execution of each job that has one, by job id; for one page of jobs."""
 
     @abstractmethod
-    async def active(self, limit: int) -> Sequence[ActiveRun]:
-        """The executions that hold a slot, newest first; none of their definitions is read."""
-
-    @abstractmethod
     async def times_of_task(self, task_id: str, limit: int) -> Sequence[RunTimes]:
         """Of a task's newest executions; none of their definitions is read."""
 
@@ -80,24 +89,6 @@ class RunTimes:
     queued_at: float | None
     started_at: float | None
     finished_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveRun:
-    """Of an execution that holds a slot, what a list of hosts shows. See :class:`Execution`."""
-
-    id: str
-    task_id: str
-    job_id: str
-    farm: str
-    host: str
-    status: Status
-    started_at: float | None
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> ActiveRun:
-        """The one that a storage keeps as *values*."""
-        return cls(**{**values, "status": Status(values["status"])})
 
 
 class Index(StrEnum):
@@ -115,14 +106,25 @@ class Index(StrEnum):
     WAITING_OF_TASK = "waiting_of_task"
     """By task: only enqueued ones."""
     ACTIVE = "active"
-    """Only those that hold a slot, so few that they are sorted when they are read."""
+    """Only those that hold a slot."""
     ORIGIN = "origin"
     """By farm and trigger."""
     HOST = "host"
     JOB = "job"
     """By job; it ends with ``number``."""
+    RUNS = "runs"
+    """The same, of a few jobs that have few executions."""
+    ID = "id"
+    """By the beginning of the id, of which there are few."""
+    ENDED_OF_TASKS = "ended_of_tasks"
+    """By the beginning of the task id: as ENDED_OF_TASK, where there are few."""
+    WAITING_OF_TASKS = "waiting_of_tasks"
 
 
+SORTED = frozenset(
+    {Index.ACTIVE, Index.RUNS, Index.ID, Index.ENDED_OF_TASKS, Index.WAITING_OF_TASKS}
+)
+"""Those that have so few of what is wanted that all of it is read and sorted."""
 COLUMNS: Mapping[Index, tuple[str, ...]] = {
     Index.CREATED: (),
     Index.ENDED: ("status", "reason"),
@@ -133,6 +135,10 @@ COLUMNS: Mapping[Index, tuple[str, ...]] = {
     Index.ORIGIN: ("farm", "trigger"),
     Index.HOST: ("host",),
     Index.JOB: ("job_id",),
+    Index.RUNS: ("job_id",),
+    Index.ID: (),
+    Index.ENDED_OF_TASKS: (),
+    Index.WAITING_OF_TASKS: (),
 }
 """The fields before those of the order. All are of :class:`Execution`."""
 
@@ -148,6 +154,10 @@ class Scan:
     """Of other fields, the values of which a record must have one."""
     prefix: str | None = None
     """How the task id of a record must begin."""
+    words: frozenset[str] = frozenset()
+    """The words that the task id of a record must have."""
+    id_prefix: str | None = None
+    """How the id of a record must begin."""
 
     @property
     def by(self) -> tuple[str, ...]:
@@ -157,7 +167,42 @@ class Scan:
     @property
     def is_exact(self) -> bool:
         """Whether every entry that it reads is wanted."""
-        return not self.rest and self.prefix is None
+        return not self.rest and self.prefix is None and not self.words
+
+    @property
+    def can_count(self) -> bool:
+        """Whether what it reads can be counted without looking at too many records."""
+        return self.is_exact or self.index in SORTED
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a storage looks up before it plans."""
+
+    farms: Sequence[str] = ()
+    """All that have executions; see :func:`needs_farms`."""
+    few_of_prefix: bool = False
+    """Whether few executions have a task id with the wanted beginning (see :data:`MOST_SORTED`)."""
+    matches: Matches | None = None
+    """What the words of the query match."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What the query of a filter matches."""
+
+    words: frozenset[str]
+    task_ids: Sequence[str] | None
+    """The tasks that have all *words*; None if there are more than :data:`MOST_MERGED`."""
+    id_prefix: str | None = None
+    """How the ids of executions begin that match."""
+    job_ids: Sequence[str] = ()
+    """Jobs whose ids match, with at most :data:`MOST_SORTED` executions together."""
+    jobs: Sequence[tuple[str, str]] = ()
+    """Other jobs whose ids match, each with its task."""
+
+
+NOTHING_KNOWN = Known()
 
 
 def needs_farms(wanted: ExecutionFilter) -> bool:
@@ -165,56 +210,91 @@ def needs_farms(wanted: ExecutionFilter) -> bool:
     return bool(wanted.triggers) and wanted.farm is None
 
 
-def plan(wanted: ExecutionFilter, farms: Sequence[str] = ()) -> Sequence[Scan]:
-    """The scans that together read what *wanted* names, and each execution once at most.
+def id_prefix_of(query: str) -> str | None:
+    """The beginning of an id that *query* may be."""
+    text = query.strip().lower()
+    return text if _ID_PREFIX.fullmatch(text) else None
 
-    :param farms: see :func:`needs_farms`.
-    """
+
+def plan(wanted: ExecutionFilter, known: Known = NOTHING_KNOWN) -> Sequence[Scan]:
+    """The scans that together read what *wanted* names."""
     conditions = _conditions(wanted)
+    if known.matches is not None:
+        return _plan_of_query(wanted, conditions, known.matches)
+    if "job_id" in conditions:
+        return [_scan(wanted, conditions, Index.JOB)]
+    return _plan(wanted, conditions, known)
 
-    def scan(index: Index, **values: Sequence[Any]) -> Scan:
-        equal = {one: tuple(values.get(one) or conditions[one]) for one in COLUMNS[index]}
-        covered = equal.keys() | ({"status"} if index in _BY_STATUS else set())
-        rest = {name: found for name, found in conditions.items() if name not in covered}
-        return Scan(index, equal, rest, wanted.task_prefix)
 
+def _plan(wanted: ExecutionFilter, conditions: Conditions, known: Known) -> Sequence[Scan]:
+    scan = partial(_scan, wanted, conditions)
     statuses = wanted.statuses or frozenset(Status)
     if wanted.reasons:
         statuses &= FINAL
-    found = []
-    if "job_id" in conditions:
-        return [scan(Index.JOB)]
+    final, waiting, found = sorted(statuses & FINAL), Status.ENQUEUED in statuses, []
     if "task_id" in conditions:
-        if final := sorted(statuses & FINAL):
-            found.append(scan(Index.ENDED_OF_TASK, status=final))
-        if Status.ENQUEUED in statuses:
-            found.append(scan(Index.WAITING_OF_TASK))
+        found += [scan(Index.ENDED_OF_TASK, status=final)] if final else []
+        found += [scan(Index.WAITING_OF_TASK)] if waiting else []
+    elif wanted.task_prefix is not None and known.few_of_prefix:
+        found += [scan(Index.ENDED_OF_TASKS)] if final else []
+        found += [scan(Index.WAITING_OF_TASKS)] if waiting else []
     elif "status" in conditions or "reason" in conditions:
-        if final := sorted(statuses & FINAL):
-            reasons: Sequence[Any] = sorted(wanted.reasons) or [*Reason, None]
-            found.append(scan(Index.ENDED, status=final, reason=reasons))
-        if Status.ENQUEUED in statuses:
-            found.append(scan(Index.WAITING))
+        reasons: Sequence[Any] = sorted(wanted.reasons) or [*Reason, None]
+        found += [scan(Index.ENDED, status=final, reason=reasons)] if final else []
+        found += [scan(Index.WAITING)] if waiting else []
     elif "host" in conditions:
         return [scan(Index.HOST)]
     elif "farm" in conditions or "trigger" in conditions:
-        names = farms if wanted.farm is None else (wanted.farm,)
-        triggers = sorted(wanted.triggers) or list(Trigger)
-        return [scan(Index.ORIGIN, farm=names, trigger=triggers)] if names else []
+        farms = known.farms if wanted.farm is None else (wanted.farm,)
+        triggers: Sequence[Any] = sorted(wanted.triggers) or [*Trigger, None]
+        return [scan(Index.ORIGIN, farm=farms, trigger=triggers)] if farms else []
     else:
         return [scan(Index.CREATED)]
     if active := statuses & ACTIVE:
         one = scan(Index.ACTIVE)
-        rest = one.rest if active == ACTIVE else {**one.rest, "status": tuple(sorted(active))}
-        found.append(Scan(one.index, one.equal, rest, one.prefix))
+        only = {} if active == ACTIVE else {"status": tuple(sorted(active))}
+        found.append(replace(one, rest={**one.rest, **only}))
     return found
 
 
+def _plan_of_query(
+    wanted: ExecutionFilter, conditions: Conditions, matches: Matches
+) -> Sequence[Scan]:
+    found: list[Scan] = []
+    if matches.task_ids is None:
+        found.append(replace(_scan(wanted, conditions, Index.CREATED), words=matches.words))
+    else:
+        task_ids = [one for one in matches.task_ids if wanted.task_id in {None, one}]
+        if task_ids:
+            found += _plan(wanted, {**conditions, "task_id": tuple(task_ids)}, NOTHING_KNOWN)
+    if matches.job_ids:
+        found.append(_scan(wanted, conditions, Index.RUNS, job_id=matches.job_ids))
+    for job_id, task_id in matches.jobs:
+        of_job = {"task_id": (task_id,), "job_id": (job_id,)}
+        if wanted.task_id in {None, task_id} and wanted.job_id in {None, job_id}:
+            found += _plan(wanted, {**conditions, **of_job}, NOTHING_KNOWN)
+    if matches.id_prefix is not None:
+        one = _scan(wanted, conditions, Index.ID)
+        found.append(replace(one, id_prefix=matches.id_prefix))
+    return found
+
+
+def _scan(
+    wanted: ExecutionFilter, conditions: Conditions, index: Index, **values: Sequence[Any]
+) -> Scan:
+    """:param values: of the fields of *index* for which there is no condition."""
+    equal = {one: tuple(values.get(one) or conditions[one]) for one in COLUMNS[index]}
+    covered = equal.keys() - {"job_id"} if index is Index.RUNS else equal.keys()
+    covered |= {"status"} if index in _BY_STATUS else set()
+    rest = {name: found for name, found in conditions.items() if name not in covered}
+    return Scan(index, equal, rest, wanted.task_prefix)
+
+
 # Each of these has certain statuses only, so that these need not be checked.
-_BY_STATUS = frozenset({Index.WAITING, Index.WAITING_OF_TASK, Index.ACTIVE})
+_BY_STATUS = frozenset({Index.WAITING, Index.WAITING_OF_TASK, Index.WAITING_OF_TASKS, Index.ACTIVE})
 
 
-def _conditions(wanted: ExecutionFilter) -> dict[str, tuple[Any, ...]]:
+def _conditions(wanted: ExecutionFilter) -> Conditions:
     given = {
         "task_id": (wanted.task_id,),
         "job_id": (wanted.job_id,),
@@ -225,6 +305,25 @@ def _conditions(wanted: ExecutionFilter) -> dict[str, tuple[Any, ...]]:
         "host": (wanted.host,),
     }
     return {name: values for name, values in given.items() if values and values != (None,)}
+
+
+def split_by_size(
+    jobs: Sequence[tuple[str, str, int]],
+) -> tuple[Sequence[str], Sequence[tuple[str, str]]]:
+    """The ``job_ids`` and ``jobs`` of :class:`Matches`.
+
+    :param jobs: id, task and number of executions of each.
+    """
+    few, many, total = list[str](), list[tuple[str, str]](), 0
+    for job_id, task_id, count in sorted(jobs, key=lambda job: job[2]):
+        total += count
+        if total <= MOST_SORTED:
+            few.append(job_id)
+        else:
+            many.append((job_id, task_id))
+    if len(many) > MOST_SCANS:
+        raise Rejected(TOO_MANY)
+    return few, many
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +339,9 @@ def merged(parts: Sequence[Part[T]], size: int) -> tuple[Sequence[T], str | None
     """The first *size* rows of all *parts* together, and the cursor after them."""
     ends = [part.complete_to for part in parts if part.complete_to is not None]
     end = max(ends, default=None)
-    rows = [row for part in parts for row in part.rows if end is None or row[0] >= end]
-    rows.sort(key=lambda row: row[0], reverse=True)
+    # Several scans of a query may read the same execution.
+    unique = dict(row for part in parts for row in part.rows if end is None or row[0] >= end)
+    rows = sorted(unique.items(), key=lambda row: row[0], reverse=True)
     if len(rows) > size:
         rows = rows[:size]
         end = rows[-1][0]

@@ -70,6 +70,9 @@ class ExecutionFilter:
     """Created at this time or later."""
     until: float | None = None
     """Created before this time."""
+    query: str | None = None
+    """Words that the task id has, all of them, or how the id of the job or of the execution
+    begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class JobFilter:
     task_prefix: str | None = None
     state: JobState | None = None
     is_cron: bool | None = None
+    query: str | None = None
+    """Words that the task id has, all of them, or how the job's id begins."""
 
 
 @dataclass(frozen=True, slots=True)

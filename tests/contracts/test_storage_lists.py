@@ -20,6 +20,7 @@ from fastlane.model import (
     Status,
     Trigger,
 )
+from fastlane.storage import lists
 from fastlane.storage.base import (
     ExecutionFilter,
     JobFilter,
@@ -28,6 +29,10 @@ from fastlane.storage.base import (
     RunTimes,
     Storage,
 )
+from fastlane.storage.codec import words
+from fastlane.storage.lists import id_prefix_of
+from fastlane.storage.mongo import known as mongo_known
+from fastlane.storage.sqlite import known as sqlite_known
 from tests.contracts.test_storage import (
     NOW,
     claim,
@@ -71,6 +76,15 @@ def matches(one: Execution, wanted: ExecutionFilter) -> bool:
         and wanted.host in {None, one.host}
         and (wanted.since is None or one.created_at >= wanted.since)
         and (wanted.until is None or one.created_at < wanted.until)
+        and (wanted.query is None or found_by(wanted.query, one))
+    )
+
+
+def found_by(query: str, one: Execution) -> bool:
+    wanted, prefix = words(query), id_prefix_of(query)
+    ids = one.id, one.job_id
+    return (bool(wanted) and wanted <= words(one.task_id)) or (
+        prefix is not None and any(each.startswith(prefix) for each in ids)
     )
 
 
@@ -147,10 +161,24 @@ FILTERS: list[dict[str, Any]] = [
 
 async def test_each_filter_is_a_plain_filter(storage: Storage) -> None:
     there = await fill(storage)
+    some = there[7]
+    queries: list[dict[str, Any]] = [
+        {"query": "alpha"},
+        {"query": "1 ALPHA"},
+        {"query": "alph"},
+        {"query": "--"},
+        {"query": some.id[:9].upper()},
+        {"query": some.job_id},
+        {"query": some.job_id[:6], "task_id": some.task_id},
+        {"query": some.job_id[:6], "task_id": "nobody"},
+        {"query": "alpha", "statuses": {Status.FAILED, Status.ENQUEUED}, "since": NOW + 4},
+        {"query": "gamma", "task_id": "gamma*", "farm": "other"},
+        {"query": "gamma", "job_id": some.job_id},
+    ]
     assert {one.status for one in there} >= {Status.ENQUEUED, Status.PULLING, *FINAL} - {
         Status.EXPIRED
     }
-    for given in FILTERS:
+    for given in [*FILTERS, *queries]:
         fields: dict[str, Any] = {
             name: frozenset(value) if isinstance(value, (set, frozenset)) else value
             for name, value in given.items()
@@ -165,6 +193,32 @@ async def test_each_filter_is_a_plain_filter(storage: Storage) -> None:
         page = await storage.lists.executions(wanted, size=3)
         if page.total is not None:
             assert (page.total, page.total_is_lower_bound) == (len(expected), False), wanted
+
+
+async def test_queries_that_match_much(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than is merged or sorted: then records are looked at."""
+    there = await fill(storage)
+    some = there[7]
+    for known in (sqlite_known, mongo_known):
+        monkeypatch.setattr(known, "MOST_MERGED", 0)
+        monkeypatch.setattr(known, "MOST_SORTED", 1)
+    monkeypatch.setattr(lists, "MOST_SORTED", 0)
+    for wanted in (
+        ExecutionFilter(query="alpha"),
+        ExecutionFilter(query="1 alpha", statuses=frozenset({Status.DONE})),
+        ExecutionFilter(query=some.job_id[:8]),
+        ExecutionFilter(query=some.id[:8]),
+        ExecutionFilter(task_prefix="alpha"),
+        ExecutionFilter(task_prefix="alpha", statuses=frozenset({Status.FAILED})),
+    ):
+        found = await walk(storage, wanted)
+        expected = {one.id for one in there if matches(one, wanted)}
+        assert len(found) == len(expected), wanted
+        assert {one.id for one in found} == expected
+    for known in (sqlite_known, mongo_known):
+        monkeypatch.setattr(known, "MOST_OF_PREFIX", 0)
+    with pytest.raises(Rejected, match="beginning of too many ids"):
+        await storage.lists.executions(ExecutionFilter(query=some.id[:8]), size=5)
 
 
 async def test_the_executions_of_a_job_are_in_their_order(storage: Storage) -> None:
@@ -224,15 +278,11 @@ async def test_the_newest_execution_of_tasks_and_jobs(storage: Storage) -> None:
     assert other is not None
 
 
-async def test_what_holds_a_slot(storage: Storage) -> None:
-    there = await fill(storage)
-    active = [one for one in there if one.status is Status.PULLING]
-    found = await storage.lists.active(100)
-    assert {(one.id, one.host, one.farm) for one in found} == {
-        (one.id, one.host, one.farm) for one in active
-    }
-    assert {one.status for one in found} == {Status.PULLING}
-    assert list(await storage.lists.active(2)) == list(found[:2])
+def job_found_by(query: str, job: Job) -> bool:
+    wanted, prefix = words(query), id_prefix_of(query)
+    return (bool(wanted) and wanted <= words(job.task_id)) or (
+        prefix is not None and job.id.startswith(prefix)
+    )
 
 
 async def walk_jobs(storage: Storage, wanted: JobFilter, size: int = 2) -> list[ListedJob]:
@@ -289,6 +339,10 @@ async def test_jobs_by_state_and_kind(storage: Storage) -> None:
         JobFilter(task_id="a", state=JobState.ACTIVE),
         JobFilter(task_prefix="a", state=JobState.SCHEDULED, is_cron=False),
         JobFilter(state=JobState.ACTIVE, is_cron=True),
+        JobFilter(query="a"),
+        JobFilter(query="2 a", state=JobState.SCHEDULED),
+        JobFilter(query=paused.id[:8]),
+        JobFilter(query="?"),
     ):
         expected = [
             one
@@ -297,6 +351,7 @@ async def test_jobs_by_state_and_kind(storage: Storage) -> None:
             and wanted.is_cron in {None, one.job.schedule.cron is not None}
             and wanted.task_id in {None, one.job.task_id}
             and one.job.task_id.startswith(wanted.task_prefix or "")
+            and (wanted.query is None or job_found_by(wanted.query, one.job))
         ]
         assert await walk_jobs(storage, wanted) == expected, wanted
         page = await storage.lists.jobs(wanted, size=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from fastlane.api import large
@@ -42,12 +42,11 @@ class HostList(BaseHandler):
 
 async def list_hosts(services: Services, urls: Urls) -> responses.HostList:
     """What is answered."""
-    counts = await services.storage.executions.active_counts()
-    runs = await services.storage.lists.active(RUNS_SHOWN)
+    runs = await services.storage.executions.active_runs()
     hosts = [host for farm in services.farms for host in farm.hosts]
     await _ask(services, hosts)
-    size = HOST_CHARS * len(hosts) + RUN_CHARS * len(runs)
-    return await large.off_the_loop(size, partial(_host_list, services, urls, counts, runs))
+    size = HOST_CHARS * len(hosts) + RUN_CHARS * min(len(runs), RUNS_SHOWN)
+    return await large.off_the_loop(size, partial(_host_list, services, urls, runs))
 
 
 async def _ask(services: Services, hosts: Sequence[str]) -> None:
@@ -72,18 +71,11 @@ async def _ask(services: Services, hosts: Sequence[str]) -> None:
             one.cancel()
 
 
-def _host_list(
-    services: Services,
-    urls: Urls,
-    counts: Mapping[tuple[str, str, str], int],
-    runs: Sequence[ActiveRun],
-) -> responses.HostList:
-    running: Counter[tuple[str, str]] = Counter()
-    for (farm, _, host), count in counts.items():
-        running[farm, host] += count
+def _host_list(services: Services, urls: Urls, runs: Sequence[ActiveRun]) -> responses.HostList:
+    running = Counter((run.farm or "", run.host) for run in runs)
     on_host: dict[tuple[str, str], list[responses.RunOnHost]] = defaultdict(list)
-    for run in runs:
-        on_host[run.farm, run.host].append(
+    for run in runs[: -RUNS_SHOWN - 1 : -1]:
+        on_host[run.farm or "", run.host].append(
             {
                 "executionId": run.id,
                 "url": urls.execution_of(run.task_id, run.job_id, run.id),

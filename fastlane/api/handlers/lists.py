@@ -17,6 +17,8 @@ from fastlane.model import ACTIVE, FINAL, JobState, Reason, Status, Trigger
 from fastlane.storage.base import ExecutionFilter, JobFilter
 
 ITEMS_PER_PAGE = 20
+# Bounds the text that is split into words and looked up.
+QUERY_MAX_CHARS = 1000
 
 
 def _text(name: str, description: str, **more: str) -> Parameter:
@@ -46,9 +48,15 @@ _SINCE = _text(
     example="24h",
 )
 _UNTIL = _text("until", "Created before this time. As `since`.", example="1h")
+_Q = Parameter(
+    "q",
+    "Words of the task id, or the beginning of a job or execution id (4 characters at least).",
+    {"type": "string", "maxLength": QUERY_MAX_CHARS},
+    example="billing",
+)
 _PER_PAGE = number("perPage", "How many items a page has.", 1, MAX_PER_PAGE, ITEMS_PER_PAGE)
 _CURSOR = _text("cursor", "Opaque: part of `nextUrl`.")
-EXECUTION_FILTERS = (_TASK, _JOB, _STATUS, _REASON, _TRIGGER, _FARM, _HOST, _SINCE, _UNTIL)
+EXECUTION_FILTERS = (_TASK, _JOB, _STATUS, _REASON, _TRIGGER, _FARM, _HOST, _SINCE, _UNTIL, _Q)
 LISTED = (_PER_PAGE, _CURSOR)
 
 
@@ -71,7 +79,16 @@ def execution_filter(handler: BaseHandler) -> ExecutionFilter:
         host=_HOST.text(handler),
         since=_SINCE.moment(handler, now),
         until=_UNTIL.moment(handler, now),
+        query=_query_text(handler),
     )
+
+
+def _query_text(handler: BaseHandler) -> str | None:
+    """What is looked for; None for nothing."""
+    text = (_Q.text(handler) or "").strip()
+    if len(text) > QUERY_MAX_CHARS:
+        raise Problem(400, f"q has {len(text)} characters; the maximum is {QUERY_MAX_CHARS}.")
+    return text or None
 
 
 def _task(text: str | None) -> tuple[str | None, str | None]:
@@ -118,7 +135,7 @@ async def list_executions(handler: BaseHandler, wanted: ExecutionFilter) -> resp
 
 _STATE = _text("state", f"The first that holds of: {', '.join(JobState)}.", example="scheduled")
 _KIND = _text("kind", "`cron`, or `once` for all others.", example="cron")
-JOB_FILTERS = (_TASK, _STATE, _KIND)
+JOB_FILTERS = (_TASK, _STATE, _KIND, _Q)
 # What a cron expression costs to put into words, in characters that are looked at for secrets.
 WORDS_CHARS = 2000
 
@@ -135,6 +152,7 @@ def job_filter(handler: BaseHandler) -> JobFilter:
         task_prefix=prefix,
         state=None if state is None else JobState(state),
         is_cron=None if kind is None else kind == "cron",
+        query=_query_text(handler),
     )
 
 

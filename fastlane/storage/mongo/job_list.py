@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from pymongo import DESCENDING
 
 from fastlane.model import JobState
 from fastlane.storage.base import JobFilter, ListedJob, Listing
-from fastlane.storage.lists import MOST_COUNTED, MOST_READ, counted, number_after
+from fastlane.storage.codec import words
+from fastlane.storage.lists import MOST_COUNTED, MOST_READ, counted, id_prefix_of, number_after
 from fastlane.storage.mongo.database import Database
+from fastlane.storage.mongo.known import THERE, begins_with, find_matches, has_word
 from fastlane.storage.mongo.records import job_from
 from fastlane.storage.mongo.writes import Doc
 
 # How many documents are looked at first for each that is wanted.
 LOOKED_AT_FIRST = 4
-THERE: Doc = {"$exists": True}
 _NOT_THERE: Doc = {"$exists": False}
 _STATES: Mapping[JobState, Doc] = {
     JobState.ACTIVE: {},
@@ -82,16 +83,19 @@ class JobList:
         cursor = None if before is None else str(before)
         return Listing(items, cursor, *await self._total(source, hint, checks))
 
-    async def _source(self) -> tuple[Doc, str]:
+    async def _source(self) -> tuple[Doc, str | None]:
         """What is read in its order, and the index."""
         wanted = self._wanted
         if wanted.task_id is not None:
             return {"task_id": wanted.task_id}, "task"
+        if wanted.query is not None and (names := await self._tasks(wanted.query)) is not None:
+            self._is_few = True
+            return {"$or": [{"task_id": {"$in": names}}, *_id_of(wanted.query)]}, None
         if wanted.state is JobState.ACTIVE:
             ids = await self._active_ids()
             if len(ids) < MOST_READ:
                 self._is_few = True
-                return {"_id": {"$in": list(ids)}}, "_id_"
+                return {"_id": {"$in": list(ids)}}, None
         for name in (wanted.state, wanted.is_cron):
             if name is not None and (few := _FEW.get(name)) is not None:
                 field, index = few
@@ -103,6 +107,15 @@ class JobList:
                     return {field: THERE}, index
         return {}, "made"
 
+    async def _tasks(self, query: str) -> Sequence[str] | None:
+        """The tasks that have all words of *query*; None where they have many jobs."""
+        names = (await find_matches(self._db, query)).task_ids
+        if names is None:
+            return None
+        tasks = self._db.tasks.find({"_id": {"$in": list(names)}}, {"jobs_count": 1})
+        count = sum([task["jobs_count"] async for task in tasks])
+        return list(names) if count < MOST_READ else None
+
     async def _active_ids(self) -> Collection[str]:
         """Of jobs that have an execution which is not final."""
         executions = self._db.executions
@@ -113,7 +126,7 @@ class JobList:
         return found | {doc["job_id"] for doc in await holding.to_list(MOST_READ)}
 
     async def _look(
-        self, entries: Doc, hint: str, checks: Doc, step: int, size: int
+        self, entries: Doc, hint: str | None, checks: Doc, step: int, size: int
     ) -> Sequence[Doc]:
         stages: list[Doc] = [
             {"$match": entries},
@@ -122,7 +135,7 @@ class JobList:
             {"$match": checks},
             {"$limit": size + 1},
         ]
-        return await (await self._db.jobs.aggregate(stages, hint=hint)).to_list(None)
+        return await (await self._db.jobs.aggregate(stages, **_hint(hint))).to_list(None)
 
     async def _listed(self, docs: Sequence[Doc]) -> Sequence[tuple[int, ListedJob]]:
         ids = [doc["_id"] for doc in docs]
@@ -141,11 +154,16 @@ class JobList:
             found |= _STATES[wanted.state]
         if wanted.is_cron is not None:
             found["cron"] = THERE if wanted.is_cron else _NOT_THERE
+        if wanted.query is not None:
+            patterns = [{"task_id": {"$regex": has_word(one)}} for one in words(wanted.query)]
+            of_task = [{"$and": patterns}] if patterns else []
+            # Nothing has no id.
+            found["$or"] = [*of_task, *_id_of(wanted.query), {"_id": None}]
         if wanted.task_prefix is not None:
             found["task_id"] = begins_with(wanted.task_prefix)
         return found
 
-    async def _total(self, source: Doc, hint: str, checks: Doc) -> tuple[int | None, bool]:
+    async def _total(self, source: Doc, hint: str | None, checks: Doc) -> tuple[int | None, bool]:
         jobs, wanted = self._db.jobs, self._wanted
         if wanted == JobFilter():
             return counted([await jobs.estimated_document_count()])
@@ -155,12 +173,17 @@ class JobList:
         if wanted.state is not None or (checks and not self._is_few):
             return None, False
         found = {"$and": [source, checks]}
-        return counted([await jobs.count_documents(found, limit=MOST_COUNTED + 1, hint=hint)])
+        return counted([await jobs.count_documents(found, limit=MOST_COUNTED + 1, **_hint(hint))])
 
 
-def begins_with(prefix: str) -> Doc:
-    """The condition on a text that begins with *prefix*."""
-    return {"$gte": prefix, "$lt": f"{prefix}{chr(sys.maxunicode)}"}
+def _hint(hint: str | None) -> dict[str, Any]:
+    return {} if hint is None else {"hint": hint}
+
+
+def _id_of(query: str) -> Sequence[Doc]:
+    """The condition on the ids of jobs that match, if any can."""
+    prefix = id_prefix_of(query)
+    return [] if prefix is None else [{"_id": begins_with(prefix)}]
 
 
 def steps(size: int, most: int) -> Sequence[int]:

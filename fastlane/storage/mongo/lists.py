@@ -21,7 +21,7 @@ from fastlane.storage.base import ExecutionFilter, JobFilter, ListedJob, Listing
 from fastlane.storage.lists import (
     MOST_COUNTED,
     MOST_READ,
-    ActiveRun,
+    SORTED,
     Index,
     Key,
     Part,
@@ -30,11 +30,11 @@ from fastlane.storage.lists import (
     counted,
     key_after,
     merged,
-    needs_farms,
     plan,
 )
 from fastlane.storage.mongo.facet import Facet, operation
-from fastlane.storage.mongo.job_list import THERE, JobList, begins_with, steps
+from fastlane.storage.mongo.job_list import JobList, steps
+from fastlane.storage.mongo.known import THERE, begins_with, has_word, known
 from fastlane.storage.mongo.records import execution_from
 from fastlane.storage.mongo.writes import Doc
 
@@ -48,6 +48,10 @@ INDEXES: Mapping[Index, tuple[str, Doc]] = {
     Index.ORIGIN: ("origin", {}),
     Index.HOST: ("host", {"host": THERE}),
     Index.JOB: ("job", {}),
+    Index.RUNS: ("job", {}),
+    Index.ID: ("_id_", {}),
+    Index.ENDED_OF_TASKS: ("ended_of_task", {"over": THERE}),
+    Index.WAITING_OF_TASKS: ("enqueued_of_task", {"enqueued_of": THERE}),
 }
 """The name of each, and what holds for all that are in it."""
 # The server's answer to a hint at an index that is not there (yet).
@@ -85,10 +89,9 @@ class MongoLists(Facet, Lists):
     async def _executions(
         self, wanted: ExecutionFilter, size: int, after: str | None
     ) -> Listing[Execution]:
-        farms = await self._farms() if needs_farms(wanted) else []
-        scans = plan(wanted, farms)
+        scans = plan(wanted, await known(self._db, wanted))
         items, cursor = await self._page(wanted, scans, size, key_after(after, scans))
-        if not all(one.is_exact or one.index is Index.ACTIVE for one in scans):
+        if wanted.query is not None or not all(one.can_count for one in scans):
             return Listing(items, cursor)
         counts = await asyncio.gather(*(self._count(one, wanted) for one in scans))
         return Listing(items, cursor, *counted(counts))
@@ -136,29 +139,6 @@ class MongoLists(Facet, Lists):
         )
         return {doc["_id"]: execution_from(doc["last"]) for doc in await found.to_list(None)}
 
-    @operation
-    async def active(self, limit: int) -> Sequence[ActiveRun]:
-        names = [one.name for one in fields(ActiveRun)][1:]
-        found = self._db.executions.find(
-            {"active_owner": THERE}, dict.fromkeys(names, True), hint="active"
-        )
-        docs = await found.sort({"created_at": -1, "seq": -1}).to_list(limit)
-        return [
-            ActiveRun.of({"id": doc["_id"], **{name: doc.get(name) for name in names}})
-            for doc in docs
-        ]
-
-    async def _farms(self) -> Sequence[str]:
-        """One seek for each in the index."""
-        found = await self._db.executions.aggregate(
-            [
-                {"$sort": {"farm": 1, "trigger": 1, "created_at": 1, "seq": 1}},
-                {"$group": {"_id": "$farm", "first": {"$first": "$seq"}}},
-            ],
-            hint=INDEXES[Index.ORIGIN][0],
-        )
-        return [doc["_id"] for doc in await found.to_list(None)]
-
     async def _part(
         self,
         scan: Scan,
@@ -174,8 +154,8 @@ class MongoLists(Facet, Lists):
         rows: list[tuple[Key, Doc]] = []
         for step in steps(size, most):
             entries = entries_of(scan, wanted, key)
-            if scan.index is Index.ACTIVE or not rest:
-                found = executions.find({**entries, **rest}, shown, hint=hint).sort(order)
+            if scan.index in SORTED or not rest:
+                found = executions.find(_both(entries, rest), shown, hint=hint).sort(order)
                 docs = await found.limit(size + 1).to_list(None)
                 rows = [(_key(doc, scan), doc) for doc in docs]
                 return Part(rows, rows[-1][0] if len(rows) > size else None)
@@ -194,7 +174,7 @@ class MongoLists(Facet, Lists):
         return Part(rows, rows[-1][0] if len(rows) > size else key)
 
     async def _count(self, scan: Scan, wanted: ExecutionFilter) -> int:
-        found = {**entries_of(scan, wanted, None), **rest_of(scan, wanted)}
+        found = _both(entries_of(scan, wanted, None), rest_of(scan, wanted))
         return await self._db.executions.count_documents(
             found, hint=INDEXES[scan.index][0], limit=MOST_COUNTED + 1
         )
@@ -224,11 +204,19 @@ def _times(wanted: ExecutionFilter) -> Doc:
 def rest_of(scan: Scan, wanted: ExecutionFilter) -> Doc:
     """What is checked on the documents."""
     found: Doc = {name: _one_of(values) for name, values in scan.rest.items()}
+    more: list[Doc] = []
     if scan.prefix is not None:
-        found["task_id"] = begins_with(scan.prefix)
+        more.append({"task_id": begins_with(scan.prefix)})
+    if scan.id_prefix is not None:
+        more.append({"_id": begins_with(scan.id_prefix)})
+    more += [{"task_id": {"$regex": has_word(word)}} for word in sorted(scan.words)]
     if scan.index is Index.JOB:
         found |= _times(wanted)
-    return found
+    return found | {"$and": more} if more else found
+
+
+def _both(one: Doc, other: Doc) -> Doc:
+    return {"$and": [one, other]} if other else one
 
 
 def _key(doc: Doc, scan: Scan) -> Key:

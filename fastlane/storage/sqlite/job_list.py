@@ -8,13 +8,16 @@ and they are few, these are read and sorted instead.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
 from fastlane.model import JobState
 from fastlane.storage.base import JobFilter, ListedJob, Listing
-from fastlane.storage.lists import MOST_COUNTED, MOST_READ, counted, number_after
+from fastlane.storage.codec import words
+from fastlane.storage.lists import MOST_COUNTED, MOST_READ, counted, id_prefix_of, number_after
+from fastlane.storage.sqlite.known import find_matches, prefix_range
 from fastlane.storage.sqlite.records import JOB_COLUMNS, MAX_OFFSET, job_from
 
 _ACTIVE_JOBS = """
@@ -51,6 +54,18 @@ FEW: Mapping[JobState | bool, str] = {
 ALL_JOBS = "SELECT seq FROM jobs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
 JOBS_OF_TASK = """
 SELECT seq FROM jobs INDEXED BY jobs_of_task WHERE task_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?
+"""
+JOBS_OF_TASKS = """
+SELECT ifnull(sum(jobs_count), 0) FROM tasks WHERE id IN (SELECT value FROM json_each(?))
+"""
+JOBS_OF_QUERY = """
+SELECT seq FROM jobs
+WHERE (task_id IN (SELECT value FROM json_each(?)) OR id >= ? AND id < ?) AND seq < ?
+ORDER BY seq DESC LIMIT ?
+"""
+HAS_WORDS = """
+FROM tasks JOIN words ON words.task = tasks.seq
+WHERE tasks.id = jobs.task_id AND word IN (SELECT value FROM json_each(?))
 """
 JOBS_TOTAL = "SELECT jobs FROM counters"
 
@@ -94,6 +109,13 @@ def _source(connection: sqlite3.Connection, wanted: JobFilter) -> tuple[str, tup
     """What is read, its first values, and whether it is all there is in the wanted state."""
     if wanted.task_id is not None:
         return JOBS_OF_TASK, (wanted.task_id,), False
+    if wanted.query is not None:
+        matches = find_matches(connection, wanted.query)
+        names = None if matches.task_ids is None else json.dumps(list(matches.task_ids))
+        if names is not None:
+            count = connection.execute(JOBS_OF_TASKS, (names,)).fetchone()[0]
+            if count < MOST_READ:
+                return JOBS_OF_QUERY, (names, *_id_range(wanted.query)), True
     for name in (wanted.state, wanted.is_cron):
         if name is not None and (few := FEW.get(name)) is not None:
             count = connection.execute(f"SELECT count(*) FROM ({few} LIMIT ?)", (MOST_READ,))
@@ -107,6 +129,12 @@ def _source(connection: sqlite3.Connection, wanted: JobFilter) -> tuple[str, tup
     return ALL_JOBS, (), False
 
 
+def _id_range(query: str) -> tuple[str, str]:
+    """From where to where the ids of jobs match; an empty range if none can."""
+    prefix = id_prefix_of(query)
+    return ("", "") if prefix is None else prefix_range(prefix)
+
+
 def _checks(wanted: JobFilter) -> tuple[list[str], list[Any]]:
     checks: list[str] = []
     values: list[Any] = []
@@ -114,6 +142,11 @@ def _checks(wanted: JobFilter) -> tuple[list[str], list[Any]]:
         checks.append(_STATES[wanted.state])
     if wanted.is_cron is not None:
         checks.append(f"cron IS {'NOT ' if wanted.is_cron else ''}NULL")
+    if wanted.query is not None:
+        checks.append(f"((SELECT count(*) {HAS_WORDS}) = ? OR id >= ? AND id < ?)")
+        # Without any word, nothing has as many as that.
+        found = sorted(words(wanted.query))
+        values += [json.dumps(found), len(found) or -1, *_id_range(wanted.query)]
     if wanted.task_prefix is not None:
         checks.append("substr(task_id, 1, ?) = ?")
         values += [len(wanted.task_prefix), wanted.task_prefix]

@@ -20,7 +20,7 @@ from fastlane.storage.lists import (
     COLUMNS,
     MOST_COUNTED,
     MOST_READ,
-    ActiveRun,
+    SORTED,
     Index,
     Key,
     Part,
@@ -29,12 +29,12 @@ from fastlane.storage.lists import (
     counted,
     key_after,
     merged,
-    needs_farms,
     plan,
 )
 from fastlane.storage.sqlite.changes import executions
 from fastlane.storage.sqlite.facet import Facet, on_reader
 from fastlane.storage.sqlite.job_list import listed_jobs
+from fastlane.storage.sqlite.known import known, prefix_range
 from fastlane.storage.sqlite.records import EXECUTION_COLUMNS, Row, execution_from
 
 _ENDED = "status IN ('done', 'failed', 'timedout', 'expired')"
@@ -49,29 +49,23 @@ INDEXES: Mapping[Index, tuple[str, str]] = {
     Index.ORIGIN: ("executions_origin", "TRUE"),
     Index.HOST: ("executions_host", "host IS NOT NULL"),
     Index.JOB: ("executions_of_job", "TRUE"),
+    Index.RUNS: ("executions_of_job", "TRUE"),
+    # What the UNIQUE of the table has made.
+    Index.ID: ("sqlite_autoindex_executions_1", "TRUE"),
+    Index.ENDED_OF_TASKS: ("executions_ended_of_task", _ENDED),
+    Index.WAITING_OF_TASKS: ("executions_enqueued_of_task", _ENQUEUED),
 }
 """The name of each, and what holds for all that are in it."""
-_TIMES = "status, created_at, queued_at, started_at, finished_at"
-FARMS = """
-WITH RECURSIVE farms (name) AS (
-    SELECT min(farm) FROM executions INDEXED BY executions_origin
-    UNION ALL
-    SELECT (SELECT min(farm) FROM executions INDEXED BY executions_origin WHERE farm > name)
-    FROM farms WHERE name IS NOT NULL
-)
-SELECT name FROM farms WHERE name IS NOT NULL
+HAS_WORDS = """
+FROM tasks JOIN words ON words.task = tasks.seq
+WHERE tasks.id = executions.task_id AND word IN (SELECT value FROM json_each(?))
 """
-
+_TIMES = "status, created_at, queued_at, started_at, finished_at"
 LAST_OF_JOBS = f"""
 SELECT {EXECUTION_COLUMNS} FROM (SELECT value AS wanted FROM json_each(?))
 CROSS JOIN executions INDEXED BY executions_of_job ON job_id = wanted AND number = (
     SELECT max(number) FROM executions AS newer WHERE newer.job_id = wanted
 )
-"""
-ACTIVE_RUNS = """
-SELECT id, task_id, job_id, farm, host, status, started_at
-FROM executions INDEXED BY executions_active
-WHERE status IN ('pulling', 'running') ORDER BY created_at DESC, seq DESC LIMIT ?
 """
 
 
@@ -87,11 +81,10 @@ class SqliteLists(Facet, Lists):
         size: int,
         after: str | None = None,
     ) -> Listing[Execution]:
-        farms = connection.execute(FARMS).fetchall() if needs_farms(wanted) else []
-        scans = plan(wanted, [name for (name,) in farms])
+        scans = plan(wanted, known(connection, wanted))
         items, cursor = _page(connection, wanted, scans, size, key_after(after, scans))
         queries = [Query(scan, wanted) for scan in scans]
-        if not all(one.can_count for one in queries):
+        if wanted.query is not None or not all(one.can_count for one in scans):
             return Listing(items, cursor)
         return Listing(items, cursor, *counted([one.count(connection) for one in queries]))
 
@@ -123,12 +116,6 @@ class SqliteLists(Facet, Lists):
     ) -> Mapping[str, Execution]:
         found = executions(connection, LAST_OF_JOBS, (json.dumps(list(job_ids)),))
         return {one.job_id: one for one in found}
-
-    @on_reader
-    def active(self, connection: sqlite3.Connection, limit: int) -> Sequence[ActiveRun]:
-        rows = connection.execute(ACTIVE_RUNS, (limit,))
-        names = [name for name, *_ in rows.description]
-        return [ActiveRun.of(dict(zip(names, row, strict=True))) for row in rows]
 
     @on_reader
     def times_of_task(
@@ -174,10 +161,6 @@ class Query:
             # Its order is not that of the times.
             self._add_checks(self._time_bounds())
 
-    @property
-    def can_count(self) -> bool:
-        return not self._checks or self._scan.index is Index.ACTIVE
-
     def _add_checks(self, more: tuple[list[str], list[Any]]) -> None:
         self._checks += more[0]
         self._checked += more[1]
@@ -196,7 +179,7 @@ class Query:
         if key is not None:
             conditions.append(f"({self._by}) < ({', '.join('?' * len(key))})")
             values += key
-        if self._scan.index is Index.ACTIVE:
+        if self._scan.index in SORTED:
             # All of it is read at once, and only what is wanted of it has to be sorted.
             conditions += self._checks
             values += self._checked
@@ -248,7 +231,11 @@ def _checks(scan: Scan) -> tuple[list[str], list[Any]]:
     for name, wanted in scan.rest.items():
         checks.append(f"executions.{name} IN ({', '.join('?' * len(wanted))})")
         values += map(_plain, wanted)
-    if scan.prefix is not None:
-        checks.append("substr(executions.task_id, 1, ?) = ?")
-        values += [len(scan.prefix), scan.prefix]
+    for name, prefix in (("task_id", scan.prefix), ("id", scan.id_prefix)):
+        if prefix is not None:
+            checks.append(f"executions.{name} >= ? AND executions.{name} < ?")
+            values += prefix_range(prefix)
+    if scan.words:
+        checks.append(f"(SELECT count(*) {HAS_WORDS}) = ?")
+        values += [json.dumps(sorted(scan.words)), len(scan.words)]
     return checks, values
