@@ -84,7 +84,20 @@ function swap(name, fresh) {
   if (at) node.querySelector(`tr[data-id="${CSS.escape(at)}"]`)?.classList.add("at");
   if (focus) node.querySelector(focus)?.focus({ preventScroll: true });
   refreshTimes(node);
+  showState();
   node.dispatchEvent(new CustomEvent("swapped", { bubbles: true }));
+}
+
+/** The title and the icon of the tab, of what the page says of its state. */
+function showState() {
+  const state = document.querySelector("[data-title]");
+  if (!state) return;
+  const [, ...rest] = document.title.split(" | ");
+  const page = rest.length > 0 ? rest.join(" | ") : document.title;
+  document.title = state.dataset.title ? `${state.dataset.title} | ${page}` : page;
+  const icon = document.getElementById("favicon");
+  const wanted = icon.dataset[state.dataset.icon] ?? icon.dataset.plain;
+  if (icon.getAttribute("href") !== wanted) icon.setAttribute("href", wanted);
 }
 
 /** @param {string} type of an event */
@@ -136,6 +149,7 @@ export function startLive() {
   for (const node of document.querySelectorAll("[data-fragment]")) {
     regions.set(node.dataset.fragment, { node, on: (node.dataset.on ?? "").split(" ").filter(Boolean), html: null });
   }
+  showState();
   if (regions.size === 0) return;
   if (!document.body.dataset.events) return;
   connect();

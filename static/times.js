@@ -26,6 +26,11 @@ export function span(seconds) {
   return `${Math.floor(whole / size)} ${unit}${rest ? ` ${rest} ${inner}` : ""}`;
 }
 
+/** A duration that grows. @param {number} seconds */
+export function elapsed(seconds) {
+  return seconds < MINUTE ? `${Math.max(0, Math.floor(seconds))} s` : span(Math.floor(seconds));
+}
+
 /** @param {ParentNode} root */
 export function refresh(root) {
   const now = Date.now();
@@ -33,7 +38,7 @@ export function refresh(root) {
     const at = Date.parse(each.getAttribute("datetime"));
     if (Number.isNaN(at)) continue;
     // With data-since it is a duration that grows; otherwise it says how long ago.
-    const words = "since" in each.dataset ? span(Math.round((now - at) / SECOND)) : ago(at, now);
+    const words = "since" in each.dataset ? elapsed((now - at) / SECOND) : ago(at, now);
     if (each.textContent !== words) each.textContent = words;
     if (!each.title) each.title = EXACT.format(at);
   }

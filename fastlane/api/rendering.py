@@ -80,7 +80,11 @@ class Templates:
     """
 
     def __init__(self, sources: Mapping[str, str]) -> None:
-        self._loader = DictLoader(dict(sources), autoescape="xhtml_escape")
+        # The end of a macro's file is no space after what it makes.
+        texts_of = {
+            name: text.strip() if name[0] == "_" else text for name, text in sources.items()
+        }
+        self._loader = DictLoader(texts_of, autoescape="xhtml_escape")
         self._base: dict[str, Any] = {
             "escape": xhtml_escape,
             "xhtml_escape": xhtml_escape,

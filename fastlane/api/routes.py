@@ -52,6 +52,7 @@ from fastlane.api.pages.assets import Asset
 from fastlane.api.pages.docs import Docs, Document
 from fastlane.api.pages.execution import ExecutionPage
 from fastlane.api.pages.index import Index, RouteIndex
+from fastlane.api.pages.new import NewPage
 from fastlane.api.pages.table import PAGES
 from fastlane.api.paging import PAGED
 from fastlane.api.parameters import Parameter
@@ -336,6 +337,11 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             "/openapi.json",
             Document,
             get("getOpenApi", VIEWER, "This document", (JSON,), stored=False),
+        ),
+        route(
+            "/new",
+            NewPage,
+            get("getForm", SUBMITTER, "A form for a new job", (HTML,), stored=False),
         ),
         route(
             "/docs",

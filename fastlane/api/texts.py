@@ -151,3 +151,8 @@ def limit(name: str, value: float) -> str:
             size, unit = size / 1024, following
         return f"{name} {size:g} {unit}" if size == int(size) else f"{name} {size:.1f} {unit}"
     return f"{value:g} {name}"
+
+
+def since(at: str | float) -> float:
+    """The seconds since *at*."""
+    return round(max(0.0, time.time() - seconds_of(at)), 1)

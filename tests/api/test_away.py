@@ -80,7 +80,7 @@ def fail_with(site: Site, failure: Exception | None) -> None:
 
 
 # Routes that need no storage.
-ASIDE = {"", "/healthcheck", "/static/<name>", "/docs", "/openapi.json"}
+ASIDE = {"", "/new", "/healthcheck", "/static/<name>", "/docs", "/openapi.json"}
 NEEDY = [path for path in PATHS if path not in ASIDE]
 
 

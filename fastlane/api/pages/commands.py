@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 from urllib.parse import quote
 
+from fastlane.api import texts
 from fastlane.api.schemas.responses import Execution, Job
 from fastlane.encoding import to_json
+from fastlane.notifications.registry import channels
+
+_DEFAULTS: Mapping[str, Any] = {
+    "timezone": "UTC",
+    "overlap": "allow",
+    "maxWaiting": 1,
+    "retries": 0,
+    "rerunWhenLost": False,
+}
 
 
 def payload_of(job: Job) -> dict[str, Any]:
-    """What to POST for a job like *job*; without its notifications, and secrets stay ``***``."""
-    about = job["metadata"]
-    found: dict[str, Any] = {"image": job["image"], "command": job["command"]}
-    if about["envs"]:
-        found["envs"] = dict(about["envs"])
-    if about["cron"] is not None:
-        found["cron"] = about["cron"]
-        if about["timezone"] != "UTC":
-            found["timezone"] = about["timezone"]
-        if about["overlap"] != "allow":
-            found["overlap"] = str(about["overlap"])
-    if about["retries"]:
-        found["retries"] = about["retries"]
-    return found
+    """What to send for a job like *job*. Its secrets stay ``***``, which the server fills in."""
+    about = cast("Mapping[str, Any]", job["metadata"])
+    found = {
+        "image": job["image"],
+        "command": job["command"],
+        "envs": about["envs"],
+        "metadata": about["custom"],
+        "resources": {key: one for key, one in about["resources"].items() if one is not None},
+        **{key: about[key] for key in ("cron", "timezone", "overlap", "maxWaiting", "retries")},
+        **{key: about[key] for key in ("timeout", "pullPolicy", "rerunWhenLost")},
+        "additionalDNSEntries": about["additionalDNSEntries"],
+        "backoff": about["backoff"] if about["retries"] else {},
+        **{one.key: about.get(one.key) for one in channels()},
+    }
+    for key in ("startAt", "expiration"):
+        if about[key] is not None:
+            found[key] = texts.seconds_of(about[key])
+    return {
+        key: str(value) if key in ("overlap", "pullPolicy") else value
+        for key, value in found.items()
+        if value not in (None, {}, _DEFAULTS.get(key))
+    }
 
 
 def curl(job: Job, base: str) -> str:

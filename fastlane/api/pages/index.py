@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
 from fastlane.api.base import BaseHandler
 from fastlane.api.openapi import document_path
 from fastlane.api.operations import Route
-from fastlane.api.pages.page import Page
 from fastlane.api.schemas.responses import Answer
 
 
@@ -49,9 +48,3 @@ class Index(BaseHandler):
             ],
         }
         await self.send_json(found)
-
-
-class OverviewPage(Page):
-    """``/`` for people."""
-
-    template: ClassVar[str] = "overview"

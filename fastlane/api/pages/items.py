@@ -20,3 +20,9 @@ async def executions(
         "items": [listed.execution_item(one, words, urls, waiting[one.id]) for one in page.items],
         **listed.list_keys(page, urls.executions(), size, {}),
     }
+
+
+def older(page: responses.ListKeys) -> str | None:
+    """The query that leads on from *page* where the list is a part of its page."""
+    following = page["nextUrl"]
+    return following and f"?cursor={following.rpartition('cursor=')[2]}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from fastlane.api.pages.commands import curl
-from fastlane.api.pages.items import executions
+from fastlane.api.pages.items import executions, older
 from fastlane.api.pages.page import Page, Values
-from fastlane.api.schemas import build
+from fastlane.api.schemas import build, listed
 from fastlane.cron import next_tick
 from fastlane.model import Job
 from fastlane.storage.base import ExecutionFilter
@@ -36,10 +37,10 @@ class JobPage(Page):
         details = build.job_details(job, [], last, services.config, self.urls)
         return {
             "job": details,
-            "paused": getattr(job, "paused_at", None) is not None,
+            "paused": job.paused,
             "last": last,
-            "schedule_text": job.schedule.cron or "",
-            "ticks": ticks(job, services.clock()),
+            "schedule_text": listed.in_words(job.schedule.cron) if job.schedule.cron else "",
+            "ticks": _ticks(job),
             "curl": curl(details, f"{self.caller.scheme}://{self.caller.host}"),
         }
 
@@ -49,20 +50,17 @@ class JobPage(Page):
         found = await executions(
             self, ExecutionFilter(job_id=job.id), size=RUNS_PER_PAGE, after=after
         )
-        following = found["nextUrl"]
-        older = following and f"?cursor={following.rpartition('cursor=')[2]}"
-        return {"runs": found, "older": older, "newest": after is None}
+        return {"runs": found, "older": older(found), "newest": after is None}
 
     fragments: ClassVar = {"definition": definition, "runs": runs}
 
 
-def ticks(job: Job, now: float) -> list[float]:
-    """When *job* runs next, at most :data:`TICKS_SHOWN` times."""
-    at = job.next_run_at
+def _ticks(job: Job) -> Sequence[float]:
+    """When *job* runs next."""
     found: list[float] = []
-    while at is not None and len(found) < TICKS_SHOWN:
-        found.append(at)
-        if job.schedule.cron is None:
-            break
-        at = next_tick(job.schedule.cron, job.schedule.timezone, max(at, now))
+    first = job.next_run_at
+    while first is not None and len(found) < TICKS_SHOWN:
+        found.append(first)
+        cron = job.schedule.cron
+        first = None if cron is None else next_tick(cron, job.schedule.timezone, first)
     return found

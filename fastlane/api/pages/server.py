@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from fastlane.api.handlers.host_list import list_hosts
 from fastlane.api.handlers.notifications import load_notifications
 from fastlane.api.handlers.status import load_status
+from fastlane.api.pages.items import executions
 from fastlane.api.pages.page import Page, Values
 from fastlane.api.security import Role
 from fastlane.config import options
+from fastlane.model import Status
 from fastlane.redact import redactor
+from fastlane.storage.base import ExecutionFilter
+
+# How much of the queue is shown.
+QUEUE_SHOWN = 20
 
 
 class AboutPage(Page):
@@ -50,3 +57,18 @@ class NotificationsPage(Page):
         return self.get_query_argument("state", "failed")
 
     fragments: ClassVar = {"list": listed}
+
+
+class HostsPage(Page):
+    """``/hosts/``"""
+
+    template: ClassVar[str] = "hosts"
+
+    async def listed(self) -> Values:
+        return {"farms": (await list_hosts(self.services, self.urls))["farms"]}
+
+    async def queue(self) -> Values:
+        wanted = ExecutionFilter(statuses=frozenset({Status.ENQUEUED}))
+        return {"page": await executions(self, wanted, size=QUEUE_SHOWN)}
+
+    fragments: ClassVar = {"list": listed, "queue": queue}

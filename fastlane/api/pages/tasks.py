@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fastlane.api.handlers.tasks import load_task, task_page
+from fastlane.api.handlers.lists import list_jobs
+from fastlane.api.handlers.tasks import task_page
 from fastlane.api.pages import figures
-from fastlane.api.pages.items import executions
+from fastlane.api.pages.items import executions, older
 from fastlane.api.pages.page import Page, Values
 from fastlane.api.paging import requested_page
 from fastlane.api.schemas import build
-from fastlane.storage.base import ExecutionFilter
+from fastlane.storage.base import ExecutionFilter, JobFilter
 
 TASKS_PER_PAGE = 50
 
@@ -56,6 +57,7 @@ class TaskPage(Page):
         }
 
     async def jobs(self, task_id: str) -> Values:
-        return {"task": await load_task(self, task_id)}
+        found = await list_jobs(self, JobFilter(task_id=task_id))
+        return {"page": found, "older": older(found)}
 
     fragments: ClassVar = {"runs": runs, "jobs": jobs}
