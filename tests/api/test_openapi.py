@@ -283,7 +283,7 @@ async def test_every_documented_answer_is_given(
     # Neither asks the storage, so a storage with a bug does them no harm.
     harmless = {name for name, *_ in operations() if name.startswith("options")} | {
         head + name[1:]
-        for name in ("getIndex", "getMetrics", "getOpenApi", "readDocs", "getAsset")
+        for name in ("getIndex", "getForm", "getMetrics", "getOpenApi", "readDocs", "getAsset")
         for head in (name[0], f"head{name[0].upper()}")
     }
     assert DOCUMENTED - checked.contract.seen == {(name, 500) for name in harmless}
