@@ -148,6 +148,7 @@ class Core:
             **self.address.headers,
         }
         self._reached = False
+        self._succeeded_at = 0.0
         self._version_checked = False
 
     def request(
@@ -188,28 +189,31 @@ class Core:
         :raises Refused: the server answered with an error status.
         """
         pauses = _pauses()
-        deadline: float | None = None
-        repeated = False
+        since: float | None = None
         while True:
-            error: ClientError
             asked_at = time.monotonic()
+            asked: float | None = None
+            error: ClientError
             try:
                 reply: Reply = yield request
             except Broken as broken:
                 error = self._unreachable(broken)
+                again = request.repeatable or not broken.sent
                 # A connection that was made had somebody at its other end.
                 self._reached = self._reached or broken.sent
-                again = request.repeatable or not broken.sent
                 if request.waits and broken.sent and time.monotonic() > asked_at + ALIVE_SECONDS:
                     # There was a server, which only had no news before it was gone.
-                    deadline, pauses = None, _pauses()
-                pause = next(pauses)
+                    since, pauses = None, _pauses()
+                elif since is not None:
+                    # It may have answered others meanwhile.
+                    since = max(since, self._succeeded_at)
             else:
                 self._reached = True
                 if reply.status < 300:
+                    self._succeeded_at = time.monotonic()
                     self._check_version(reply)
                     return reply
-                if repeated and reply.status == 404 and request.method == "DELETE":
+                if since is not None and reply.status == 404 and request.method == "DELETE":
                     # The try before has deleted it, and its answer was lost.
                     return replace(reply, status=204, body=b"")
                 if request.streamed:
@@ -219,14 +223,12 @@ class Core:
                     request.repeatable and reply.status in (502, 503, 504)
                 )
                 asked = error.retry_after if isinstance(error, Refused) else None
-                pause = next(pauses) if asked is None else asked
+            pause = next(pauses) if asked is None else asked
             now = time.monotonic()
+            since = now if since is None else since
             patience = self.patience if self._reached else FIRST_PATIENCE_SECONDS
-            if deadline is None:
-                deadline = now + min(patience, self.patience)
-            if not again or now + pause > deadline:
+            if not again or now + pause > since + min(patience, self.patience):
                 raise error
-            repeated = True
             yield Sleep(pause)
 
     def json(self, request: Request) -> Op[Any]:
