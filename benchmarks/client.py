@@ -1,4 +1,4 @@
-"""The HTTP client's side of a server, as thin as a user's own would be."""
+"""The HTTP client's side of a server: the Python client, and what needs raw bytes or a socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any, Self
 
 import aiohttp
 
-FINAL = frozenset({"done", "failed", "timedout", "expired"})
+from fastlane.client import AsyncClient, ClientError, Status
+
+FINAL = frozenset(status.value for status in Status if status.final)
 
 # Bounds one request, in seconds.
 REQUEST_TIMEOUT = 60.0
@@ -40,8 +42,10 @@ class Client:
         self.port = port
 
     async def __aenter__(self) -> Self:
+        url = f"http://127.0.0.1:{self.port}"
+        self._client = AsyncClient(url, timeout=REQUEST_TIMEOUT, patience=0)
         self._session = aiohttp.ClientSession(
-            base_url=f"http://127.0.0.1:{self.port}",
+            base_url=url,
             connector=aiohttp.TCPConnector(limit=50),
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
         )
@@ -53,45 +57,38 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self._client.close()
         await self._session.close()
 
     async def healthy(self) -> bool:
         """Whether it answers and finds nothing wrong."""
         try:
-            async with self._session.get("/healthcheck/") as response:
-                return response.status == 200
-        except aiohttp.ClientConnectionError:
+            await self._client.health()
+        except ClientError:
             return False
+        return True
 
     async def post(self, task: str, payload: Mapping[str, Any]) -> Posted:
         """Submit a job."""
-        async with self._session.post(f"/tasks/{task}/", json=payload) as response:
-            answer = await response.json()
-            if response.status != 200:
-                raise RuntimeError(f"POST was answered {response.status}: {answer}")
-        return Posted(answer["jobUrl"], answer["executionId"], answer["executionUrl"])
+        run = await self._client.submit_payload(task, payload)
+        url = None if run.execution_id is None else run.url
+        return Posted(run.id.job_url, run.execution_id, url)
 
-    async def execution(self, url: str) -> dict[str, Any]:
+    async def execution(self, url: str) -> Mapping[str, Any]:
         """An execution as the API shows it."""
-        async with self._session.get(url) as response:
-            answer = await response.json()
-            if response.status != 200:
-                raise RuntimeError(f"GET was answered {response.status}: {answer}")
-        found: dict[str, Any] = answer["execution"]
-        return found
+        return (await self._client.run(url).execution()).raw
 
-    async def executions(self, job_url: str) -> list[dict[str, Any]]:
+    async def executions(self, job_url: str) -> list[Mapping[str, Any]]:
         """A job's executions as the API shows them, newest first."""
-        async with self._session.get(job_url) as response:
-            answer = await response.json()
-            if response.status != 200:
-                raise RuntimeError(f"GET was answered {response.status}: {answer}")
-        found: list[dict[str, Any]] = answer["job"]["executions"]
-        return found
+        return [one.raw for one in (await self._client.run(job_url).job()).executions]
+
+    async def await_end(self, url: str) -> Mapping[str, Any]:
+        """The execution at *url* once it is final; the server says when."""
+        return (await self._client.run(url).wait(JOB_TIMEOUT, check=False)).raw
 
     async def await_status(
         self, url: str, statuses: frozenset[str] = FINAL, *, every_seconds: float
-    ) -> dict[str, Any]:
+    ) -> Mapping[str, Any]:
         """Ask until the execution has one of *statuses*; the one it has then."""
         deadline = time.monotonic() + JOB_TIMEOUT
         while (execution := await self.execution(url))["status"] not in statuses:
@@ -104,12 +101,11 @@ class Client:
         """Ask until nothing runs."""
         deadline = time.monotonic() + JOB_TIMEOUT
         while time.monotonic() < deadline:
-            async with self._session.get("/status/") as response:
-                status = await response.json()
-            if not any(host["running"] for host in status["hosts"]):
+            status = await self._client.status()
+            if not any(host.running for host in status.hosts):
                 return
             await asyncio.sleep(every_seconds)
-        raise RuntimeError(f"waited in vain for the end of {status['containers']}")
+        raise RuntimeError(f"waited in vain for the end of {status.containers}")
 
     async def await_end_frame(self, url: str) -> dict[str, Any]:
         """Watch the execution through its WebSocket until the record that ends it."""
@@ -126,8 +122,7 @@ class Client:
 
     async def stop(self, job_url: str) -> None:
         """Stop a job."""
-        async with self._session.post(f"{job_url.rstrip('/')}/stop/") as response:
-            response.raise_for_status()
+        await self._client.run(job_url).stop()
 
     async def read(self, url: str) -> aiohttp.ClientResponse:
         """The raw answer to a GET; the caller reads and releases it."""

@@ -22,15 +22,14 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastlane.client import AsyncClient, AsyncRun, ClientError, Execution, Status, Stream
 from fastlane.config import Config
 from scripts import engine
 from scripts.machine import SetupError, say
@@ -47,10 +46,8 @@ STOP_JOBS_TIMEOUT = 20.0
 # Bounds the server's end, in seconds: it promises 25.
 STOP_TIMEOUT = 30.0
 
-# How often a job is looked at, in seconds.
+# How often the server is looked at while it starts, in seconds.
 LOOK_EVERY = 0.1
-
-FINAL = {"done", "failed", "timedout", "expired"}
 
 # What the server shares with us of the engine's address; all other options are its defaults.
 _KEPT_OPTIONS = {"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}
@@ -187,16 +184,13 @@ async def serving(executor: str, folder: Path) -> AsyncIterator[str]:
 
 async def _healthy(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
     deadline = asyncio.get_running_loop().time() + START_TIMEOUT
-    async with aiohttp.ClientSession() as session:
+    async with AsyncClient(url, patience=0) as client:
         while asyncio.get_running_loop().time() < deadline:
             if process.returncode is not None:
                 raise DemoError(f"the server did not start ({process.returncode}):\n{_tail(log)}")
-            try:
-                async with session.get(f"{url}/healthcheck/") as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientConnectionError:
-                pass
+            with suppress(ClientError):
+                await client.health()
+                return
             await asyncio.sleep(LOOK_EVERY)
     raise DemoError(f"the server is not healthy within {START_TIMEOUT:.0f} s:\n{_tail(log)}")
 
@@ -205,108 +199,63 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
 
 
-async def submit(session: aiohttp.ClientSession, job: Job, common: Mapping[str, Any]) -> str:
-    """POST *job*; its URL."""
-    payload = {**common, **job.payload}
-    async with session.post(f"/tasks/{job.task}/", json=payload) as answer:
-        body = await answer.text()
-        if answer.status != 200:
-            raise DemoError(f"POST /tasks/{job.task}/ was answered {answer.status}: {body}")
-        return str((await answer.json())["jobUrl"]).rstrip("/")
-
-
-async def follow(session: aiohttp.ClientSession, job: Job, url: str) -> None:
+async def follow(run: AsyncRun, job: Job) -> None:
     """Print the job's log as it is written, until there is no more."""
-    seq: int | None = None
-    while True:
-        address = f"{url}/ws/?format=json" + ("" if seq is None else f"&after={seq}")
-        async with session.ws_connect(address) as socket_:
-            while (message := await socket_.receive()).type is aiohttp.WSMsgType.TEXT:
-                record = message.json()
-                if record.get("end"):
-                    return
-                seq = record["seq"]
-                style = "yellow" if record["stream"] == "stderr" else "green"
-                for line in record["text"].splitlines():
-                    show(job.task, f"{record['stream']} | {line}", style)
-        # Closed with reason `retry`: nothing to send yet.
-        await asyncio.sleep(LOOK_EVERY)
+    async for record in run.logs(follow=True):
+        style = "yellow" if record.stream is Stream.STDERR else "green"
+        for line in record.text.splitlines():
+            show(job.task, f"{record.stream} | {line}", style)
 
 
-async def watch(session: aiohttp.ClientSession, job: Job, url: str) -> Ended:
+async def watch(run: AsyncRun, job: Job) -> Ended:
     """Print each change of the job's status, and tell how it ended."""
-    seen: dict[str, str] = {}
-    while True:
-        async with session.get(f"{url}/") as answer:
-            page = await answer.json()
-            if answer.status != 200:
-                raise DemoError(f"GET {url}/ was answered {answer.status}: {page}")
-        executions = page["job"]["executions"]
-        # Newest first in the answer, in the order of time for people.
-        for number, execution in enumerate(reversed(executions), 1):
-            key = execution.get("executionId") or execution.get("id") or str(number)
-            if seen.get(key) != execution["status"]:
-                seen[key] = execution["status"]
-                show(job.task, _in_words(execution, number), "cyan")
-        if executions and executions[0]["status"] in FINAL and len(executions) >= job.attempts:
-            return _ended(job, url, executions)
-        await asyncio.sleep(LOOK_EVERY)
+    seen: dict[str, Status] = {}
+    async for news in run.watch():
+        if isinstance(news, Execution) and seen.get(news.execution_id) is not news.status:
+            seen[news.execution_id] = news.status
+            show(job.task, _in_words(news, len(seen)), "cyan")
+            last = news
+    seconds = None
+    if last.started_at is not None and last.finished_at is not None:
+        seconds = (last.finished_at - last.started_at).total_seconds()
+    url = run.id.job_url.rstrip("/")
+    return Ended(job, url, last.status, last.exit_code, len(seen), seconds)
 
 
-def _in_words(execution: Mapping[str, Any], number: int) -> str:
-    words = [execution["status"]]
-    if execution.get("exitCode") is not None:
-        words.append(f"(exit code {execution['exitCode']})")
+def _in_words(execution: Execution, number: int) -> str:
+    words: list[str] = [execution.status]
+    if execution.exit_code is not None:
+        words.append(f"(exit code {execution.exit_code})")
     if number > 1:
         words.append(f"- attempt {number}")
-    if execution["status"] == "failed" and execution.get("error"):
-        words.append(f"- {execution['error'].strip().splitlines()[-1]}")
+    if execution.status is Status.FAILED and execution.error:
+        words.append(f"- {execution.error.strip().splitlines()[-1]}")
     return " ".join(words)
-
-
-def _ended(job: Job, url: str, executions: list[dict[str, Any]]) -> Ended:
-    last = executions[0]
-    seconds = None
-    if last.get("startedAt") and last.get("finishedAt"):
-        ran = datetime.fromisoformat(last["finishedAt"]) - datetime.fromisoformat(last["startedAt"])
-        seconds = ran.total_seconds()
-    return Ended(job, url, last["status"], last.get("exitCode"), len(executions), seconds)
-
-
-async def _stop(session: aiohttp.ClientSession, urls: list[str]) -> None:
-    """Stop the jobs at *urls* and return once none of them runs."""
-    for url in urls:
-        async with session.post(f"{url}/stop/") as answer:
-            await answer.read()
-    for url in urls:
-        while True:
-            async with session.get(f"{url}/") as answer:
-                executions = (await answer.json())["job"]["executions"]
-            if all(execution["status"] in FINAL for execution in executions):
-                break
-            await asyncio.sleep(LOOK_EVERY)
 
 
 async def run_jobs(url: str, executor: str, image: str) -> list[Ended]:
     """Submit :data:`JOBS`, follow the first, and wait until all have ended."""
     # The image was made here: there is no registry to ask for it.
     common = {"image": image, "pullPolicy": "never"}
-    timeout = aiohttp.ClientTimeout(total=JOBS_TIMEOUT)
-    submitted: list[tuple[Job, str]] = []
-    async with aiohttp.ClientSession(base_url=url, timeout=timeout) as session:
+    submitted: list[tuple[AsyncRun, Job]] = []
+    async with AsyncClient(url) as client:
         try:
             for job in JOBS:
-                submitted.append((job, await submit(session, job, common)))
+                run = await client.submit_payload(job.task, {**common, **job.payload})
+                submitted.append((run, job))
                 show(job.task, f"accepted: {job.what}", "cyan")
             async with asyncio.timeout(JOBS_TIMEOUT), asyncio.TaskGroup() as group:
-                watches = [group.create_task(watch(session, *one)) for one in submitted]
-                group.create_task(follow(session, *submitted[0]))
+                watches = [group.create_task(watch(*one)) for one in submitted]
+                group.create_task(follow(*submitted[0]))
             return [one.result() for one in watches]
         except BaseException as error:
             # Containers outlive their server: none of ours may be left behind.
-            with suppress(aiohttp.ClientError, TimeoutError):
+            with suppress(ClientError, TimeoutError):
                 async with asyncio.timeout(STOP_JOBS_TIMEOUT):
-                    await _stop(session, [job_url for _, job_url in submitted])
+                    for run, _ in submitted:
+                        await run.stop()
+                    for run, _ in submitted:
+                        await run.wait(check=False)
             if isinstance(error, TimeoutError):
                 raise DemoError(f"jobs have not ended within {JOBS_TIMEOUT:.0f} s") from error
             if isinstance(error, BaseExceptionGroup):
@@ -383,7 +332,7 @@ def main() -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         show("demo", "ended")
         return 0 if keep else 130
-    except (DemoError, aiohttp.ClientError) as error:
+    except (DemoError, ClientError) as error:
         print(f"demo        failed: {error}", file=sys.stderr, flush=True)
         return 1
     return 0

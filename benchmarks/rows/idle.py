@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from benchmarks.engine import BareEngine
 from benchmarks.measure import Bench, Result, summary, take_turns
@@ -15,30 +15,24 @@ from benchmarks.server import FastlaneProcess
 NAME = "idle"
 
 TARGET_MS = 25.0
-# How often the status is asked for, in seconds: what the number may be too high by.
-POLL_SECONDS = 0.004
-# The share of the fastest bare run behind which asking begins: questions before it find out nothing
-# and take processor time from the engine, which shares the machine.
-QUIET_SHARE = 0.8
 
 
 async def measure(bench: Bench) -> Sequence[Result]:
-    """One job at a time, seen once by asking and once through the WebSocket."""
+    """One job at a time, waited for once by request and once through the WebSocket."""
     rounds = 5 if bench.quick else 30
     async with bench.server() as server:
-        quiet_ms = QUIET_SHARE * min([await bare_ms(bench.engine) for _ in range(5)])
-        polled, bare = await take_turns(
+        waited, bare = await take_turns(
             rounds,
-            lambda: job_ms(server, bench.engine, quiet_ms=quiet_ms),
+            lambda: job_ms(server, bench.engine, watched=False),
             lambda: bare_ms(bench.engine),
         )
         watched, bare_again = await take_turns(
             rounds,
-            lambda: job_ms(server, bench.engine, quiet_ms=None),
+            lambda: job_ms(server, bench.engine, watched=True),
             lambda: bare_ms(bench.engine),
         )
     return [
-        _result(bench, "POST → final status, asked for", polled, bare),
+        _result(bench, "POST → final status, waited for", waited, bare),
         _result(bench, "POST → final status, by WebSocket", watched, bare_again),
     ]
 
@@ -67,15 +61,15 @@ def added_result(bench: Bench, row: str, what: str, ours: list[float], bare: lis
     )
 
 
-async def job_ms(server: FastlaneProcess, engine: BareEngine, *, quiet_ms: float | None) -> float:
-    """Milliseconds of one job; *quiet_ms* is when asking begins, None watches instead."""
+async def job_ms(server: FastlaneProcess, engine: BareEngine, *, watched: bool) -> float:
+    """Milliseconds of one job; its end is seen by its log or, unless *watched*, by its status."""
     began = time.perf_counter()
     job = await server.client.post("idle", {"image": engine.image, "command": ["true"]})
-    if quiet_ms is None:
+    end: Mapping[str, Any]
+    if watched:
         end = await server.client.await_end_frame(job.url)
     else:
-        await asyncio.sleep(quiet_ms / 1000)
-        end = await server.client.await_status(job.url, every_seconds=POLL_SECONDS)
+        end = await server.client.await_end(job.url)
     took_ms = (time.perf_counter() - began) * 1000
     if end["status"] != "done":
         raise RuntimeError(f"the job ended as {end}")

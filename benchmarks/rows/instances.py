@@ -45,7 +45,7 @@ async def _latency(bench: Bench, servers: Sequence[FastlaneProcess]) -> Result:
     turns = itertools.cycle(servers)
 
     async def ours(engine: BareEngine) -> float:
-        return await job_ms(next(turns), engine, quiet_ms=None)
+        return await job_ms(next(turns), engine, watched=True)
 
     mine, its = await take_turns(rounds, lambda: ours(bench.engine), lambda: bare_ms(bench.engine))
     what = f"{_named(servers)}: POST → final status, by WebSocket"

@@ -163,7 +163,7 @@ async def _run_due(server: FastlaneProcess, image: str, jobs: int) -> Lateness:
     return late
 
 
-async def _final(server: FastlaneProcess, job_url: str) -> dict[str, Any]:
+async def _final(server: FastlaneProcess, job_url: str) -> Mapping[str, Any]:
     while True:
         executions = await server.client.executions(job_url)
         if executions and executions[0]["finishedAt"] is not None:

@@ -60,7 +60,7 @@ async def measure(bench: Bench) -> Sequence[Result]:
 async def _job(server: FastlaneProcess, engine: BareEngine, log: LongLog) -> float:
     began = time.perf_counter()
     job = await server.client.post("log", {"image": engine.image, "command": log.command()})
-    end = await server.client.await_status(job.url, every_seconds=0.1)
+    end = await server.client.await_end(job.url)
     took_seconds = time.perf_counter() - began
     if end["status"] != "done":
         raise RuntimeError(f"the job ended as {end}")

@@ -35,7 +35,7 @@ async def measure(bench: Bench) -> Sequence[Result]:
         path = f"{urlsplit(job.url).path.rstrip('/')}/ws/"
         cpu_before = server.cpu_seconds()
         async with from_own_process(Watching(server.port, path, VIEWERS, CHECKED)) as watching:
-            end = await server.client.await_status(job.url, every_seconds=0.2)
+            end = await server.client.await_end(job.url)
             seen = await asyncio.wait_for(watching, TIMEOUT)
         cpu_seconds = server.cpu_seconds() - cpu_before
     if end["status"] != "done":

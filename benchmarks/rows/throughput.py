@@ -63,7 +63,7 @@ async def _jobs(server: FastlaneProcess, engine: BareEngine, jobs: int) -> float
     await server.client.await_idle(every_seconds=END_POLL_SECONDS)
     # First in, first out: the last to be cleared away, which belongs to the bare loop too.
     for job in posted[-2 * MAX_RUNNING :]:
-        await server.client.await_status(job.url, every_seconds=END_POLL_SECONDS)
+        await server.client.await_end(job.url)
         assert job.execution_id is not None
         await engine.await_removed(job.execution_id)
     rate = jobs / (time.perf_counter() - began)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,7 +61,7 @@ async def measure(bench: Bench) -> Sequence[Result]:
     ]
 
 
-async def _executions(server: FastlaneProcess, job_url: str) -> list[dict[str, Any]]:
+async def _executions(server: FastlaneProcess, job_url: str) -> list[Mapping[str, Any]]:
     while True:
         made = await server.client.executions(job_url)
         if made:

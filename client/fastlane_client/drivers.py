@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import ssl
 import time
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from fastlane_client.core import (
     ANSWER_MAX_BYTES,
@@ -58,6 +60,7 @@ class _Driver:
                 max_connections=CONNECTIONS, max_keepalive_connections=IDLE_CONNECTIONS
             ),
             "follow_redirects": False,
+            "mounts": _direct(self.core.address.base),
         }
 
     def _arguments(self, request: Request) -> dict[str, Any]:
@@ -267,6 +270,17 @@ def _why(error: BaseException) -> str:
             return os.strerror(number)
         cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__
+
+
+def _direct(base: str) -> dict[str, None]:
+    """Where no proxy of the environment leads: a server on this machine, as Go's and others do."""
+    host = urlsplit(base).hostname or ""
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"
+    place = f"[{host}]" if ":" in host else host
+    return {f"all://{place}": None} if is_loopback else {}
 
 
 def _trust(base: str) -> ssl.SSLContext | bool:

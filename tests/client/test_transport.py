@@ -322,6 +322,19 @@ async def test_a_proxy_of_the_environment_is_used(
     assert [one.headers["host"] for one in proxy.asked] == ["fastlane.example:81"]
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_a_server_on_this_machine_needs_no_proxy(
+    style: Style, environment: pytest.MonkeyPatch, host: str
+) -> None:
+    environment.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    async with (
+        stand_in(HEALTHY) as server,
+        style.client(server.url.replace("localhost", host)) as client,
+    ):
+        await style.call(client.health)
+    assert len(server.asked) == 1
+
+
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 async def test_a_certificate_authority_of_the_environment_is_trusted(
     style: Style, environment: pytest.MonkeyPatch, tmp_path: Path, variable: str
