@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.measure import Bench, BenchError, Result, summary, take_turns
-from benchmarks.rows.idle import QUIET_SHARE, bare_ms, job_ms
+from benchmarks.rows.idle import job_ms
 
 NAME = "cli"
 
@@ -41,11 +41,10 @@ async def measure(bench: Bench) -> Sequence[Result]:
         shown, python = await take_turns(
             rounds, lambda: command_ms("-m", "fastlane", "--help"), lambda: command_ms("-c", "pass")
         )
-        quiet_ms = QUIET_SHARE * min([await bare_ms(bench.engine) for _ in range(5)])
         ran, jobs = await take_turns(
             rounds,
             lambda: command_ms(*run),
-            lambda: job_ms(server, bench.engine, quiet_ms=quiet_ms),
+            lambda: job_ms(server, bench.engine, watched=False),
         )
     return [
         _result(bench, "fastlane --help", shown, python, "python -c pass"),

@@ -37,6 +37,7 @@ from fastlane_client.records import (
     Notification,
     Plan,
     ServerStatus,
+    Stats,
     Task,
     TaskJob,
 )
@@ -403,9 +404,13 @@ class ClientMethods(Styled):
     @call
     def stats(
         self, *, since: When | None = None, step: str | None = None, task: str | None = None
-    ) -> Op[Mapping[str, Any]]:
-        """How many executions ended how, and how long they took, by step of time."""
-        return self._get("/stats/", {"since": since, "step": step, "task": task})
+    ) -> Op[Stats]:
+        """How many executions ended how, and how long they took, by step of time.
+
+        :param step: ``1m``, ``5m``, ``1h`` or ``1d``.
+        """
+        query = {"since": since, "step": step, "task": task}
+        return decode(Stats, (yield from self._get("/stats/", query)))
 
     @items
     def notifications(

@@ -272,6 +272,7 @@ class JobItem(Record):
     name: str | None = None
     url: str = ""
     task_id: str
+    task_url: str = ""
     image: str = ""
     command: Command = None
     schedule: Schedule | None = None
@@ -378,6 +379,44 @@ class Event(Record):
     attempt: int | None = None
     host: str | None = None
     waiting: str | None = None
+
+
+# -- counts -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantiles(Record):
+    """Of durations, in seconds, with an error of at most 10 %; None where nothing ended."""
+
+    median: float | None = None
+    p95: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(Record):
+    """What happened in one step of time."""
+
+    at: datetime
+    """Its beginning."""
+    enqueued: int = 0
+    done: int = 0
+    failed: int = 0
+    timedout: int = 0
+    expired: int = 0
+    duration_seconds: Quantiles = Quantiles()
+    waiting_seconds: Quantiles = Quantiles()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats(Record):
+    """How many executions ended how, and how long they took."""
+
+    task: str | None = None
+    """None: all tasks together."""
+    step: str = ""
+    source: str = ""
+    """``counters``, or ``executions``: only the last 1,000 of the task."""
+    items: tuple[Step, ...] = ()
 
 
 # -- the server --------------------------------------------------------------------------------

@@ -341,6 +341,7 @@ class RunMethods(Styled):
         after: int | None = None,
         tail: int | None = None,
         since: object = None,
+        line: int | None = None,
     ) -> Items[LogRecord]:
         """The log, record by record. A connection that breaks is resumed after the last record.
 
@@ -348,8 +349,9 @@ class RunMethods(Styled):
         :param after: resume after this sequence number.
         :param tail: only so many of the last lines.
         :param since: only what was written since a time or a duration back, such as ``"10m"``.
+        :param line: begin with this line, counted from 1 in the whole log.
         """
-        begin = {"after": after, "tail": tail, "since": since}
+        begin = {"after": after, "tail": tail, "since": since, "line": line}
         found = follow_log(self._core, self.id, follow=follow, watch=False, begin=begin)
         return mapped(found, lambda one: one if isinstance(one, LogRecord) else None)
 

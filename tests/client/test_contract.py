@@ -47,6 +47,7 @@ SAMPLES: Mapping[str, Any] = {
     "case": True,
     "stream": "stdout",
     "tail": 5,
+    "line": 7,
     "since": "1h",
     "until": "1m",
     "status": ["done", "failed"],
@@ -70,6 +71,7 @@ NOT_OFFERED = {
     "times",
     "from",
     "as",
+    "line",
 }
 
 
@@ -221,6 +223,10 @@ def test_every_key_of_the_payload_is_an_argument() -> None:
         (records.HostRun, "RunOnHost"),
         (records.Engine, "EngineVersion"),
         (records.Plan, "DryRun"),
+        (records.JobItem, "JobListItem"),
+        (records.Stats, "Stats"),
+        (records.Step, "StatsItem"),
+        (records.Quantiles, "Quantiles"),
         (records.Event, "fastlane__api__schemas__responses__events__Event"),
     ],
 )

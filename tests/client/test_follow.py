@@ -86,10 +86,17 @@ async def test_a_log_is_read_from_any_point(server: FastlaneServer, style: Style
         await style.call(run.wait)
         records = await style.list(run.logs)
         rest = await style.list(run.logs, after=records[0].seq)
+        last = await style.list(run.logs, tail=1)
+        third = await style.list(run.logs, line=3)
+        recent = await style.list(run.logs, since="1h")
         pieces = await style.list(run.output)
         stderr = await style.list(run.output, "stderr")
     assert [record.text for record in records] == ["one\n", "two\n", "three\n"]
     assert rest == records[1:]
+    assert [record.text for record in last] == ["three\n"]
+    assert [record.text for record in third] == ["three\n"]
+    assert recent == records
+    assert [record.line for record in records] == [1, 2, 3]
     assert b"".join(pieces) == b"one\nthree\n\n-=-\ntwo\n"
     assert b"".join(stderr) == b"two\n"
 
@@ -115,6 +122,7 @@ async def test_a_log_is_resumed_when_the_server_is_killed(tmp_path: Path, style:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(4000)
 async def test_many_logs_are_followed_while_the_server_is_killed(
     tmp_path: Path, scoreboard: Scoreboard
 ) -> None:

@@ -19,6 +19,11 @@ async def test_executions_are_listed_across_tasks(site: Site, style: Style) -> N
             client.executions, task="billing-*", status=["done", "failed"], since=since, per_page=1
         )
         none = await style.list(client.executions, status="failed")
+        jobs = await style.list(client.jobs, task="billing-*", state="idle", kind="once")
+        stats = await style.call(client.stats, since="24h", step="1h")
+    assert {one.task_id for one in jobs} == {"billing-eu", "billing-us"}
+    assert jobs[0].last_execution.status is Status.DONE
+    assert (stats.step, len(stats.items) > 20) == ("1h", True)
     assert [one.task_id for one in found] == ["billing-us", "billing-eu"]
     assert found[0].status is Status.DONE
     assert found[0].trigger is Trigger.SUBMIT
