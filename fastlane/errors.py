@@ -6,6 +6,8 @@
     ├── ConfigError              an option is unknown or malformed; nothing was started
     ├── NotFound                 a task, job or execution does not exist
     ├── Rejected                 a valid request that the current state does not allow (HTTP 400)
+    │   ├── Conflict             it needs another state, or another request (HTTP 409)
+    │   │   └── NotFinal         what is to be deleted has executions that are not final
     │   └── KeyReused            an idempotency key of another request (HTTP 422)
     ├── StorageError
     │   ├── StorageUnavailable   the store is unreachable; try again later (HTTP 503)
@@ -45,6 +47,21 @@ class NotFound(FastlaneError):
 
 class Rejected(FastlaneError):
     """A valid request that the current state does not allow. Nothing was changed."""
+
+
+class Conflict(Rejected):
+    """The current state does not allow it, but another would. Nothing was changed."""
+
+
+class NotFinal(Conflict):
+    """What is to be deleted is, or has, an execution that is not final. Nothing was changed.
+
+    :param what: begins the sentence, such as ``Job "…"``.
+    """
+
+    def __init__(self, what: str) -> None:
+        verb = "is" if what.startswith("Execution") else "has an execution that is"
+        super().__init__(f"{what} {verb} not final; stop it first, or add ?force=true.")
 
 
 class KeyReused(Rejected):

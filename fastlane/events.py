@@ -97,6 +97,18 @@ class JobChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Deleted(Event):
+    """A task, a job or an execution was deleted: it is hidden, and is to be removed."""
+
+    KEY = "task_id"
+    task_id: str
+    job_id: str | None = None
+    """None: the whole task."""
+    execution_id: str | None = None
+    """None: the whole job."""
+
+
+@dataclass(frozen=True, slots=True)
 class HostChanged(Event):
     """A host was drained or undrained, or its circuit breaker has counted."""
 
@@ -149,6 +161,7 @@ class Missed(Event):
 KINDS = (
     ExecutionChanged,
     JobChanged,
+    Deleted,
     HostChanged,
     LogGrown,
     OutboxChanged,

@@ -85,7 +85,7 @@ class Lifecycle(Steering):
         )
         overlap = job.definition.overlap
         if overlap is not Overlap.ALLOW:
-            last = await self._storage.executions.last_of_job(job.id)
+            last = await self._storage.executions.last_of_job(job.id, deleted=True)
             if last is not None and not last.final:
                 if overlap is Overlap.SKIP:
                     execution = None
@@ -260,6 +260,18 @@ class Lifecycle(Steering):
     async def clean_up(self, older_than_seconds: float) -> int:
         """Delete some records that ended longer ago than that; how many, 0 when none is left."""
         return await self._storage.clean_up(self._clock() - older_than_seconds, CLEAN_UP_BATCH)
+
+    async def removable(self, limit: int, *, without: Sequence[str]) -> Sequence[Execution]:
+        """Deleted executions that can be removed; those on hosts of *without* are left out."""
+        return await self._storage.deletions.removable(limit, without=without)
+
+    async def remove(self, execution_ids: Sequence[str]) -> int:
+        """Remove some of these deleted executions with all that is theirs; how many."""
+        return await self._storage.deletions.remove(execution_ids)
+
+    async def remove_jobs(self, limit: int) -> int:
+        """Remove deleted jobs that have no executions any more; how many."""
+        return await self._storage.deletions.remove_jobs(limit)
 
     # -- the outbox ---------------------------------------------------------------------------
 

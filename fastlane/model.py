@@ -291,6 +291,8 @@ class Job:
     """Since when its ticks are held back; see :attr:`paused`."""
     name: str | None = None
     """What the submitter calls it, beside its id; unique in its task."""
+    deleted_at: float | None = None
+    """Since when it is hidden; it is removed in the background."""
 
     @property
     def scheduled(self) -> bool:
@@ -372,6 +374,9 @@ class Execution:
     """The execution that this one was created to follow, because that failed or was lost."""
     queued_at: float | None = None
     """When it got its ``position``; None before that, and of records of earlier releases."""
+
+    deleted_at: float | None = None
+    """Since when it is hidden; it is removed in the background."""
 
     @property
     def final(self) -> bool:

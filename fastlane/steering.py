@@ -13,7 +13,7 @@ from dataclasses import replace
 from fastlane import policy
 from fastlane.bus.local import Bus
 from fastlane.errors import CompareFailed, NotFound, Rejected, StorageUnavailable
-from fastlane.events import Event, ExecutionChanged, JobChange, JobChanged, OutboxChanged
+from fastlane.events import Deleted, Event, ExecutionChanged, JobChange, JobChanged, OutboxChanged
 from fastlane.model import (
     Clock,
     Definition,
@@ -182,6 +182,30 @@ class Steering:
             retry = await self.retry_after(await self._request_stop(retry.id, Reason.STOPPED))
         return stopped
 
+    async def delete_execution(
+        self, task_id: str, job_id: str, execution_id: str, *, force: bool
+    ) -> None:
+        """Hide an execution; what is left of it is removed in the background.
+
+        :param force: stop it, unless it is final.
+        :raises NotFound: no such execution in this job.
+        :raises NotFinal: it is not final.
+        """
+        execution = await self._storage.deletions.execution(
+            task_id, job_id, execution_id, force=force, now=self._clock()
+        )
+        self._publish(Deleted(task_id, job_id, execution_id), execution)
+
+    async def delete_job(self, task_id: str, job_id: str, *, force: bool) -> None:
+        """Hide a job with its executions, and end its schedule; as :meth:`delete_execution`."""
+        stopped = await self._storage.deletions.job(task_id, job_id, force=force, now=self._clock())
+        self._publish(Deleted(task_id, job_id), OutboxChanged(task_id, job_id), *stopped)
+
+    async def delete_task(self, task_id: str, *, force: bool) -> None:
+        """Hide a task with its jobs; as :meth:`delete_job`."""
+        stopped = await self._storage.deletions.task(task_id, force=force, now=self._clock())
+        self._publish(Deleted(task_id), *stopped)
+
     async def retry_after(self, execution: Execution) -> Execution | None:
         """The retry that was stored with the outcome of *execution*, or None."""
         return await self._storage.executions.retry_of(execution.id) if execution.final else None
@@ -310,7 +334,8 @@ class Steering:
 
     async def _execution(self, task_id: str, job_id: str, execution_id: str) -> Execution:
         execution = await self._storage.executions.get(execution_id)
-        if (execution.task_id, execution.job_id) != (task_id, job_id):
+        await self._storage.jobs.get(task_id, job_id)
+        if execution.job_id != job_id or execution.deleted_at is not None:
             raise NotFound(f'Job "{job_id}" has no execution "{execution_id}".')
         return execution
 

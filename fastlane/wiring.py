@@ -19,6 +19,7 @@ from fastlane.api.streaming.feed import Feed
 from fastlane.api.streaming.sockets import Sockets
 from fastlane.background.chronicle import Chronicle
 from fastlane.background.context import Context, Options
+from fastlane.background.deleter import Deleter
 from fastlane.background.dispatcher import Dispatcher
 from fastlane.background.hostwatch import HostWatch
 from fastlane.background.keeper import Keeper
@@ -168,6 +169,7 @@ def make_work(
 ) -> Sequence[tuple[Loop, frozenset[str]]]:
     """All periodic work, and the roles that do it."""
     keeper = Keeper(context, runner)
+    deleter = Deleter(context)
     scheduler = Scheduler(context.lifecycle, context.storage, context.clock)
     dispatcher = Dispatcher(context, runner)
     chronicle = Chronicle(
@@ -193,6 +195,7 @@ def make_work(
         (Loop("hosts", host_watch.step, host_watch.wakes_on), every),
         (Loop("sweep", keeper.sweep), frozenset({"monitor"})),
         (Loop("retention", keeper.forget), frozenset({"monitor"})),
+        (Loop("deletions", deleter.step, deleter.wakes_on, deleter.wants), frozenset({"monitor"})),
         (Loop("chronicle", chronicle.step, chronicle.wakes_on), frozenset({"monitor"})),
         (Loop("notifier", notifier.step, notifier.wakes_on), frozenset({"notifier"})),
         # An instance that listens is asked by HTTP.

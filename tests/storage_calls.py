@@ -15,6 +15,7 @@ _FACETS = {
     "jobs": base.Jobs,
     "executions": base.Executions,
     "lists": base.Lists,
+    "deletions": base.Deletions,
     "logs": base.Logs,
     "outbox": base.Outbox,
     "hosts": base.Hosts,

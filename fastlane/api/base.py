@@ -31,7 +31,7 @@ from fastlane.api.services import Services
 from fastlane.api.urls import Urls
 from fastlane.checks import shown
 from fastlane.encoding import to_json
-from fastlane.errors import KeyReused, NotFound, Rejected, StorageUnavailable
+from fastlane.errors import Conflict, KeyReused, NotFound, Rejected, StorageUnavailable
 from fastlane.model import Execution
 
 log = structlog.get_logger(__name__)
@@ -206,6 +206,12 @@ class BaseHandler(RequestHandler):
             "may_operate": principal.role >= Role.OPERATOR,
         }
 
+    def send_nothing(self) -> None:
+        """Answer that it is done."""
+        self.set_status(204)
+        self.set_header("Cache-Control", "no-store")
+        self.finish()
+
     def compute_etag(self) -> str | None:
         """The tag of the answer, which is that of its text, compressed or not."""
         return self._etag or super().compute_etag()
@@ -293,6 +299,8 @@ class BaseHandler(RequestHandler):
                 return error
             case NotFound():
                 return Problem(404, str(error))
+            case Conflict():
+                return Problem(409, str(error))
             case KeyReused():
                 return Problem(422, str(error))
             case Rejected():

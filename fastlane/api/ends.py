@@ -18,7 +18,7 @@ from tornado.web import RequestHandler
 from fastlane.api import parameters
 from fastlane.api.parameters import Parameter
 from fastlane.bus.local import Bus, Subscription
-from fastlane.errors import StorageUnavailable
+from fastlane.errors import NotFound, StorageUnavailable
 from fastlane.events import Event, ExecutionChanged
 from fastlane.lifecycle import Lifecycle
 from fastlane.model import Execution
@@ -118,6 +118,8 @@ class Ends:
                 look_seconds = SECOND_LOOK_SECONDS
                 try:
                     execution = await self._storage.executions.get(execution_id)
+                    if execution.deleted_at is not None:
+                        raise NotFound(f'Execution "{execution_id}" was deleted.')
                     if execution.final or self._closing or until <= now():
                         return execution
                     # Not kept during a wait: its definition may be large.

@@ -109,7 +109,7 @@ async def find_execution(
     """:raises NotFound: the job or the execution is not there, or not in this task or job."""
     job = await storage.jobs.get(task_id, job_id)
     execution = await storage.executions.get(execution_id)
-    if execution.job_id != job.id:
+    if execution.job_id != job.id or execution.deleted_at is not None:
         raise NotFound(f"Job {shown(job_id)} has no execution {shown(execution_id[:50])}.")
     return job, execution
 

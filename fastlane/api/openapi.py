@@ -83,6 +83,7 @@ PROBLEMS: Mapping[int, tuple[str, Sequence[str]]] = {
     401: ("Credentials are required.", ("WWW-Authenticate",)),
     403: ("It comes from another origin, or is not permitted.", ()),
     404: ("There is no such thing.", ()),
+    409: ("Another state or another number is needed; see `detail`.", ()),
     413: ("The body exceeds MAX_BODY_BYTES.", ()),
     415: ("The body is compressed.", ("Accept-Encoding",)),
     416: ("The text has no such bytes.", ("Content-Range",)),
@@ -102,7 +103,7 @@ _SUCCESSES = {
     101: "The socket is open.",
     200: "Done.",
     202: "Stored; it has not ended in time, or the server stops.",
-    204: "There is nothing more to come.",
+    204: "Done, or nothing more is to come.",
     206: "The part that `Range` asked for.",
     304: "Your copy is up to date.",
 }

@@ -16,6 +16,7 @@ from tornado.routing import URLSpec
 from fastlane.api.base import BaseHandler
 from fastlane.api.bounds import BoundedApplication
 from fastlane.api.ends import PREFER, WAIT
+from fastlane.api.forced import FORCE
 from fastlane.api.handlers import output
 from fastlane.api.handlers.events import PARAMETERS as EVENT_PARAMETERS
 from fastlane.api.handlers.events import STREAMED as STREAMED_EVENTS
@@ -73,6 +74,7 @@ VIEWER, SUBMITTER, OPERATOR = Role.VIEWER, Role.SUBMITTER, Role.OPERATOR
 _STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code")
 # Of what takes ?wait=.
 _WAITED: Any = {"headers": (*_STATUS, "Preference-Applied"), "successes": (200, 202)}
+_DELETION: Any = {"answer": (), "parameters": (FORCE,), "problems": (409,), "successes": (204,)}
 _RUN_AGAIN: Any = {
     "answer": responses.RetriedJob,
     "body": Overrides,
@@ -140,6 +142,7 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 other=DryRun,
                 **{**_WAITED, "headers": ("Idempotent-Replayed", *_WAITED["headers"])},
             ),
+            delete("deleteTask", SUBMITTER, "Delete a task with its jobs", **_DELETION),
         ),
     ),
     "Jobs": (
@@ -163,6 +166,7 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
             put(
                 "putJob", SUBMITTER, "Create or replace a job", responses.Submitted, body=JobPayload
             ),
+            delete("deleteJob", SUBMITTER, "Delete a job with its executions", **_DELETION),
         ),
         route(
             f"{JOB}/stop", StopJob, post("stopJob", SUBMITTER, "Stop a job", responses.StoppedJob)
@@ -211,6 +215,7 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 (WAIT, PREFER),
                 **_WAITED,
             ),
+            delete("deleteExecution", SUBMITTER, "Delete an execution", **_DELETION),
         ),
         route(
             f"{EXECUTION}/stop",

@@ -40,6 +40,7 @@ _TOPICS: dict[type[Event], tuple[str, ...]] = {
     kinds.LogGrown: ("log:{}",),
     kinds.ExecutionChanged: ("log:{}", "end:{}", "stop:{}", "queue", "schedule"),
     kinds.Missed: (_EVERYTHING,),
+    kinds.Deleted: (),
 }
 _KIND_OF_TOPIC: dict[str, type[Event]] = {}
 for _kind, _topics in _TOPICS.items():

@@ -28,6 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fastlane.storage.deletions import Deletions
 from fastlane.storage.events import Events, Span
 from fastlane.storage.facets import Executions, Hosts, Instances, Jobs, Outbox, Tasks
 from fastlane.storage.lists import Lists, RunTimes
@@ -48,6 +49,7 @@ from fastlane.storage.values import (
 
 __all__ = [
     "ActiveRun",
+    "Deletions",
     "Events",
     "ExecutionFilter",
     "Executions",
@@ -103,6 +105,7 @@ class Storage(ABC):
     jobs: Jobs
     executions: Executions
     lists: Lists
+    deletions: Deletions
     logs: Logs
     outbox: Outbox
     events: Events

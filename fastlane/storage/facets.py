@@ -72,7 +72,8 @@ class Jobs(ABC):
         a ``next_run_at``, unless it is not scheduled any more. Its delayed and queued *retries*
         (``attempt`` or ``lost_reruns`` above 0) end as failed with reason ``stopped``; whatever
         else is queued or active continues. The new execution gets the new generation. Without
-        *replace* the id is new.
+        *replace* the id is new. A deleted job of this id, of any task, is made anew, and its
+        executions stay hidden.
 
         With *idempotency*, a key known in this task returns what the first request stored, with
         ``repeated=True``, and changes nothing.
@@ -150,7 +151,7 @@ class Jobs(ABC):
 
     @abstractmethod
     async def get(self, task_id: str, job_id: str) -> Job:
-        """:raises NotFound: no such job in this task."""
+        """:raises NotFound: no such job in this task, or it was deleted."""
 
     @abstractmethod
     async def of_task(self, task_id: str, page: PageRequest) -> Page[Job]:
@@ -292,11 +293,17 @@ class Executions(ABC):
 
     @abstractmethod
     async def get(self, execution_id: str) -> Execution:
-        """:raises NotFound: no such execution."""
+        """Also one that was deleted, as long as it is not removed.
+
+        :raises NotFound: no such execution.
+        """
 
     @abstractmethod
-    async def last_of_job(self, job_id: str) -> Execution | None:
-        """A job's newest execution, whatever its status; None when it has none."""
+    async def last_of_job(self, job_id: str, *, deleted: bool = False) -> Execution | None:
+        """A job's newest execution, whatever its status; None when it has none.
+
+        :param deleted: whether one counts that was deleted; it may still run.
+        """
 
     @abstractmethod
     async def of_job(self, job_id: str, page: PageRequest) -> Page[Execution]:

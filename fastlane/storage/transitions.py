@@ -39,6 +39,20 @@ def replaced(there: Job, job: Job, execution: Execution | None) -> Changes:
     }
 
 
+def made_anew(job: Job) -> Changes:
+    """What changes further of a deleted job whose id *job* has."""
+    return {
+        "task_id": job.task_id,
+        "name": job.name,
+        "created_at": job.created_at,
+        "deleted_at": None,
+        "paused_at": None,
+        "next_run_at": job.next_run_at,
+        "skipped_ticks": 0,
+        "last_skipped_tick": None,
+    }
+
+
 def schedule_state(job: Job) -> tuple[int, float | None, float | None]:
     """What a pause and its end are compared on."""
     return job.generation, job.next_run_at, job.paused_at

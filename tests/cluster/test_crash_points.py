@@ -14,7 +14,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, ExecutionTimeout
 
-from fastlane.errors import CompareFailed, HostDrained, StorageUnavailable
+from fastlane.errors import CompareFailed, HostDrained, NotFound, StorageUnavailable
 from fastlane.model import Reason, Status
 from fastlane.storage.base import IdempotencyKey, PageRequest
 from fastlane.storage.mongo import ClusterStorage
@@ -440,3 +440,72 @@ async def test_an_end_whose_answer_was_lost_is_forgotten_with_its_ownership(
         await finish(storage, execution)
     assert not executions._unsure_ends
     await finish(other, adopted)
+
+
+@pytest.mark.parametrize("kind", ["execution", "job", "task"])
+async def test_a_deletion(storage: ClusterStorage, other: ClusterStorage, kind: str) -> None:
+    """Killed after the mark: it is hidden, and another instance stops and removes it."""
+    execution = await submit(storage)
+    active = await running(storage)
+    deletions = storage.deletions
+    job_id = execution.job_id
+    options: dict[str, Any] = {"force": True, "now": NOW + 5}
+
+    async def delete() -> object:
+        if kind == "execution":
+            return await deletions.execution("task", job_id, execution.id, **options)
+        if kind == "job":
+            return await deletions.job("task", job_id, **options)
+        return await deletions.task("task", **options)
+
+    await killed_in(storage, follow_ups(storage), "complete_job", delete)
+    if kind != "execution":
+        with pytest.raises(NotFound):
+            await other.jobs.get("task", job_id)
+    await sweep(other)
+    stopping = await other.executions.get(execution.id)
+    assert stopping.stop_reason is Reason.STOPPED
+    assert await other.deletions.hidden([stopping]) == {execution.id}
+    assert (await other.executions.of_job(job_id, PageRequest())).total == (
+        0 if kind == "execution" else 1
+    )
+    assert await other.deletions.remove_jobs(10) == 0
+    await finish(other, active, FAILED, expected_stop=Reason.STOPPED)
+    (removable,) = await other.deletions.removable(10, without=())
+    assert await other.deletions.remove([removable.id]) == 1
+    assert await other.deletions.remove_jobs(10) == (0 if kind == "execution" else 1)
+    if kind == "execution":
+        assert (await other.jobs.get("task", job_id)).execution_count == 1
+        await other.deletions.task("task", force=False, now=NOW + 9)
+        await other.deletions.remove_jobs(10)
+    await sweep(other)
+    with pytest.raises(NotFound):
+        await other.tasks.get("task")
+    assert (await other.overview()).jobs == 0
+
+
+async def test_a_pause_is_one_write(storage: ClusterStorage, other: ClusterStorage) -> None:
+    """Nothing is left to be done after it, whoever dies."""
+    job = make_job(next_run_at=NOW)
+    await storage.jobs.submit(job, None)
+    paused = await storage.jobs.reschedule(job, paused_at=NOW, next_run_at=None, now=NOW)
+    doc = await storage._db.jobs.find_one({"_id": job.id})
+    assert doc is not None
+    assert await other.jobs.get("task", job.id) == paused
+    with pytest.raises(CompareFailed):
+        await other.jobs.tick(job, make_execution(job, tick=NOW), next_run_at=NOW + 60, now=NOW)
+
+
+async def test_a_run_beside_the_others(storage: ClusterStorage, other: ClusterStorage) -> None:
+    job = make_job(next_run_at=NOW + 1000)
+    await storage.jobs.submit(job, None)
+    await killed_in(
+        storage,
+        follow_ups(storage),
+        "complete_job",
+        lambda: storage.jobs.retry(job, make_execution(job), now=NOW, beside=True),
+    )
+    await sweep(other)
+    assert (await claimed(other)).job_id == job.id
+    assert await claim(other) is None
+    assert (await other.jobs.get("task", job.id)).next_run_at == NOW + 1000

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fastlane.api import large
 from fastlane.api.base import SMALL_BYTES, BaseHandler, Room
 from fastlane.api.ends import requested_wait
+from fastlane.api.forced import is_forced
 from fastlane.api.lookup import find_execution
 from fastlane.api.schemas import build, responses
 from fastlane.api.schemas.build import Output
@@ -111,6 +112,13 @@ class Execution(BaseHandler):
             "task": build.task_reference(task_id, self.urls),
         }
         await self.send_json(found, status=200 if wait is None or execution.final else 202)
+
+    async def delete(self, task_id: str, job_id: str, execution_id: str) -> None:
+        """Deletes the execution with its log; as DELETE of a job."""
+        await self.services.lifecycle.delete_execution(
+            task_id, job_id, execution_id, force=is_forced(self)
+        )
+        self.send_nothing()
 
 
 class StopExecution(BaseHandler):

@@ -7,6 +7,7 @@ from functools import partial
 from fastlane.api import large
 from fastlane.api.base import BaseHandler
 from fastlane.api.ends import Wait, requested_wait
+from fastlane.api.forced import is_forced
 from fastlane.api.handlers.executions import read_details
 from fastlane.api.lookup import check_job_id, check_task_id, stored_masks
 from fastlane.api.paging import requested_page
@@ -91,6 +92,16 @@ class Job(BaseHandler):
             request_ip=self.caller.address,
         )
         await self.send_json(build.submitted(submitted.job, submitted.execution, self.urls))
+
+    async def delete(self, task_id: str, job_id: str) -> None:
+        """Deletes the job with its executions, and ends its schedule. A repeat is a 404.
+
+        409 while an execution is not final, unless `force=true`, which stops it. 204 once it is on
+        disk that they are deleted: they are no longer shown, and are removed in the background,
+        after the notifications that are pending. The id can be used again.
+        """
+        await self.services.lifecycle.delete_job(task_id, job_id, force=is_forced(self))
+        self.send_nothing()
 
 
 class StopJob(BaseHandler):

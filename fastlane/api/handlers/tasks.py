@@ -10,6 +10,7 @@ from fastlane import policy
 from fastlane.api import parameters
 from fastlane.api.base import BaseHandler
 from fastlane.api.ends import Wait, requested_wait
+from fastlane.api.forced import is_forced
 from fastlane.api.handlers.executions import read_details
 from fastlane.api.lookup import check_task_id, stored_masks
 from fastlane.api.paging import requested_page
@@ -172,6 +173,14 @@ class Task(BaseHandler):
         # Not kept during a wait.
         del definition, schedule, submitted
         await self._send(answer, wait)
+
+    async def delete(self, task_id: str) -> None:
+        """Deletes the task with its jobs; as DELETE of a job.
+
+        A job that is submitted meanwhile may stay, and the task with it.
+        """
+        await self.services.lifecycle.delete_task(task_id, force=is_forced(self))
+        self.send_nothing()
 
     async def _send(self, answer: responses.Submitted, wait: Wait | None) -> None:
         """Send *answer* when its execution has ended; 202 if it has not in time."""

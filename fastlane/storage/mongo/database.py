@@ -64,6 +64,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         IndexModel([("task_id", ASCENDING), ("seq", DESCENDING)], name="task"),
         IndexModel([("next_run_at", ASCENDING)], name="scheduled", sparse=True),
         IndexModel([("idle", ASCENDING)], name="idle", sparse=True),
+        IndexModel([("deleted_at", ASCENDING)], name="deleted", sparse=True),
         IndexModel([("todo.id", ASCENDING)], name="todo", sparse=True),
     ],
     "executions": [
@@ -107,6 +108,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
         ),
         IndexModel([("retry_of", ASCENDING)], name="retry", sparse=True),
         IndexModel([("over", ASCENDING)], name="over", sparse=True),
+        IndexModel([("deleted_at", ASCENDING)], name="deleted", sparse=True),
         IndexModel([("todo.id", ASCENDING)], name="todo", sparse=True),
     ],
     "keys": [

@@ -349,8 +349,9 @@ class MongoExecutions(Facet, Executions):
         return execution_from(doc)
 
     @operation
-    async def last_of_job(self, job_id: str) -> Execution | None:
-        doc = await self._db.executions.find_one({"job_id": job_id}, sort=[("number", DESCENDING)])
+    async def last_of_job(self, job_id: str, *, deleted: bool = False) -> Execution | None:
+        wanted: Doc = {"job_id": job_id} | ({} if deleted else {"deleted_at": {"$exists": False}})
+        doc = await self._db.executions.find_one(wanted, sort=[("number", DESCENDING)])
         return None if doc is None else execution_from(doc)
 
     @operation
@@ -358,7 +359,7 @@ class MongoExecutions(Facet, Executions):
         job = await self._db.jobs.find_one({"_id": job_id}, {"execution_count": 1, "removed": 1})
         return await page_of(
             self._db.executions,
-            {"job_id": job_id},
+            {"job_id": job_id, "deleted_at": {"$exists": False}},
             page,
             0 if job is None else job["execution_count"] - job.get("removed", 0),
             execution_from,

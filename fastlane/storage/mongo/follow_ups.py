@@ -22,7 +22,7 @@ from fastlane.storage.mongo.records import delivery_doc, execution_doc, executio
 from fastlane.storage.mongo.records import job_doc as make_job_doc
 from fastlane.storage.mongo.writes import FOLLOW, HINT, Doc
 from fastlane.storage.transitions import ended
-from fastlane.stored_events import event_doc, execution_event
+from fastlane.stored_events import deleted_execution_event, event_doc, execution_event
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +70,12 @@ class FollowUps:
             )
             if last is not None:
                 await self.intend_stop(last["_id"], Reason.STOPPED, follow_up["at"])
+        if "stop_all" in follow_up:
+            await self._stop_active(doc["_id"], follow_up["at"])
+        if "hide" in follow_up:
+            await self._hide(follow_up["hide"], follow_up["at"])
+        if "forget_keys" in follow_up:
+            await self._db.keys.delete_many({"job_id": doc["_id"], "todo": {"$exists": False}})
         if "replaces" in follow_up:
             still_active = await self._stop(follow_up["replaces"], follow_up["at"])
             if still_active and added is not None:
@@ -117,6 +123,28 @@ class FollowUps:
                 await self.end_enqueued(execution_id, STOPPED, follow_up["at"])
             if len(ids) < WAITING_BATCH:
                 return
+
+    async def _stop_active(self, job_id: str, now: float) -> None:
+        found = self._db.executions.find(
+            {"active_owner": {"$exists": True}, "job_id": job_id}, {"_id": 1}, hint="active"
+        )
+        for doc in await found.to_list(None):
+            await self.intend_stop(doc["_id"], Reason.STOPPED, now)
+
+    async def _hide(self, execution_id: str, now: float) -> None:
+        """Mark an execution as deleted, and stop it."""
+        while True:
+            doc = await self.settled_execution(execution_id)
+            if doc is None:
+                return
+            if "deleted_at" in doc:
+                break
+            execution = execution_from(doc)
+            changed = execution_doc(copy_with(execution, deleted_at=now), doc)
+            event = deleted_execution_event(execution, now)
+            if await self._db.swap(self._db.executions, doc, changed, event):
+                break
+        await self._stop(execution_id, now)
 
     async def _stop(self, execution_id: str, now: float) -> bool:
         """End an enqueued execution, or ask an active one to end; whether it is still active."""

@@ -132,7 +132,7 @@ class JobList:
             {"$match": entries},
             {"$sort": {"seq": DESCENDING}},
             {"$limit": step},
-            {"$match": checks},
+            {"$match": {**checks, "deleted_at": _NOT_THERE}},
             {"$limit": size + 1},
         ]
         return await (await self._db.jobs.aggregate(stages, **_hint(hint))).to_list(None)
@@ -166,13 +166,14 @@ class JobList:
     async def _total(self, source: Doc, hint: str | None, checks: Doc) -> tuple[int | None, bool]:
         jobs, wanted = self._db.jobs, self._wanted
         if wanted == JobFilter():
-            return counted([await jobs.estimated_document_count()])
+            hidden = await jobs.count_documents({"deleted_at": THERE}, hint="deleted")
+            return counted([await jobs.estimated_document_count() - hidden])
         # Whether one is active is not in its document.
         if wanted.state is JobState.ACTIVE and self._is_few and not checks:
             return counted([await jobs.count_documents(source, limit=MOST_COUNTED + 1)])
         if wanted.state is not None or (checks and not self._is_few):
             return None, False
-        found = {"$and": [source, checks]}
+        found = {"$and": [source, checks, {"deleted_at": _NOT_THERE}]}
         return counted([await jobs.count_documents(found, limit=MOST_COUNTED + 1, **_hint(hint))])
 
 

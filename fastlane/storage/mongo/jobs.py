@@ -19,7 +19,7 @@ from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
 from fastlane.storage.mongo.records import execution_doc, execution_from, job_doc, job_from, page_of
 from fastlane.storage.mongo.writes import FOLLOW, Doc
-from fastlane.storage.transitions import pause_event, replaced, schedule_state
+from fastlane.storage.transitions import made_anew, pause_event, replaced, schedule_state
 from fastlane.stored_events import EventType, event_doc, job_event, tick_events
 
 # Bounds the submissions with a key that a job remembers, so that a late helper does not repeat one.
@@ -106,7 +106,7 @@ class MongoJobs(Facet, Jobs):
                 await self._apply_key(doc)
             await remove_follow_up(self._db.keys, key_id, doc["todo"])
         job = await self._db.jobs.find_one({"_id": doc["job_id"]})
-        if job is None:
+        if job is None or "deleted_at" in job:
             # Forgotten: so is the key.
             await self._db.keys.delete_one(
                 {"_id": key_id, "queue_job_id": doc["queue_job_id"], "todo": {"$exists": False}}
@@ -137,7 +137,7 @@ class MongoJobs(Facet, Jobs):
                 return await self._as_applied(doc, execution)
             if not replace:
                 raise CompareFailed(f"there is a job {job.id} already")
-            if doc["task_id"] != job.task_id:
+            if doc["task_id"] != job.task_id and "deleted_at" not in doc:
                 raise Rejected(f'Job "{job.id}" belongs to another task.')
             replaced = await self._replace(doc, job, execution, keyed=keyed)
             if replaced is not None:
@@ -175,10 +175,16 @@ class MongoJobs(Facet, Jobs):
     ) -> Submitted | None:
         """Give the job of *doc* its new definition; None when it changed meanwhile."""
         there = job_from(doc)
-        stored = copy_with(there, **replaced(there, job, execution))
+        is_new = there.deleted_at is not None
+        changes = replaced(there, job, execution)
         base = doc
+        if is_new:
+            await self._hide_executions(there)
+            changes |= made_anew(job)
+            base = doc | {"removed": there.execution_count}
+        stored = copy_with(there, **changes)
         if keyed:
-            base = doc | {"applied": [*doc.get("applied", ()), job.queue_job_id][-APPLIED_KEPT:]}
+            base = base | {"applied": [*doc.get("applied", ()), job.queue_job_id][-APPLIED_KEPT:]}
         changed = job_doc(stored, base)
         add: Doc | None = None
         if execution is not None:
@@ -188,16 +194,28 @@ class MongoJobs(Facet, Jobs):
                 {"seq": seq},
             )
         changed["todo"] = new_follow_up(
-            end="retries", upto=there.execution_count, at=job.modified_at, add=add
+            end="retries",
+            upto=there.execution_count,
+            at=job.modified_at,
+            add=add,
+            list=True if is_new else None,
         )
-        event = job_event(stored, EventType.JOB_UPDATED, job.modified_at)
+        change = EventType.JOB_CREATED if is_new else EventType.JOB_UPDATED
+        event = job_event(stored, change, job.modified_at)
         if not await self._db.swap(self._db.jobs, doc, changed, event):
             return None
-        added = await self._follow_ups.complete_job(changed)
+        added = await self._follow_ups.complete_job(changed, made_here=is_new)
         await self._db.tasks.with_options(write_concern=FOLLOW).update_one(
             {"_id": job.task_id}, {"$set": {"modified_at": job.modified_at}}
         )
         return Submitted(stored, None if added is None else execution_from(added))
+
+    async def _hide_executions(self, job: Job) -> None:
+        """Mark those of a deleted job themselves, because its id is used again."""
+        await self._db.executions.update_many(
+            {"job_id": job.id, "deleted_at": {"$exists": False}},
+            {"$set": {"deleted_at": job.deleted_at}, "$unset": {"over": ""}, "$inc": {"rev": 1}},
+        )
 
     @operation
     async def tick(
@@ -283,7 +301,7 @@ class MongoJobs(Facet, Jobs):
         """
         while True:
             doc = await self._follow_ups.settled_job(job_id)
-            if doc is None or doc["task_id"] != task_id:
+            if doc is None or doc["task_id"] != task_id or "deleted_at" in doc:
                 raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
             job = job_from(doc)
             if job.stopped_at is not None:
@@ -377,7 +395,7 @@ class MongoJobs(Facet, Jobs):
     @operation
     async def get(self, task_id: str, job_id: str) -> Job:
         doc = await self._db.jobs.find_one({"_id": job_id})
-        if doc is None or doc["task_id"] != task_id:
+        if doc is None or doc["task_id"] != task_id or "deleted_at" in doc:
             raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
         return job_from(doc)
 
@@ -388,7 +406,7 @@ class MongoJobs(Facet, Jobs):
             raise NotFound(f'There is no task "{task_id}".')
         return await page_of(
             self._db.jobs,
-            {"task_id": task_id},
+            {"task_id": task_id, "deleted_at": {"$exists": False}},
             page,
             task["jobs_count"],
             job_from,

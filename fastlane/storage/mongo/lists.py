@@ -102,7 +102,13 @@ class MongoLists(Facet, Lists):
         most = MOST_READ // max(len(scans), 1)
         parts = await asyncio.gather(*(self._part(one, wanted, key, size, most) for one in scans))
         docs, cursor = merged(parts, size)
-        return list(map(execution_from, docs)), cursor
+        return await self._shown(list(map(execution_from, docs))), cursor
+
+    async def _shown(self, found: Sequence[Execution]) -> Sequence[Execution]:
+        """Those of *found* that were not deleted, nor their jobs."""
+        jobs = {"_id": {"$in": list({one.job_id for one in found})}, "deleted_at": THERE}
+        hidden = {doc["_id"] for doc in await self._db.jobs.find(jobs, {"_id": 1}).to_list(None)}
+        return [one for one in found if one.deleted_at is None and one.job_id not in hidden]
 
     @operation
     async def times_of_task(self, task_id: str, limit: int) -> Sequence[RunTimes]:
@@ -131,7 +137,12 @@ class MongoLists(Facet, Lists):
         """One seek for each in the index."""
         found = await self._db.executions.aggregate(
             [
-                {"$match": {"job_id": {"$in": list(job_ids)}}},
+                {
+                    "$match": {
+                        "job_id": {"$in": list(job_ids)},
+                        "deleted_at": {"$exists": False},
+                    }
+                },
                 {"$sort": {"job_id": 1, "number": -1}},
                 {"$group": {"_id": "$job_id", "last": {"$first": "$$ROOT"}}},
             ],

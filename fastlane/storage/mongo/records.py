@@ -50,7 +50,7 @@ def job_from(doc: Doc) -> Job:
 def job_doc(job: Job, base: Doc) -> Doc:
     """The document of *job*; *base* is the one it replaces, or has its ``seq``."""
     doc = _merged(base, _JOB_NAMES, job_values(job))
-    waits = job.next_run_at is not None or job.paused
+    waits = job.next_run_at is not None or job.paused or job.deleted_at is not None
     idle = not waits and job.execution_count == base.get("removed", 0)
     # What the index for forgetting is on.
     doc["idle"] = job.modified_at if idle else None
@@ -80,7 +80,7 @@ def execution_doc(execution: Execution, base: Doc) -> Doc:
     doc["expires"] = e.definition.expires_at if enqueued else None
     doc["enqueued_of"] = e.job_id if enqueued else None
     doc["active_owner"] = e.owner if active else None
-    doc["over"] = e.finished_at if e.final else None
+    doc["over"] = e.finished_at if e.final and e.deleted_at is None else None
     doc["slot"] = base.get("slot") if active else None
     return _present(doc)
 

@@ -17,6 +17,7 @@ from fastlane.model import Clock, DeliveryState
 from fastlane.notifications.registry import channels
 from fastlane.storage.base import Overview, Storage
 from fastlane.storage.mongo.database import Database
+from fastlane.storage.mongo.deletions import MongoDeletions
 from fastlane.storage.mongo.events import MongoEvents
 from fastlane.storage.mongo.executions import MongoExecutions
 from fastlane.storage.mongo.facet import Connection, Facet, operation, short
@@ -84,6 +85,7 @@ class ClusterStorage(Facet, Storage):
         self.logs = logs = MongoLogs(connection)
         self.executions = MongoExecutions(connection, follow_ups, logs)
         self.lists = MongoLists(connection)
+        self.deletions = MongoDeletions(connection, follow_ups)
         self.outbox = MongoOutbox(connection)
         self.events = MongoEvents(connection)
         self.stats = MongoStats(connection)
@@ -168,6 +170,7 @@ class ClusterStorage(Facet, Storage):
         counts = await asyncio.gather(
             self._db.tasks.estimated_document_count(),
             self._db.jobs.estimated_document_count(),
+            self._db.jobs.count_documents({"deleted_at": there}, hint="deleted"),
             executions.count_documents({"enqueued_of": there}),
             executions.count_documents({"delayed": True}),
             executions.count_documents({"active_owner": there}),
@@ -175,10 +178,12 @@ class ClusterStorage(Facet, Storage):
             deliveries.count_documents({"open": str(DeliveryState.FAILED)}),
             *(deliveries.count_documents({"counted": f"{pending} {name}"}) for name in names),
         )
-        tasks, jobs, enqueued, delayed, active, scheduled, undelivered, *by_channel = counts
+        tasks, jobs, deleted, enqueued, delayed, active, scheduled, undelivered, *by_channel = (
+            counts
+        )
         return Overview(
             tasks,
-            jobs,
+            jobs - deleted,
             max(enqueued - delayed, 0),
             delayed,
             active,

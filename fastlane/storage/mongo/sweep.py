@@ -139,7 +139,13 @@ class Sweep:
         docs = await self._db.tasks.find({"recount": True}).limit(BATCH).to_list(None)
         tasks = self._db.tasks.with_options(write_concern=HINT)
         for doc in docs:
-            count = await self._db.jobs.count_documents({"task_id": doc["_id"]})
+            count = await self._db.jobs.count_documents(
+                {"task_id": doc["_id"], "deleted_at": {"$exists": False}}
+            )
+            if count == 0 and doc["jobs_count"] == 0:
+                # A crash came between the last of its jobs and itself.
+                await tasks.delete_one({"_id": doc["_id"], "jobs_count": 0})
+                continue
             agreed = doc["jobs_count"] == count
             update: Doc = {"$unset": {"recount": ""}} if agreed else {"$set": {"jobs_count": count}}
             await tasks.update_one({"_id": doc["_id"], "jobs_count": doc["jobs_count"]}, update)

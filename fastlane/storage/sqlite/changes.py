@@ -10,7 +10,7 @@ from dataclasses import replace as copy_with
 from typing import Any
 
 from fastlane.encoding import to_json
-from fastlane.errors import CompareFailed
+from fastlane.errors import CompareFailed, NotFound
 from fastlane.model import ACTIVE, Execution, Job, Outcome, Reason, Status
 from fastlane.policy import deliveries_of, not_before
 from fastlane.storage.codec import delivery_values, execution_values, plain
@@ -33,6 +33,10 @@ STORE_EXECUTION = (
     f"INSERT INTO executions ({EXECUTION_COLUMNS}, expires_at) "
     f"VALUES ({marks(EXECUTION_COLUMNS)}, ?)"
 )
+LAST_SHOWN = f"""
+SELECT {EXECUTION_COLUMNS} FROM executions
+WHERE job_id = ? AND deleted_at IS NULL ORDER BY number DESC LIMIT 1
+"""
 LAST_EXECUTION = f"""
 SELECT {EXECUTION_COLUMNS} FROM executions WHERE job_id = ? ORDER BY number DESC LIMIT 1
 """
@@ -61,6 +65,14 @@ def record(connection: sqlite3.Connection, *events: StoredEvent) -> None:
 def find_job(connection: sqlite3.Connection, job_id: str) -> Job | None:
     row = connection.execute(FIND_JOB, (job_id,)).fetchone()
     return None if row is None else job_from(row)
+
+
+def visible_job(connection: sqlite3.Connection, task_id: str, job_id: str) -> Job:
+    """:raises NotFound: it is not there, or was deleted."""
+    job = find_job(connection, job_id)
+    if job is None or job.task_id != task_id or job.deleted_at is not None:
+        raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
+    return job
 
 
 def find_execution(connection: sqlite3.Connection, execution_id: str) -> Execution | None:

@@ -22,6 +22,8 @@ from fastlane.storage.codec import (
     cursor_numbers,
 )
 from fastlane.storage.sqlite.changes import (
+    LAST_EXECUTION,
+    LAST_SHOWN,
     QUEUE,
     change_execution,
     change_job,
@@ -31,7 +33,6 @@ from fastlane.storage.sqlite.changes import (
     find_execution,
     find_job,
     intend_stop,
-    last_execution,
     notify,
     record,
     store_execution,
@@ -109,7 +110,7 @@ ORDER BY position LIMIT ?3
 EXECUTIONS_TOTAL = "SELECT execution_count - removed FROM jobs WHERE id = ?"
 EXECUTIONS_PAGE = f"""
 SELECT number, {EXECUTION_COLUMNS} FROM executions
-WHERE job_id = ? AND number < ? ORDER BY number DESC LIMIT ? OFFSET ?
+WHERE job_id = ? AND number < ? AND deleted_at IS NULL ORDER BY number DESC LIMIT ? OFFSET ?
 """
 RETRY_OF = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE retry_of = ?"
 ACTIVE_COUNTS = """
@@ -298,8 +299,11 @@ class SqliteExecutions(Facet, Executions):
         return execution
 
     @on_reader
-    def last_of_job(self, connection: sqlite3.Connection, job_id: str) -> Execution | None:
-        return last_execution(connection, job_id)
+    def last_of_job(
+        self, connection: sqlite3.Connection, job_id: str, *, deleted: bool = False
+    ) -> Execution | None:
+        query = LAST_EXECUTION if deleted else LAST_SHOWN
+        return next(executions(connection, query, (job_id,)), None)
 
     @on_reader
     def of_job(

@@ -78,7 +78,7 @@ def listed_jobs(
     before = MAX_OFFSET if number is None else number
     source, first, is_few = _source(connection, wanted)
     checks, checked = _checks(wanted)
-    where = " AND ".join(["TRUE", *checks])
+    where = " AND ".join(["jobs.deleted_at IS NULL", *checks])
     # The entries are the outer loop, so the records are in their order.
     query = f"""
     SELECT jobs.seq, {IS_ACTIVE}, {JOB_COLUMNS} FROM ({source}) AS entries

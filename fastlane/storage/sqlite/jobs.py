@@ -24,10 +24,11 @@ from fastlane.storage.sqlite.changes import (
     last_execution,
     record,
     store_execution,
+    visible_job,
 )
 from fastlane.storage.sqlite.facet import Facet, on_reader, on_writer
 from fastlane.storage.sqlite.records import JOB_COLUMNS, MAX_OFFSET, job_from, marks, page_of
-from fastlane.storage.transitions import pause_event, replaced, schedule_state
+from fastlane.storage.transitions import made_anew, pause_event, replaced, schedule_state
 from fastlane.stored_events import EventType, job_event, tick_events
 
 FIND_TASK = "SELECT seq FROM tasks WHERE id = ?"
@@ -55,10 +56,12 @@ SELECT 1 FROM executions WHERE job_id = ?1 AND epoch > 0
 UNION ALL SELECT 1 FROM jobs WHERE id = ?1 AND removed > 0
 LIMIT 1
 """
+MARK_EXECUTIONS = "UPDATE executions SET deleted_at = ? WHERE job_id = ? AND deleted_at IS NULL"
+FORGET_REMOVED = "UPDATE jobs SET removed = execution_count WHERE id = ?"
 JOBS_TOTAL = "SELECT jobs_count FROM tasks WHERE id = ?"
 JOBS_PAGE = f"""
 SELECT seq, {JOB_COLUMNS} FROM jobs
-WHERE task_id = ? AND seq < ? ORDER BY seq DESC LIMIT ? OFFSET ?
+WHERE task_id = ? AND seq < ? AND deleted_at IS NULL ORDER BY seq DESC LIMIT ? OFFSET ?
 """
 DUE_JOBS = f"""
 SELECT {JOB_COLUMNS} FROM jobs
@@ -88,18 +91,21 @@ class SqliteJobs(Facet, Jobs):
             if first is not None:
                 return first
         there = find_job(connection, job.id)
+        is_new = there is None or there.deleted_at is not None
         if there is None:
             stored = copy_with(job, execution_count=0 if execution is None else 1)
             connection.execute(STORE_JOB, job_values(stored))
         elif not replace:
             raise CompareFailed(f"there is a job {job.id} already")
+        elif there.deleted_at is not None:
+            stored = _make_anew(connection, there, job, execution)
         elif there.task_id != job.task_id:
             raise Rejected(f'Job "{job.id}" belongs to another task.')
         else:
             stored = _replace_job(connection, there, job, execution)
-        change = EventType.JOB_CREATED if there is None else EventType.JOB_UPDATED
+        change = EventType.JOB_CREATED if is_new else EventType.JOB_UPDATED
         record(connection, job_event(stored, change, job.modified_at))
-        _store_task(connection, job, is_new_job=there is None)
+        _store_task(connection, job, is_new_job=is_new)
         if execution is not None:
             execution = store_execution(
                 connection,
@@ -166,9 +172,7 @@ class SqliteJobs(Facet, Jobs):
 
     @on_writer
     def stop(self, connection: sqlite3.Connection, task_id: str, job_id: str, *, now: float) -> Job:
-        job = find_job(connection, job_id)
-        if job is None or job.task_id != task_id:
-            raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
+        job = visible_job(connection, task_id, job_id)
         if job.stopped_at is not None:
             return job
         last = last_execution(connection, job_id)
@@ -240,10 +244,7 @@ class SqliteJobs(Facet, Jobs):
 
     @on_reader
     def get(self, connection: sqlite3.Connection, task_id: str, job_id: str) -> Job:
-        job = find_job(connection, job_id)
-        if job is None or job.task_id != task_id:
-            raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
-        return job
+        return visible_job(connection, task_id, job_id)
 
     @on_reader
     def of_task(self, connection: sqlite3.Connection, task_id: str, page: PageRequest) -> Page[Job]:
@@ -272,7 +273,7 @@ def _first_answer(
     if fingerprint != idempotency.fingerprint:
         raise KeyReused(idempotency.key)
     job = find_job(connection, job_id)
-    if job is None:
+    if job is None or job.deleted_at is not None:
         return None
     execution = None if execution_id is None else find_execution(connection, execution_id)
     # The job's own may have changed since, by a retry or a PUT.
@@ -284,6 +285,15 @@ def _replace_job(
 ) -> Job:
     end_all(connection, ENQUEUED_RETRIES_OF_JOB, (there.id,), STOPPED, job.modified_at)
     return change_job(connection, there, **replaced(there, job, execution))
+
+
+def _make_anew(
+    connection: sqlite3.Connection, there: Job, job: Job, execution: Execution | None
+) -> Job:
+    """Store *job* in the place of one that was deleted, whose executions stay hidden."""
+    connection.execute(MARK_EXECUTIONS, (there.deleted_at, there.id))
+    connection.execute(FORGET_REMOVED, (there.id,))
+    return change_job(connection, there, **(replaced(there, job, execution) | made_anew(job)))
 
 
 def _store_task(connection: sqlite3.Connection, job: Job, *, is_new_job: bool) -> None:

@@ -60,11 +60,16 @@ HAS_WORDS = """
 FROM tasks JOIN words ON words.task = tasks.seq
 WHERE tasks.id = executions.task_id AND word IN (SELECT value FROM json_each(?))
 """
+SHOWN = """executions.deleted_at IS NULL AND executions.job_id NOT IN (
+    SELECT id FROM jobs INDEXED BY jobs_deleted WHERE deleted_at IS NOT NULL
+)"""
+"""What was not deleted."""
 _TIMES = "status, created_at, queued_at, started_at, finished_at"
 LAST_OF_JOBS = f"""
 SELECT {EXECUTION_COLUMNS} FROM (SELECT value AS wanted FROM json_each(?))
 CROSS JOIN executions INDEXED BY executions_of_job ON job_id = wanted AND number = (
-    SELECT max(number) FROM executions AS newer WHERE newer.job_id = wanted
+    SELECT max(number) FROM executions AS newer
+    WHERE newer.job_id = wanted AND newer.deleted_at IS NULL
 )
 """
 
@@ -203,7 +208,7 @@ class Query:
         query = f"""
         SELECT {shown} FROM ({entries}) AS entries
         CROSS JOIN executions ON executions.seq = entry
-        WHERE {" AND ".join(["TRUE", *self._checks])} LIMIT ?
+        WHERE {" AND ".join([SHOWN, *self._checks])} LIMIT ?
         """
         found = connection.execute(query, (*values, most, *self._checked, size + 1)).fetchall()
         rows = [(row[:width], row[width:]) for row in found]

@@ -403,6 +403,27 @@ CREATE INDEX jobs_paused ON jobs (id) WHERE paused_at IS NOT NULL;
 CREATE INDEX jobs_stopped ON jobs (id) WHERE stopped_at IS NOT NULL;
 """
 
+_VERSION_15 = """
+ALTER TABLE jobs ADD COLUMN deleted_at REAL;
+ALTER TABLE executions ADD COLUMN deleted_at REAL;
+CREATE INDEX jobs_deleted ON jobs (deleted_at) WHERE deleted_at IS NOT NULL;
+CREATE INDEX executions_deleted ON executions (deleted_at) WHERE deleted_at IS NOT NULL;
+DROP INDEX jobs_idle;
+CREATE INDEX jobs_idle ON jobs (modified_at)
+    WHERE next_run_at IS NULL AND paused_at IS NULL AND deleted_at IS NULL
+        AND execution_count = removed;
+DROP TRIGGER job_deleted;
+CREATE TRIGGER job_deleted AFTER DELETE ON jobs BEGIN
+    UPDATE counters SET
+        jobs = jobs - (OLD.deleted_at IS NULL),
+        scheduled = scheduled - (OLD.next_run_at IS NOT NULL);
+END;
+CREATE TRIGGER job_hidden AFTER UPDATE OF deleted_at ON jobs BEGIN
+    UPDATE counters SET
+        jobs = jobs - (NEW.deleted_at IS NOT NULL) + (OLD.deleted_at IS NOT NULL);
+END;
+"""
+
 MIGRATIONS = (
     _VERSION_1,
     _VERSION_2,
@@ -418,5 +439,6 @@ MIGRATIONS = (
     _VERSION_12,
     _VERSION_13,
     _VERSION_14,
+    _VERSION_15,
 )
 """What makes each version of the file out of the one before; ``user_version`` counts them."""

@@ -9,9 +9,14 @@ from pathlib import Path
 
 from fastlane.errors import StorageUnavailable
 from fastlane.storage.base import Overview, Storage
-from fastlane.storage.codec import words
 from fastlane.storage.observing import Observe
 from fastlane.storage.sqlite.connections import connect_writer
+from fastlane.storage.sqlite.deletions import (
+    COUNT_REMOVED,
+    REMOVE_EXECUTION,
+    SqliteDeletions,
+    remove_task,
+)
 from fastlane.storage.sqlite.events import SqliteEvents
 from fastlane.storage.sqlite.executions import SqliteExecutions
 from fastlane.storage.sqlite.facet import Facet, File, on_reader, on_writer
@@ -32,23 +37,16 @@ OLD_EXECUTIONS = """
 SELECT seq, id, job_id, ifnull((SELECT kept_bytes FROM logs WHERE execution = seq), 0)
 FROM executions INDEXED BY executions_finished
 WHERE status IN ('done', 'failed', 'timedout', 'expired') AND finished_at < ?
+    AND deleted_at IS NULL
     AND NOT EXISTS (
         SELECT 1 FROM deliveries WHERE execution_id = executions.id AND state = 'pending'
     )
 ORDER BY finished_at LIMIT ?
 """
-REMOVE_EXECUTION = (
-    "DELETE FROM log_chunks WHERE execution = :seq",
-    "DELETE FROM log_lines WHERE execution = :seq",
-    "DELETE FROM logs WHERE execution = :seq",
-    "DELETE FROM deliveries WHERE execution_id = :id",
-    "DELETE FROM executions WHERE seq = :seq",
-    "UPDATE jobs SET removed = removed + 1 WHERE id = :job_id",
-)
 IDLE_JOBS = """
 SELECT id, task_id FROM jobs INDEXED BY jobs_idle
-WHERE next_run_at IS NULL AND paused_at IS NULL AND execution_count = removed
-    AND modified_at < ?
+WHERE next_run_at IS NULL AND paused_at IS NULL AND deleted_at IS NULL
+    AND execution_count = removed AND modified_at < ?
 ORDER BY modified_at LIMIT ?
 """
 REMOVE_JOB = (
@@ -57,8 +55,6 @@ REMOVE_JOB = (
     "UPDATE tasks SET jobs_count = jobs_count - 1 WHERE id = :task_id",
 )
 EMPTY_TASK = "SELECT seq FROM tasks WHERE id = ? AND jobs_count = 0"
-REMOVE_WORD = "DELETE FROM words WHERE word = ? AND task = ?"
-REMOVE_TASK = "DELETE FROM tasks WHERE seq = ?"
 NEXT_TICK = "SELECT min(next_run_at) FROM jobs WHERE next_run_at IS NOT NULL"
 NEXT_DELAYED = """
 SELECT min(due_at) FROM executions
@@ -88,6 +84,7 @@ class SqliteStorage(Facet, Storage):
         super().__init__(File(self._place))
         self.tasks = SqliteTasks(self._file)
         self.jobs = SqliteJobs(self._file)
+        self.deletions = SqliteDeletions(self._file)
         self.executions = SqliteExecutions(self._file)
         self.lists = SqliteLists(self._file)
         self.logs = SqliteLogs(self._file)
@@ -178,15 +175,15 @@ class SqliteStorage(Facet, Storage):
                 break
             log_bytes += kept_bytes
             for statement in REMOVE_EXECUTION:
-                connection.execute(statement, {"seq": seq, "id": execution_id, "job_id": job_id})
+                connection.execute(statement, {"seq": seq, "id": execution_id})
+            connection.execute(COUNT_REMOVED, (job_id,))
             removed += 1
         for job_id, task_id in connection.execute(IDLE_JOBS, (before, limit)).fetchall():
             for statement in REMOVE_JOB:
                 connection.execute(statement, {"id": job_id, "task_id": task_id})
             empty = connection.execute(EMPTY_TASK, (task_id,)).fetchone()
             if empty is not None:
-                connection.executemany(REMOVE_WORD, [(word, empty[0]) for word in words(task_id)])
-                connection.execute(REMOVE_TASK, empty)
+                remove_task(connection, task_id, empty[0])
             removed += 1
         return removed
 
