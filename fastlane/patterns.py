@@ -35,6 +35,11 @@ class Pattern:
         """Whether the pattern matches anywhere in *text*."""
         return self._compiled.search(text) is not None
 
+    def find(self, text: bytes, at: int = 0) -> int | None:
+        """Where in *text*, from *at* on, the first match begins; None without one."""
+        found = self._compiled.search(text, at)
+        return None if found is None else int(found.start())
+
 
 # Bounds the compiled patterns that are kept: those of the farms of one configuration.
 @lru_cache(maxsize=1000)

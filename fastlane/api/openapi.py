@@ -90,6 +90,7 @@ PROBLEMS: Mapping[int, tuple[str, Sequence[str]]] = {
     421: ("The host is not in ALLOWED_HOSTS.", ()),
     422: ("The idempotency key was used for another request.", ()),
     426: ("This is a WebSocket: connect with the scheme ws or wss.", ("Upgrade",)),
+    429: ("Too many at a time.", ("Retry-After",)),
     431: ("The headers exceed 64 KiB.", ()),
     500: ("Something failed inside fastlane; see its log for details.", ()),
     503: ("The storage or the server cannot do it now. Nothing was changed.", ("Retry-After",)),

@@ -29,6 +29,7 @@ from fastlane.api.handlers.lists import EXECUTION_FILTERS, JOB_FILTERS, LISTED, 
 from fastlane.api.handlers.metrics import MEDIA, Metrics
 from fastlane.api.handlers.notifications import DELIVERY_STATE, Notifications, RequeueNotification
 from fastlane.api.handlers.output import Logs, Stderr, Stdout
+from fastlane.api.handlers.search import PARAMETERS, LogSearch
 from fastlane.api.handlers.stats import SINCE, STEP, TASK, Stats
 from fastlane.api.handlers.status import Healthcheck, Status
 from fastlane.api.handlers.steering import (
@@ -106,12 +107,21 @@ def _output(path: str, whose: str, of: str, page: str, socket: str) -> Sequence[
         )
         return route(f"{path}/{name}", handler, read)
 
+    search = get(
+        f"search{whose}Log",
+        VIEWER,
+        f"Search the log of {of}",
+        responses.LogMatches,
+        PARAMETERS,
+        problems=(429,),
+    )
     watch = get(f"watch{whose}", VIEWER, f"Page that shows the log of {of}", (HTML,))
     stream = get(
         f"stream{whose}", VIEWER, f"WebSocket with the log of {of}", None, (FORMAT, AFTER, STATE)
     )
     return (
         text("logs", "stdout and stderr", Logs),
+        route(f"{path}/logs/search", LogSearch, search),
         text("stdout", "stdout", Stdout),
         text("stderr", "stderr", Stderr),
         route(f"{path}/stream", ExecutionPage, watch, spellings=(page,)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from fastlane.api.ends import Ends
@@ -37,4 +38,6 @@ class Services:
     events: EventFeed
     metrics: Metrics
     requests: Requests = field(default_factory=Requests)
+    searches: Counter[str] = field(default_factory=Counter)
+    """How many searches of logs each principal has under way."""
     renders: Renders = field(default_factory=Renders)

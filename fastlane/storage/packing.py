@@ -181,6 +181,7 @@ class PackedChunk:
     """Consecutive records as they are stored."""
 
     first_seq: int
+    last_seq: int
     records: bytes
     lines: Lines
     """Up to its first record."""
@@ -247,7 +248,7 @@ def take_back(records: bytes, stream: Stream, missing: int, parts: list[bytes]) 
     :return: how many are still missing.
     """
     found: list[LogRecord] = []
-    take(PackedChunk(1, records, Lines()), 0, len(records), found)
+    take(PackedChunk(1, 0, records, Lines()), 0, len(records), found)
     for record in reversed(found):
         if missing <= 0:
             break

@@ -79,7 +79,9 @@ class LogReading(Facet, Logs):
                 await self.count(log)
                 continue
             return log, [
-                PackedChunk(chunk["first_seq"], chunk["records"], Lines(*chunk["lines"]))
+                PackedChunk(
+                    chunk["first_seq"], chunk["last_seq"], chunk["records"], Lines(*chunk["lines"])
+                )
                 for chunk in found
             ]
         return {}, []
@@ -109,7 +111,8 @@ class LogReading(Facet, Logs):
             if not is_next(log["open_first"]):
                 return found or None
             lines = {"lines": log["open_lines"]} if "open_lines" in log else {}
-            found.append({"first_seq": log["open_first"], "records": log["open"], **lines})
+            open_ = {"first_seq": log["open_first"], "last_seq": log["last_seq"]}
+            found.append({**open_, "records": log["open"], **lines})
         return found
 
     async def _chunks_after(self, log: Doc, seq: int, max_bytes: int) -> Sequence[Doc]:

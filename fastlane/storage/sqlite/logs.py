@@ -79,7 +79,7 @@ SELECT execution, kept_bytes, stdout_bytes, stderr_bytes, dropped_bytes, dropped
 FROM logs WHERE execution = (SELECT seq FROM executions WHERE id = ?)
 """
 CHUNKS_AFTER = """
-SELECT first_seq, begun, stdout_line, stderr_line, latest, bytes, records
+SELECT first_seq, last_seq, begun, stdout_line, stderr_line, latest, bytes, records
 FROM log_chunks LEFT JOIN log_lines USING (execution, first_seq)
 WHERE execution = ? AND last_seq > ? ORDER BY last_seq
 """
@@ -246,9 +246,12 @@ def _chunks(
     :raises _NotCounted: its lines are not."""
     _check_counted(log)
     size: int | None = None
-    for first_seq, *lines, bytes_, records in connection.execute(CHUNKS_AFTER, (log[0], after)):
+    for first_seq, last_seq, *lines, bytes_, records in connection.execute(
+        CHUNKS_AFTER, (log[0], after)
+    ):
         # A count may be missing, a record never.
-        yield PackedChunk(first_seq, records, Lines() if None in lines else Lines(*lines))
+        counted = Lines() if None in lines else Lines(*lines)
+        yield PackedChunk(first_seq, last_seq, records, counted)
         # Of the first one only the end may be wanted.
         size = 0 if size is None else size + bytes_
         if size >= max_bytes:

@@ -12,6 +12,7 @@ from fastlane.api.schemas.responses.executions import *
 from fastlane.api.schemas.responses.hosts import *
 from fastlane.api.schemas.responses.jobs import *
 from fastlane.api.schemas.responses.lists import *
+from fastlane.api.schemas.responses.logs import *
 from fastlane.api.schemas.responses.notifications import *
 from fastlane.api.schemas.responses.problems import *
 from fastlane.api.schemas.responses.server import *
