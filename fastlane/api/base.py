@@ -26,6 +26,7 @@ from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
 from fastlane.api.rendering import PAGE_HEADERS, TEMPLATES
 from fastlane.api.schemas.build import problem_details
+from fastlane.api.schemas.times import TIMES, in_form
 from fastlane.api.security import Caller, Principal, Role, Security
 from fastlane.api.services import Services
 from fastlane.api.urls import Urls
@@ -103,6 +104,8 @@ class BaseHandler(RequestHandler):
         operation = self.route.operation(self.request.method)
         if operation is not None and self.checks_query:
             operation.check_query(self.request.query_arguments)
+            # Before anything is done: the answer must not fail.
+            TIMES.choice(self)
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
         """*value*, from the path or (with a *name*) from the query, as text."""
@@ -170,7 +173,8 @@ class BaseHandler(RequestHandler):
         return execution
 
     async def send_json(self, body: Any, *, status: int = 200) -> None:
-        """Answer with *body* as JSON."""
+        """Answer with *body* as JSON, with its times as the request wants them."""
+        body = self._timed(body)
         await self.room(large.size(body))
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=utf-8")
@@ -184,6 +188,17 @@ class BaseHandler(RequestHandler):
             self.set_header("Content-Encoding", "gzip")
         self._etag = encoded.etag
         self.finish(encoded.body)
+
+    def _timed(self, body: Any) -> Any:
+        operation, form = self.route.operation(self.request.method), TIMES.choice(self)
+        if operation is None or form is None or not isinstance(operation.answer, type):
+            return body
+        models = (operation.answer, operation.other, operation.unavailable)
+        found = in_form(body, form, *(one for one in models if one is not None))
+        for link in ("nextUrl", "prevUrl"):
+            if found.get(link):
+                found = {**found, link: f"{found[link]}&times={form}"}
+        return found
 
     async def send_html(self, body: bytes, *, status: int = 200) -> None:
         """Answer with *body*, a page or a part of one, which may load only our own files."""

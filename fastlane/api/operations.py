@@ -13,6 +13,7 @@ from tornado.web import RequestHandler
 from fastlane.api.negotiation import AS
 from fastlane.api.parameters import Parameter
 from fastlane.api.problems import Problem
+from fastlane.api.schemas.times import TIMES
 from fastlane.api.security import Role
 from fastlane.checks import shown, suggestion
 
@@ -136,5 +137,9 @@ class Route:
 
 
 def route(path: str, handler: type[RequestHandler], *operations: Operation, **more: Any) -> Route:
-    """A :class:`Route`; *more* are its further fields."""
+    """A :class:`Route`; *more* are its further fields. What answers JSON has times in any form."""
+    operations = tuple(
+        replace(one, parameters=(*one.parameters, TIMES)) if isinstance(one.answer, type) else one
+        for one in operations
+    )
     return Route(path, handler, {one.method: one for one in operations}, **more)

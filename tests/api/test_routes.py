@@ -101,7 +101,7 @@ async def test_a_new_endpoint_is_a_handler_and_an_entry(still: Site) -> None:
         described = document["paths"]["/sums/{task}/"]["get"]
         assert described["operationId"] == "addNumbers"
         assert described["description"] == "Adds two numbers."
-        assert [one["name"] for one in described["parameters"]] == ["left", "right"]
+        assert [one["name"] for one in described["parameters"]] == ["left", "right", "times"]
         assert "Sum" in document["components"]["schemas"]
         assert b"addNumbers" in (await still.get(f"{base}/docs/", **admin)).body
 

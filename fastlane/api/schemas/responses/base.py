@@ -14,9 +14,19 @@ _JOB = "5a023792-1445-44e9-8a8b-cfe5ad05d1c6"
 _EXECUTION = "36e1b166-7c7a-4a41-a69e-8f78a9ec8128"
 _TASK_URL = "http://localhost:10000/tasks/test-wrkng/"
 _JOB_URL = f"{_TASK_URL}jobs/{_JOB}/"
-Time = Annotated[str, Field(pattern=TIME_PATTERN, examples=["2019-01-17T15:13:02.754000"])]
+
+
+class IsTime:
+    """Marks the type of a text that is a point in time, for :mod:`fastlane.api.schemas.times`."""
+
+
+Time = Annotated[
+    str, Field(pattern=TIME_PATTERN, examples=["2019-01-17T15:13:02.754000"]), IsTime()
+]
 INSTANT_PATTERN = f"{TIME_PATTERN[:-1]}Z$"
-Instant = Annotated[str, Field(pattern=INSTANT_PATTERN, examples=["2026-01-17T15:13:02.754000Z"])]
+Instant = Annotated[
+    str, Field(pattern=INSTANT_PATTERN, examples=["2026-01-17T15:13:02.754000Z"]), IsTime()
+]
 """RFC 3339, on the routes that the reference does not have."""
 Uuid = Annotated[
     str, Field(pattern=UUID_PATTERN, examples=["f1b526fa-acbf-4bb0-bd39-67621dee540a"])
