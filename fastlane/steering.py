@@ -103,11 +103,13 @@ class Steering:
         request_ip: str | None = None,
         idempotency: IdempotencyKey | None = None,
         at_once: bool = False,
+        name: str | None = None,
     ) -> Submitted:
         """Store a job and, unless it is scheduled, its first execution, ready to run.
 
         :param job_id: None makes a new job; otherwise the job of this id is made or replaced.
         :param at_once: refuse a job that is scheduled.
+        :param name: the job of this name is made or replaced; its id is its own.
         :raises Rejected: no farm matches the task, its farm does not run such an image, or the
             storage refuses (see ``Jobs.submit``).
         """
@@ -117,12 +119,15 @@ class Steering:
                 "The job is scheduled, so there is no end to wait for; leave out wait, or startAt, "
                 "startIn and cron."
             )
-        job = replace(job, request_ip=request_ip)
+        job = replace(job, request_ip=request_ip, name=name)
         execution = None
         if not job.scheduled:
             execution = policy.execution_of(job, farm, id=new_id(), now=job.created_at)
         submitted = await self._storage.jobs.submit(
-            job, execution, replace=job_id is not None, idempotency=idempotency
+            job,
+            execution,
+            replace=job_id is not None or name is not None,
+            idempotency=idempotency,
         )
         if submitted.repeated:
             return submitted

@@ -21,6 +21,7 @@ from tornado.web import HTTPError, RequestHandler
 from fastlane.api import large
 from fastlane.api.connections import Connection, Crowded, connection_of
 from fastlane.api.ends import Wait
+from fastlane.api.names import JOB_NAME, uuid_of
 from fastlane.api.negotiation import VARY, wants_page
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
@@ -87,10 +88,24 @@ class BaseHandler(RequestHandler):
         self.check()
         # Job and execution ids, which are UUIDs, after the name of the task (RFC 9562, section 4:
         # either case is read, lower case is written).
-        self.path_args[1:] = [part.lower() for part in self.path_args[1:]]
+        self.path_args[1:] = [
+            part if uuid_of(part) is None else part.lower() for part in self.path_args[1:]
+        ]
+        await self._find_name()
         if self.principal.role >= Role.VIEWER:
             # Clients compare it with their own. It is nobody else's business.
             self.set_header("Fastlane-Version", self.services.version)
+
+    async def _find_name(self) -> None:
+        """Put the id of a job in the place of its name in the path; PUT may make one of the name.
+
+        :raises NotFound: no job of the task has it.
+        """
+        if "<job>" not in self.route.path or self.request.method in {"PUT", "OPTIONS"}:
+            return
+        task_id, job_id = self.path_args[:2]
+        if uuid_of(job_id) is None and JOB_NAME.fullmatch(job_id):
+            self.path_args[1] = (await self.services.storage.jobs.named(task_id, job_id)).id
 
     def check(self) -> None:
         """:raises Problem: the request is not one that the route answers."""

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from fastlane.api.names import JOB_NAME, uuid_of
 from fastlane.api.problems import Problem
 from fastlane.api.schemas.masks import Masks
 from fastlane.checks import shown
@@ -71,18 +72,40 @@ def _wrong_with_new(task_id: str) -> str:
     return ""
 
 
+def check_job_name(name: str) -> str:
+    """*name*, which is no id, if it may name a job.
+
+    :raises Problem: 400, with what to do instead.
+    """
+    if not JOB_NAME.fullmatch(name):
+        raise Problem(
+            400,
+            f"{shown(name[:50])} is neither the id of a job, a UUID4 such as {uuid.uuid4()}, nor a "
+            "name: that begins with a-z or 0-9, continues with a-z, 0-9, dots, underscores and "
+            "dashes, and has at most 100 characters.",
+        )
+    return name
+
+
 def check_job_id(job_id: str) -> str:
     """*job_id* in its canonical form when it is a UUID4.
 
     :raises Problem: 400, with what to do instead.
     """
-    try:
-        parsed = uuid.UUID(job_id)
-    except ValueError:
-        parsed = None
+    parsed = uuid_of(job_id)
     if parsed is None or parsed.version != 4 or str(parsed) != job_id.lower():
         raise Problem(400, f"Job id {shown(job_id[:50])} is not a UUID4, such as {uuid.uuid4()}.")
     return str(parsed)
+
+
+async def find_job(storage: Storage, task_id: str, job: str) -> Job:
+    """The job of this id or, if it is no UUID, of this name.
+
+    :raises NotFound: it is not there.
+    """
+    if uuid_of(job) is None and JOB_NAME.fullmatch(job):
+        return await storage.jobs.named(task_id, job)
+    return await storage.jobs.get(task_id, job.lower())
 
 
 async def stored_masks(
@@ -96,7 +119,7 @@ async def stored_masks(
     """
     stored = None
     try:
-        stored = (await storage.jobs.get(task_id, job_id)).definition
+        stored = (await find_job(storage, task_id, job_id)).definition
     except NotFound:
         if not new:
             raise

@@ -52,7 +52,12 @@ IN_PATHS: Mapping[str, Parameter] = {
     one.name: one
     for one in (
         _in_path("task", "Any name, percent-encoded.", "test-wrkng", _TASK_ID),
-        _in_path("job", "The job's id, a UUID4.", "5a023792-1445-44e9-8a8b-cfe5ad05d1c6"),
+        _in_path(
+            "job",
+            "The job's id, a UUID4, or its name.",
+            "5a023792-1445-44e9-8a8b-cfe5ad05d1c6",
+            {"type": "string", "maxLength": 100, "pattern": r"^[0-9A-Za-z][0-9A-Za-z._-]*$"},
+        ),
         _in_path("execution", "The execution's id.", "36e1b166-7c7a-4a41-a69e-8f78a9ec8128"),
         _in_path("notification", "The notification's id.", "ba4ff7d1-57a0-5a6d-8b0f-2a4f0bd4ba3c"),
         _in_path("name", "The file's name.", "fastlane.css", {"type": "string"}),

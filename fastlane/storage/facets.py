@@ -75,6 +75,9 @@ class Jobs(ABC):
         *replace* the id is new. A deleted job of this id, of any task, is made anew, and its
         executions stay hidden.
 
+        A job with a ``name`` (and *replace*) is the one that has this name in its task, if there is
+        one: then its id is that one's, and so is the execution's ``job_id``.
+
         With *idempotency*, a key known in this task returns what the first request stored, with
         ``repeated=True``, and changes nothing.
 
@@ -152,6 +155,10 @@ class Jobs(ABC):
     @abstractmethod
     async def get(self, task_id: str, job_id: str) -> Job:
         """:raises NotFound: no such job in this task, or it was deleted."""
+
+    @abstractmethod
+    async def named(self, task_id: str, name: str) -> Job:
+        """:raises NotFound: no job of this task has this name."""
 
     @abstractmethod
     async def of_task(self, task_id: str, page: PageRequest) -> Page[Job]:

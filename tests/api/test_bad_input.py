@@ -487,7 +487,6 @@ async def test_task_id_as_it_is_typed(still: Site) -> None:
 
 
 BAD_JOB_IDS = (
-    "1",
     "x" * 300,
     "c25194b6-e630-11f1-9503-02fc00000001",
     "05b16a01-46c6-56dd-bd6e-c6dfb4a1427a",
@@ -495,7 +494,6 @@ BAD_JOB_IDS = (
     JOB_ID.replace("-", ""),
     f"%7B{JOB_ID}%7D",
     f"urn:uuid:{JOB_ID}",
-    f"{JOB_ID}x",
     f"{JOB_ID}%00",
     f"{JOB_ID}%20",
     "%EF%BC%91" + JOB_ID[1:],

@@ -2077,3 +2077,64 @@ async def test_active_executions_are_counted_by_farm_and_host(storage: Storage) 
     (first, *_) = await storage.executions.active(owner="me")
     await finish(storage, first, DONE)
     assert await storage.executions.active_counts() == expected | {("a", "task", "h:1"): 1}
+
+
+# -- names ------------------------------------------------------------------------------------
+
+
+async def test_a_name_is_unique_in_its_task(storage: Storage) -> None:
+    job = make_job(name="nightly")
+    first = await storage.jobs.submit(job, make_execution(job), replace=True)
+    assert (first.job.id, first.job.name) == (job.id, "nightly")
+    assert await storage.jobs.named("task", "nightly") == first.job
+    other = make_job(name="nightly", definition=Definition.parse("busy:2", "true"))
+    second = await storage.jobs.submit(other, make_execution(other), replace=True)
+    assert (second.job.id, second.job.generation) == (job.id, 2)
+    assert second.execution is not None
+    assert (second.execution.job_id, second.execution.number) == (job.id, 2)
+    assert second.job.definition.image.submitted == "busy:2"
+    assert (await storage.tasks.get("task")).jobs_count == 1
+    # By its id, it keeps its name.
+    by_id = await storage.jobs.submit(make_job(id=job.id), None, replace=True)
+    assert by_id.job.name == "nightly"
+    elsewhere = make_job("other", name="nightly")
+    assert (await storage.jobs.submit(elsewhere, None, replace=True)).job.id == elsewhere.id
+    for task_id, name in (("task", "none"), ("none", "nightly")):
+        with pytest.raises(NotFound):
+            await storage.jobs.named(task_id, name)
+
+
+async def test_the_name_of_a_deleted_job_is_free(storage: Storage) -> None:
+    job = make_job(name="nightly", next_run_at=NOW)
+    await storage.jobs.submit(job, None, replace=True)
+    await storage.deletions.job("task", job.id, force=False, now=NOW)
+    with pytest.raises(NotFound):
+        await storage.jobs.named("task", "nightly")
+    again = make_job(name="nightly", next_run_at=NOW)
+    assert (await storage.jobs.submit(again, None, replace=True)).job.id == again.id
+    await storage.deletions.task("task", force=False, now=NOW)
+    third = make_job(name="nightly", next_run_at=NOW)
+    assert (await storage.jobs.submit(third, None, replace=True)).job == third
+
+
+async def test_who_comes_with_a_new_name_at_once_makes_one_job(place: Place) -> None:
+    storages = [place.storage()]
+    if not isinstance(place, SqlitePlace):
+        storages += [place.storage() for _ in range(2)]
+    for storage in storages:
+        await storage.open()
+    try:
+        jobs = [make_job(name="nightly") for _ in range(9)]
+        calls = [
+            storages[n % len(storages)].jobs.submit(one, make_execution(one), replace=True)
+            for n, one in enumerate(jobs)
+        ]
+        submitted, failed = await outcomes(calls)
+        assert failed == []
+        assert len({one.job.id for one in submitted}) == 1
+        numbers = sorted(one.execution.number for one in submitted if one.execution)
+        assert numbers == list(range(1, 10))
+        assert (await storages[0].overview()).jobs == 1
+    finally:
+        for storage in storages:
+            await storage.close()

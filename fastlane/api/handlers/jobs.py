@@ -9,7 +9,8 @@ from fastlane.api.base import BaseHandler
 from fastlane.api.ends import Wait, requested_wait
 from fastlane.api.forced import is_forced
 from fastlane.api.handlers.executions import read_details
-from fastlane.api.lookup import check_job_id, check_task_id, stored_masks
+from fastlane.api.lookup import check_job_id, check_job_name, check_task_id, stored_masks
+from fastlane.api.names import uuid_of
 from fastlane.api.paging import requested_page
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import build, responses
@@ -72,11 +73,16 @@ class Job(BaseHandler):
     async def put(self, task_id: str, job_id: str) -> None:
         """Creates the job with this id, a UUID4, or replaces its definition and schedule.
 
+        In place of the id, `job` may be a name, unique in the task: `a-z`, `0-9`, `.`, `_` and `-`,
+        at most 100, not spelling a UUID. The job gets an id of its own, which all answers and URLs
+        show; all other routes of the task accept either.
+
         It is then enqueued as a new job. A 2xx response means the data is on disk. The id and the
         URL of the execution are null when the job is scheduled. The value `***`, where answers
         hide a secret, keeps the stored value.
         """
         storage, config = self.services.storage, self.services.config
+        name = check_job_name(job_id) if uuid_of(job_id) is None else None
         await check_task_id(storage, task_id)
         definition, schedule = await take_submission(
             self.request.body,
@@ -86,7 +92,8 @@ class Job(BaseHandler):
         )
         submitted = await self.services.lifecycle.submit(
             task_id=task_id,
-            job_id=check_job_id(job_id),
+            job_id=None if name else check_job_id(job_id),
+            name=name,
             definition=definition,
             schedule=schedule,
             request_ip=self.caller.address,

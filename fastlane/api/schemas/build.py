@@ -308,6 +308,7 @@ def job_details(
     definition, hide = job.definition, redactor(tuple(config.env_blacklisted_words))
     return {
         "id": job.id,
+        "name": job.name,
         "url": urls.job(job.task_id, job.id),
         "taskId": job.task_id,
         "createdAt": time_text(job.created_at),

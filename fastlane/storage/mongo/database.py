@@ -63,6 +63,12 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     "jobs": [
         IndexModel([("task_id", ASCENDING), ("seq", DESCENDING)], name="task"),
         IndexModel([("next_run_at", ASCENDING)], name="scheduled", sparse=True),
+        IndexModel(
+            [("task_id", ASCENDING), ("name", ASCENDING)],
+            name="named",
+            unique=True,
+            partialFilterExpression={"name": {"$exists": True}},
+        ),
         IndexModel([("idle", ASCENDING)], name="idle", sparse=True),
         IndexModel([("deleted_at", ASCENDING)], name="deleted", sparse=True),
         IndexModel([("todo.id", ASCENDING)], name="todo", sparse=True),

@@ -126,12 +126,14 @@ class MongoJobs(Facet, Jobs):
         self, job: Job, execution: Execution | None, replace: bool, *, keyed: bool
     ) -> Submitted:
         while True:
+            if job.name is not None:
+                job, execution = await self._named(job, execution)
             if not replace or await self._db.jobs.find_one({"_id": job.id}, {"_id": 1}) is None:
                 stored = await self._create(job, execution, keyed=keyed)
                 if stored is not None:
                     return stored
             doc = await self._follow_ups.settled_job(job.id)
-            if doc is None:
+            if doc is None or (job.name is not None and doc.get("name") != job.name):
                 continue
             if keyed and job.queue_job_id in doc.get("applied", ()):
                 return await self._as_applied(doc, execution)
@@ -142,6 +144,15 @@ class MongoJobs(Facet, Jobs):
             replaced = await self._replace(doc, job, execution, keyed=keyed)
             if replaced is not None:
                 return replaced
+
+    async def _named(self, job: Job, execution: Execution | None) -> tuple[Job, Execution | None]:
+        """Both with the id of the job that has the name already, if there is one."""
+        wanted = {"task_id": job.task_id, "name": job.name}
+        found = await self._db.jobs.find_one(wanted, {"_id": 1})
+        job_id = job.id if found is None else found["_id"]
+        if execution is not None:
+            execution = copy_with(execution, job_id=job_id)
+        return copy_with(job, id=job_id), execution
 
     async def _as_applied(self, doc: Doc, execution: Execution | None) -> Submitted:
         found: Doc | None = None
@@ -397,6 +408,13 @@ class MongoJobs(Facet, Jobs):
         doc = await self._db.jobs.find_one({"_id": job_id})
         if doc is None or doc["task_id"] != task_id or "deleted_at" in doc:
             raise NotFound(f'There is no job "{job_id}" in task "{task_id}".')
+        return job_from(doc)
+
+    @operation
+    async def named(self, task_id: str, name: str) -> Job:
+        doc = await self._db.jobs.find_one({"task_id": task_id, "name": name})
+        if doc is None:
+            raise NotFound(f'There is no job "{name}" in task "{task_id}".')
         return job_from(doc)
 
     @operation

@@ -56,6 +56,7 @@ SELECT 1 FROM executions WHERE job_id = ?1 AND epoch > 0
 UNION ALL SELECT 1 FROM jobs WHERE id = ?1 AND removed > 0
 LIMIT 1
 """
+FIND_NAMED = "SELECT id FROM jobs WHERE task_id = ? AND name = ?"
 MARK_EXECUTIONS = "UPDATE executions SET deleted_at = ? WHERE job_id = ? AND deleted_at IS NULL"
 FORGET_REMOVED = "UPDATE jobs SET removed = execution_count WHERE id = ?"
 JOBS_TOTAL = "SELECT jobs_count FROM tasks WHERE id = ?"
@@ -90,6 +91,11 @@ class SqliteJobs(Facet, Jobs):
             first = _first_answer(connection, job.task_id, idempotency)
             if first is not None:
                 return first
+        if job.name is not None:
+            row = connection.execute(FIND_NAMED, (job.task_id, job.name)).fetchone()
+            job_id = job.id if row is None else row[0]
+            job = copy_with(job, id=job_id)
+            execution = None if execution is None else copy_with(execution, job_id=job_id)
         there = find_job(connection, job.id)
         is_new = there is None or there.deleted_at is not None
         if there is None:
@@ -245,6 +251,14 @@ class SqliteJobs(Facet, Jobs):
     @on_reader
     def get(self, connection: sqlite3.Connection, task_id: str, job_id: str) -> Job:
         return visible_job(connection, task_id, job_id)
+
+    @on_reader
+    def named(self, connection: sqlite3.Connection, task_id: str, name: str) -> Job:
+        row = connection.execute(FIND_NAMED, (task_id, name)).fetchone()
+        job = None if row is None else find_job(connection, row[0])
+        if job is None:
+            raise NotFound(f'There is no job "{name}" in task "{task_id}".')
+        return job
 
     @on_reader
     def of_task(self, connection: sqlite3.Connection, task_id: str, page: PageRequest) -> Page[Job]:

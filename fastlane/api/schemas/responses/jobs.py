@@ -109,6 +109,8 @@ class Job(Answer):
     """What to run and when, with a page of its executions, newest first."""
 
     id: JobId
+    name: Annotated[str | None, Field(examples=["nightly-report"])]
+    """What it was called in PUT, unique in its task."""
     url: JobUrl
     taskId: TaskId
     createdAt: Time
