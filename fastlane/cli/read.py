@@ -67,9 +67,16 @@ def logs(
             follow(run, exit_code=not no_exit_code, screen=screen)
             return
         empty = True
-        for record in run.logs(tail=tail, since=since):
-            screen.show(record)
-            empty = False
+        if only and not timestamps:
+            for piece in run.output("stdout" if stdout else "stderr", tail=tail, since=since):
+                # What a stream wrote is the output, whichever it is.
+                sys.stdout.buffer.write(piece)
+                empty = False
+            sys.stdout.flush()
+        else:
+            for record in run.logs(tail=tail, since=since):
+                screen.show(record)
+                empty = False
         _explain(run, empty=empty)
 
 
