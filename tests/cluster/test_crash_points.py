@@ -299,7 +299,7 @@ async def test_append_before_its_decision(storage: ClusterStorage, other: Cluste
     await killed_in(
         storage,
         storage.logs,
-        "_swap",
+        "swap",
         lambda: storage.logs.append(active.id, active.epoch, large, bookmark="a", cap=None),
     )
     assert await other.logs.read(active.id) == []
@@ -430,7 +430,7 @@ async def test_an_end_whose_answer_was_lost_is_forgotten_with_its_ownership(
     async def unanswered(*_: Any) -> bool:
         raise AutoReconnect("connection closed")
 
-    monkeypatch.setattr("fastlane.storage.mongo.executions.swap", unanswered)
+    monkeypatch.setattr(executions._db, "swap", unanswered)
     with pytest.raises(StorageUnavailable):
         await finish(storage, execution)
     assert executions._unsure_ends == {execution.id: execution.epoch}
