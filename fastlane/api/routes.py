@@ -18,6 +18,7 @@ from fastlane.api.bounds import BoundedApplication
 from fastlane.api.ends import PREFER, WAIT
 from fastlane.api.forced import FORCE
 from fastlane.api.handlers import output
+from fastlane.api.handlers.bulk import RerunExecutions, StopExecutions
 from fastlane.api.handlers.events import PARAMETERS as EVENT_PARAMETERS
 from fastlane.api.handlers.events import STREAMED as STREAMED_EVENTS
 from fastlane.api.handlers.events import Events, EventSocket
@@ -59,6 +60,7 @@ from fastlane.api.pages.table import PAGES
 from fastlane.api.paging import PAGED
 from fastlane.api.parameters import Parameter
 from fastlane.api.schemas import responses
+from fastlane.api.schemas.bulk import Bulk, BulkResult
 from fastlane.api.schemas.overrides import Overrides
 from fastlane.api.schemas.payload import BlacklistPayload, JobPayload
 from fastlane.api.schemas.planned import DryRun
@@ -76,6 +78,7 @@ _STATUS = ("Fastlane-Status", "Fastlane-Reason", "Fastlane-Exit-Code")
 # Of what takes ?wait=.
 _WAITED: Any = {"headers": (*_STATUS, "Preference-Applied"), "successes": (200, 202)}
 _DELETION: Any = {"answer": (), "parameters": (FORCE,), "problems": (409,), "successes": (204,)}
+_BULK: Any = {"answer": BulkResult, "body": Bulk, "problems": (409,)}
 _RUN_AGAIN: Any = {
     "answer": responses.RetriedJob,
     "body": Overrides,
@@ -213,6 +216,16 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 responses.ExecutionPage,
                 (*EXECUTION_FILTERS, *LISTED),
             ),
+        ),
+        route(
+            "/executions/stop",
+            StopExecutions,
+            post("stopExecutions", SUBMITTER, "Stop many executions", **_BULK),
+        ),
+        route(
+            "/executions/rerun",
+            RerunExecutions,
+            post("rerunExecutions", SUBMITTER, "Run many executions once more", **_BULK),
         ),
         route(
             EXECUTION,

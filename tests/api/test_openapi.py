@@ -191,6 +191,8 @@ def body_of(method: str, path: str) -> Mapping[str, Any] | None:
     if path == BLACKLIST:
         return {"host": "localhost:1234"} if method in {"post", "put", "delete"} else None
     runs = path.endswith(("/retry/", "/run/", "/rerun/"))
+    if path.startswith("/executions/") and method == "post":
+        return {"ids": [NOBODY], "dryRun": True}
     return PAYLOAD if method in {"post", "put"} and not runs else None
 
 
@@ -250,6 +252,9 @@ async def test_every_documented_answer_is_given(
             if name not in {"createJob", "putJob"}:
                 await checked(site, method, filled(path, missing), body)
         if has_body:
+            if path.startswith("/executions/"):
+                unexpected = {**body_of(method, path), "expected": 7}  # type: ignore[dict-item]
+                assert (await checked(site, method, asked, unexpected)).status == 409
             if path == BLACKLIST:
                 assert (await checked(site, method, asked, {"host": "b:1"})).status == 404
             if name == "createJob":
