@@ -120,9 +120,11 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table of the documents."""
+    """The table of the documents, and what was noted beside it."""
     lines = [HEADS, ["---"] * len(HEADS), *(row.cells() for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = "".join(f"- {row.scenario}, {row.where}: {row.note}\n" for row in rows if row.note)
+    return f"{table}\n{notes}" if notes else table
 
 
 def read(path: Path) -> dict[str, Any]:

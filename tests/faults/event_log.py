@@ -81,13 +81,17 @@ class EventLog:
             yield from found["items"]
             cursor, more = found["cursor"], found["hasMore"]
 
-    def faults(self, executions: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What is wrong with the events of *executions*, which have all ended."""
+    def faults(self, executions: Sequence[Mapping[str, Any]], deleted: Sequence[str]) -> list[str]:
+        """What is wrong with the events of *executions*, which have all ended.
+
+        :param deleted: the jobs that were deleted.
+        """
         wanted = {one["executionId"]: one for one in executions}
 
         def all_told() -> bool:
             told = {each["executionId"] for each in self._heard.copy().values() if _is_final(each)}
-            return wanted.keys() <= told
+            gone = [each["jobId"] for each in self._heard.copy().values() if _is_gone(each)]
+            return wanted.keys() <= told and set(deleted) <= set(gone)
 
         found = []
         try:
@@ -98,6 +102,10 @@ class EventLog:
             found += [f"not heard: {one}" for one in self._stored() if one["id"] not in heard]
             found += [f"a gap: {one}" for one in heard.values() if one["type"] == "gap"]
             found += self._of_executions(wanted)
+            gone = [each["jobId"] for each in heard.values() if _is_gone(each)]
+            found += [
+                f"{job}: deleted {gone.count(job)} times" for job in deleted if gone.count(job) != 1
+            ]
             # Shown with the failure of the wait, too.
             print("\n".join(found))
         return found
@@ -118,6 +126,10 @@ class EventLog:
                 yield f"{key}: {len(finals)} final events"
             elif any(finals[0].get(name) != execution[name] for name in ("status", "reason")):
                 yield f"{key}: {finals[0]} for {execution['status']}, {execution['reason']}"
+
+
+def _is_gone(event: Mapping[str, Any]) -> bool:
+    return bool(event["type"] == "job.deleted")
 
 
 def _is_final(event: Mapping[str, Any]) -> bool:

@@ -33,7 +33,7 @@ KINDS = ("done", "failed", "retried", "long", "timedout", "later", "cron")
 EVENTS = ("starts", "finishes")
 # What a call may be answered while instances and stores come and go; 0: not at all.
 # 400 is the answer to a retry of what has not run or not ended yet.
-EXPECTED = {0, 200, 400, 409, 503}
+EXPECTED = {0, 200, 204, 400, 409, 503}
 # Bounds how long the containers of what has ended may be there, in seconds.
 CLEARED_SECONDS = 10.0
 # Bounds what a frozen instance misses: up to twice its lease.
@@ -60,6 +60,8 @@ class Told:
     """Runs that were asked for beside the job's own, whether or not an answer came."""
     is_overridden: bool = False
     """Whether one of them was asked for with :data:`OTHER_CODE`."""
+    is_deleted: bool = False
+    """Whether that was asked for."""
     is_unsure: bool = False
     """Whether one of them was not answered."""
     stopped_at: float | None = None
@@ -103,6 +105,7 @@ class Explorer:
             self._rerun: 1,
             self._pause: 1,
             self._resume: 1,
+            self._delete: 1,
             self._kill: 1,
             self._freeze: 1,
             self._cut: 1,
@@ -175,7 +178,10 @@ class Explorer:
     ) -> tuple[int, bytes]:
         status, answer = self._cluster.request(method, path, body, headers=headers)
         self.report.refused += status == 503
-        if status not in EXPECTED:
+        is_gone = status == 404 and any(
+            path.startswith(job.path) for job in self._jobs if job.is_deleted
+        )
+        if status not in EXPECTED and not is_gone:
             self.report.wrong_answers.append(f"{method} {path}: {status} {answer[:200]!r}")
         return status, answer
 
@@ -254,6 +260,12 @@ class Explorer:
         if job is not None:
             self._allow(job, f"{job.path}resume/")
 
+    def _delete(self) -> None:
+        job = self._job()
+        if job is not None:
+            job.is_deleted = True
+            self._call("DELETE", f"{job.path}?force=true")
+
     def _kill(self) -> None:
         victim = self._chance.choice(self._cluster.instances)
         victim.kill()
@@ -292,10 +304,12 @@ class Explorer:
     def check(self) -> None:
         """Wait for the end of everything; every fault is in the report then."""
         self.report.accepted = len(self._jobs)
-        self._end_schedules()
+        kept = [job for job in self._jobs if not job.is_deleted]
+        self._end_deletions()
+        self._end_schedules(kept)
         ended: list[tuple[Told, list[dict[str, Any]]]] = []
         deadline = time.monotonic() + SETTLE_SECONDS
-        for job in self._jobs:
+        for job in kept:
             executions = self._await_end(job, deadline)
             if all(one["status"] in FINAL for one in executions):
                 ended.append((job, executions))
@@ -311,12 +325,26 @@ class Explorer:
                 self._check_execution(job, one, started, exit_codes)
         self._check_notifications(ended)
         everything = [one for _, executions in ended for one in executions]
-        self.report.wrong_outcomes += self.events.faults(everything)
+        gone = [job.path.split("/")[4] for job in self._jobs if job.is_deleted]
+        self.report.wrong_outcomes += self.events.faults(everything, gone)
         self._check_containers()
 
-    def _end_schedules(self) -> None:
-        """Let what is paused go on, and stop what has no end."""
+    def _end_deletions(self) -> None:
+        """Repeat what was perhaps not accepted; from then on nobody shows the job."""
         for job in self._jobs:
+            if job.is_deleted:
+                wait_for(partial(self._deleted, job), f"the deletion of {job.name}", SETTLE_SECONDS)
+                for instance in self._cluster.instances:
+                    status, _ = self._cluster.request("GET", job.path, instance=instance)
+                    if status not in {0, 404, 503}:
+                        self.report.wrong_answers.append(f"{job.name}: {status}, though deleted")
+
+    def _deleted(self, job: Told) -> bool:
+        return self._call("DELETE", f"{job.path}?force=true")[0] in {204, 404}
+
+    def _end_schedules(self, jobs: Sequence[Told]) -> None:
+        """Let what is paused go on, and stop what has no end."""
+        for job in jobs:
             if job.kind == "cron":
                 wait_for(partial(self._stop_job, job), f"the stop of {job.name}", SETTLE_SECONDS)
             elif job.kind == "later":
