@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 # Bounds how long a server may take to answer after its start, or to end, in seconds.
-SERVER_TIMEOUT = 30.0
+SERVER_TIMEOUT = 90.0
 
 # Bounds how long the browser may take over one page, in seconds.
 PAGE_TIMEOUT = 20.0
