@@ -102,9 +102,18 @@ def _install_client(wheel: str, folder: Path) -> str:
     cost = _median_ms(python, "import fastlane_client, httpx2") - _median_ms(python, "pass")
     if cost > CLIENT_MAX_IMPORT_MS:
         raise SetupError(f"importing the client takes {cost:.0f} ms over bare Python")
+    _check_types(python, folder)
     count = f"{len(packages)} packages ({', '.join(packages)})"
     say("client", f"{count}; its import takes {cost:.0f} ms over bare Python")
+    say("client", "a program that uses it passes mypy --strict")
     return python
+
+
+def _check_types(python: str, folder: Path) -> None:
+    """A program that uses the installed client passes mypy, as strict as it can be."""
+    program = shutil.copy2(ROOT / "tests/client/sample_project.py", folder / "program.py")
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "mypy")]
+    _run(*mypy, "--python-executable", python, str(program), cwd=folder)
 
 
 def _median_ms(python: str, code: str) -> float:
@@ -242,7 +251,8 @@ def _run(*command: str, cwd: Path = ROOT) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise SetupError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+        said = f"{done.stdout}\n{done.stderr}".strip()
+        raise SetupError(f"{' '.join(command)} failed:\n{said}")
     return done.stdout
 
 
