@@ -10,6 +10,7 @@ from fastlane import __version__
 from fastlane_client import (
     AsyncClient,
     BadRequest,
+    Conflict,
     Execution,
     JobFailed,
     NotFinished,
@@ -143,6 +144,35 @@ async def test_the_server_is_asked(still: Site, style: Style) -> None:
         assert "paths" in await style.call(client.openapi)
         reply = await style.call(client.api, "GET", "/tasks/?perPage=1")
         assert reply.status == 200
+
+
+async def test_what_has_run_is_deleted(site: Site, style: Style) -> None:
+    async with style.client(site.base) as client:
+        run = await style.call(client.submit, "t", **PAYLOAD)
+        await site.executor.started(run.execution_id)
+        with pytest.raises(Conflict):
+            await style.call(run.delete)
+        await style.call(run.delete, force=True)
+        with pytest.raises(NotFound):
+            await style.call(run.delete)
+        await style.call(client.run("t", run.job_id).delete, force=True)
+        await style.call(client.submit, "t", **PAYLOAD)
+        await style.call(client.delete_task, "t", force=True)
+        assert await style.list(client.tasks) == []
+
+
+async def test_a_job_is_paused_and_run_with_a_difference(site: Site, style: Style) -> None:
+    site.executor.instant = True
+    async with style.client(site.base) as client:
+        cron = await style.call(client.submit, "t", cron="0 3 * * *", **PAYLOAD)
+        await style.call(cron.pause)
+        assert (await style.call(cron.job)).next_scheduled_at is None
+        once = await style.call(cron.run_now, {"command": ["echo", "other"]})
+        ended = await style.call(once.wait)
+        again = await style.call((await style.call(once.rerun)).wait)
+        await style.call(cron.resume)
+        assert (await style.call(cron.job)).next_scheduled_at is not None
+    assert ended.command == again.command == ("echo", "other")
 
 
 def test_times_and_durations_of_a_payload() -> None:
