@@ -44,7 +44,8 @@ IMPORTS = 20
 _PROBE = """
 import importlib, pkgutil, {package} as package
 for module in pkgutil.walk_packages(package.__path__, "{package}."):
-    if not module.name.endswith("__main__"):
+    # Traces need the extra "otel".
+    if not module.name.endswith(("__main__", "fastlane.tracing")):
         importlib.import_module(module.name)
 print(package.__file__)
 """

@@ -78,7 +78,6 @@ NOT_OFFERED = {
 # What is on its way to the server.
 PENDING = {
     *("/executions/stop", "/executions/rerun"),
-    *("/tasks/t/jobs/j/logs/search", "/tasks/t/jobs/j/executions/e/logs/search"),
 }
 PENDING_PARAMETERS = {"q"}
 

@@ -89,6 +89,7 @@ async def test_a_log_is_read_from_any_point(server: FastlaneServer, style: Style
         last = await style.list(run.logs, tail=1)
         third = await style.list(run.logs, line=3)
         recent = await style.list(run.logs, since="1h")
+        matches = await style.list(run.search, "T[HW]", regex=True)
         pieces = await style.list(run.output)
         stderr = await style.list(run.output, "stderr")
     assert [record.text for record in records] == ["one\n", "two\n", "three\n"]
@@ -96,6 +97,7 @@ async def test_a_log_is_read_from_any_point(server: FastlaneServer, style: Style
     assert [record.text for record in last] == ["three\n"]
     assert [record.text for record in third] == ["three\n"]
     assert recent == records
+    assert [(match.line, match.text) for match in matches] == [(2, "two"), (3, "three")]
     assert [record.line for record in records] == [1, 2, 3]
     assert b"".join(pieces) == b"one\nthree\n\n-=-\ntwo\n"
     assert b"".join(stderr) == b"two\n"
