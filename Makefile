@@ -12,7 +12,7 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # COVERAGE=true, as in CI, measures which lines and branches ran. It costs 40 % more CPU time.
 MEASURE := $(if $(COVERAGE),--cov --cov-report=)
 
-.PHONY: help demo run check test test-newest faults bench lint wheel constraints engine-stop clean
+.PHONY: help demo run check test test-newest faults bench lint screenshots wheel constraints engine-stop clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -54,6 +54,10 @@ lint: .venv/dev.stamp  ## ruff, mypy strict, import-linter
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+
+screenshots: .venv/dev.stamp  ## a picture of each page, in .run/screenshots (ARGS=--docs renews the documentation)
+	@$(PY) -m scripts.services browser
+	@$(PY) -m scripts.screenshots $(ARGS)
 
 wheel: .venv/dev.stamp  ## build the wheels, install them elsewhere and try them
 	@$(PY) -m scripts.check_wheel

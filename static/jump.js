@@ -26,22 +26,20 @@ async function ask(url) {
 /** @param {string} words @returns {Promise<Place[]>} */
 async function find(words) {
   const q = encodeURIComponent(words);
-  // A task by a word of its name or by its beginning; the others by the beginning of an id.
+  // A task by a word of its name or by its beginning; jobs and executions also by that of an id.
   const beginning = encodeURIComponent(`${words.replaceAll("*", "\\*")}*`);
   const isId = /^[0-9a-f-]{4,36}$/i.test(words);
-  const [tasks, begun, ids] = await Promise.all([
+  const [tasks, begun, jobs, executions] = await Promise.all([
     ask(`/search/?query=${q}&perPage=${MOST}`),
-    ask(`/jobs/?task=${beginning}&perPage=20`),
-    isId ? ask(`/executions/?perPage=100`) : { items: [] },
+    ask(`/jobs/?task=${beginning}&perPage=${MOST}`),
+    ask(`/jobs/?q=${q}&perPage=${MOST}`),
+    isId ? ask(`/executions/?q=${q}&perPage=${MOST}`) : { items: [] },
   ]);
   const found = new Map();
   const add = (kind, name, url, about) => { if (!found.has(url)) found.set(url, { kind, name, url: new URL(url, location.href).pathname, about }); };
+  for (const one of executions.items) add("Execution", `${one.taskId} ${one.executionId.slice(0, 8)}`, one.url, one.status);
   for (const one of [...tasks.items, ...begun.items]) add("Task", one.taskId, one.taskUrl ?? one.url);
-  for (const one of begun.items) add("Job", `${one.taskId} / ${one.name ?? one.jobId.slice(0, 8)}`, one.url, one.scheduleText ?? "");
-  for (const one of ids.items) {
-    if (one.executionId.startsWith(words.toLowerCase())) add("Execution", `${one.taskId} ${one.executionId.slice(0, 8)}`, one.url, one.status);
-    if (one.jobId.startsWith(words.toLowerCase())) add("Job", `${one.taskId} / ${one.jobName ?? one.jobId.slice(0, 8)}`, one.jobUrl);
-  }
+  for (const one of [...begun.items, ...jobs.items]) add("Job", `${one.taskId} / ${one.name ?? one.jobId.slice(0, 8)}`, one.url, one.scheduleText ?? "");
   return [...found.values()].slice(0, 2 * MOST);
 }
 

@@ -257,9 +257,9 @@ def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServ
         yield server
 
 
-@pytest.fixture(scope="session")
-def browser_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """The window that :func:`chromium` hands out."""
+@contextmanager
+def open_browser(profile: Path) -> Iterator[Chrome]:
+    """A headless Chromium that keeps what it has to keep in *profile*."""
     from selenium.webdriver import Chrome
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
@@ -283,7 +283,7 @@ def browser_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome
         "--disable-quic",
         "--no-first-run",
         "--window-size=1280,900",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+        f"--user-data-dir={profile}",
     ):
         options.add_argument(argument)
     # What the page logs, for tests that want an empty console.
@@ -294,6 +294,13 @@ def browser_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome
         yield window
     finally:
         window.quit()
+
+
+@pytest.fixture(scope="session")
+def browser_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """The window that :func:`chromium` hands out."""
+    with open_browser(tmp_path_factory.mktemp("chromium")) as window:
+        yield window
 
 
 @pytest.fixture

@@ -133,7 +133,10 @@ def window(chromium: webdriver.Chrome, site: ThreadedSite, seeded: Seeded) -> It
 _FACTS = """
 const root = document.documentElement;
 return {
-  over: root.scrollWidth - window.innerWidth,
+  over: Math.max(root.scrollWidth - window.innerWidth,
+    // A card hides what is wider than it.
+    ...[...document.querySelectorAll("main table")]
+      .map((e) => e.scrollWidth - e.parentElement.clientWidth - 1)),
   hosts: [...new Set(performance.getEntriesByType("resource").map((e) => new URL(e.name).host))],
   host: location.host,
   injected: document.querySelectorAll("img[onerror], svg[onload], [onfocus]").length,

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from fastlane.api import texts
 from fastlane.api.schemas.responses import Execution, Job
 from fastlane.encoding import to_json
+from fastlane.image import DEFAULT_TAG, ImageReference
 from fastlane.notifications.registry import channels
 
 _DEFAULTS: Mapping[str, Any] = {
@@ -34,8 +35,11 @@ def payload_of(job: Job) -> dict[str, Any]:
         **{key: about[key] for key in ("timeout", "pullPolicy", "rerunWhenLost")},
         "additionalDNSEntries": about["additionalDNSEntries"],
         "backoff": about["backoff"] if about["retries"] else {},
-        **{one.key: about.get(one.key) for one in channels()},
+        **{one.key: _filled(about.get(one.key) or {}) for one in channels()},
     }
+    image = ImageReference.parse(job["image"])
+    if about["pullPolicy"] == ("always" if image.pinned_tag == DEFAULT_TAG else "missing"):
+        del found["pullPolicy"]
     for key in ("startAt", "expiration"):
         if about[key] is not None:
             found[key] = texts.seconds_of(about[key])
@@ -44,6 +48,11 @@ def payload_of(job: Job) -> dict[str, Any]:
         for key, value in found.items()
         if value not in (None, {}, _DEFAULTS.get(key))
     }
+
+
+def _filled(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """*wanted* without what is empty or off."""
+    return {key: value for key, value in wanted.items() if value}
 
 
 def curl(job: Job, base: str) -> str:
