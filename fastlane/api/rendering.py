@@ -127,6 +127,7 @@ TEMPLATES = Templates(
     {
         file.name: file.read_text(encoding="utf-8")
         for file in files("fastlane.templates").iterdir()
-        if file.name.endswith(".html")
+        # Mail needs its styles inline, and has no part in these.
+        if file.name.endswith(".html") and file.name != "email.html"
     }
 )

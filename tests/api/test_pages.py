@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 from unittest.mock import Mock
 
@@ -170,3 +171,8 @@ async def test_a_failure_is_not_kept_and_fragments_are_bounded() -> None:
     for number in range(2 * MAX_FRAGMENTS):
         await renders.get(number, make)
     assert len(renders._found) <= MAX_FRAGMENTS
+
+
+def test_assets_are_small() -> None:
+    """PAGES.md: own assets, compressed, under 60 kB."""
+    assert sum(len(gzip.compress(body)) for body in ASSETS.values()) < 60_000
