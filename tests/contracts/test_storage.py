@@ -1777,7 +1777,20 @@ EVENTS = (
     "queue due",
     "expire",
     "adopt",
+    "submit scheduled",
+    "tick",
+    "tick",
+    "pause",
+    "resume",
+    "run beside",
+    "delete execution",
+    "delete job",
+    "remove",
 )
+
+
+JOB_EVENTS = frozenset({"replace", "stop job", "retry job", "run beside"})
+SCHEDULE_EVENTS = frozenset({"tick", "pause", "resume"})
 
 
 class Storm:
@@ -1792,11 +1805,17 @@ class Storm:
         self.now = NOW
         self.jobs: list[Job] = []
         self.seen: dict[str, Execution] = {}
+        """All that are there, those that were deleted and are not removed yet included."""
+        self.deleted: set[str] = set()
+        """Ids of jobs and of executions."""
+        self.ticked: set[tuple[str, float]] = set()
+        self.numbers: dict[str, dict[str, int]] = {}
+        """Of the executions that were seen, by job."""
 
     async def meet(self, event: str, pick: int) -> None:
         self.now += 1
         active = [one for one in self.seen.values() if not one.final and one.owner]
-        with contextlib.suppress(CompareFailed, Rejected):
+        with contextlib.suppress(CompareFailed, Rejected, NotFound):
             if event.startswith("submit"):
                 await self._submit(event.removeprefix("submit").strip(), pick)
             elif event == "claim":
@@ -1807,8 +1826,14 @@ class Storm:
                 await self.storage.executions.expire(self.now, 2)
             elif event == "adopt":
                 await self.storage.instances.adopt(f"owner {pick}", now=self.now, limit=2)
-            elif event in {"replace", "stop job", "retry job"} and self.jobs:
+            elif event in JOB_EVENTS and self.jobs:
                 await self._change_job(event, self.jobs[pick % len(self.jobs)])
+            elif event in SCHEDULE_EVENTS and self.jobs:
+                await self._reschedule(event, self.jobs[pick % len(self.jobs)])
+            elif event.startswith("delete") and self.seen:
+                await self._delete(event, list(self.seen.values())[pick % len(self.seen)], pick)
+            elif event == "remove":
+                await self._remove()
             elif event == "stop execution" and self.seen:
                 chosen = list(self.seen)[pick % len(self.seen)]
                 await self.storage.executions.stop(chosen, reason=Reason.STOPPED, now=self.now)
@@ -1825,9 +1850,11 @@ class Storm:
             changes["waits_for"] = list(self.seen)[pick % len(self.seen)]
         if kind == "expiring":
             definition = Definition.parse("busy", "true", expires_at=self.now + pick % 7)
-        job = make_job(self.task_id, definition=definition)
+        at = self.now + pick % 7 if kind == "scheduled" else None
+        job = make_job(self.task_id, definition=definition, next_run_at=at)
         self.jobs.append(job)
-        await self.storage.jobs.submit(job, make_execution(job, farm=self.farm, **changes))
+        execution = None if at is not None else make_execution(job, farm=self.farm, **changes)
+        await self.storage.jobs.submit(job, execution)
 
     async def _claim(self) -> None:
         queue = sorted(
@@ -1854,8 +1881,70 @@ class Storm:
             await self.storage.jobs.submit(job, execution, replace=True)
         elif event == "retry job":
             await self.storage.jobs.retry(job, execution, now=self.now)
+        elif event == "run beside":
+            await self.storage.jobs.retry(job, execution, now=self.now, beside=True)
         else:
             await self.storage.jobs.stop(self.task_id, job.id, now=self.now)
+
+    async def _reschedule(self, event: str, job: Job) -> None:
+        job = await self.storage.jobs.get(self.task_id, job.id)
+        reschedule = self.storage.jobs.reschedule
+        if event == "pause" and job.scheduled:
+            await reschedule(job, paused_at=self.now, next_run_at=None, now=self.now)
+        elif event == "resume" and job.paused:
+            await reschedule(job, paused_at=None, next_run_at=self.now + 3, now=self.now)
+        elif event == "tick" and job.paused:
+            late = dataclasses.replace(job, next_run_at=self.now)
+            with pytest.raises(CompareFailed):
+                await self._tick(late, self.now)
+        elif event == "tick" and job.next_run_at is not None:
+            await self._tick(job, job.next_run_at)
+            self.ticked.add((job.id, job.next_run_at))
+
+    async def _tick(self, job: Job, tick: float) -> None:
+        execution = make_execution(job, farm=self.farm, tick=tick, trigger=Trigger.CRON)
+        await self.storage.jobs.tick(job, execution, next_run_at=self.now + 5, now=self.now)
+
+    async def _delete(self, event: str, execution: Execution, pick: int) -> None:
+        deletions, job_id = self.storage.deletions, execution.job_id
+        own = [one for one in self.seen.values() if one.job_id == job_id]
+        options: dict[str, Any] = {"force": pick % 2 == 0, "now": self.now}
+        if event == "delete job":
+            await deletions.job(self.task_id, job_id, **options)
+            assert options["force"] or all(one.final or one.id in self.deleted for one in own)
+            self.deleted |= {job_id, *(one.id for one in own)}
+        else:
+            await deletions.execution(self.task_id, job_id, execution.id, **options)
+            assert options["force"] or execution.final
+            self.deleted.add(execution.id)
+
+    async def _remove(self) -> None:
+        found = await self.storage.deletions.removable(2, without=())
+        for one in found:
+            assert one.id in self.deleted
+            assert one.final
+        await self.storage.deletions.remove([one.id for one in found])
+        await self.storage.deletions.remove_jobs(2)
+
+    async def _shown(self, job: Job) -> list[Execution]:
+        """The executions of a job; none of one that was deleted."""
+        if job.id in self.deleted:
+            with pytest.raises(NotFound):
+                await self.storage.jobs.get(self.task_id, job.id)
+            return []
+        current = await self.storage.jobs.get(self.task_id, job.id)
+        assert not (current.scheduled and current.paused_at)
+        page = await self.storage.executions.of_job(job.id, PageRequest(size=1000))
+        numbers = [execution.number for execution in page.items]
+        assert numbers == sorted(set(numbers), reverse=True)
+        assert all(1 <= number <= current.execution_count for number in numbers)
+        assert page.total == len(numbers)
+        # Nothing is missing but what was deleted.
+        gone = [one for one in self.deleted if one in self.numbers.get(job.id, {})]
+        assert current.execution_count == len(numbers) + len(gone)
+        for one in page.items:
+            self.numbers.setdefault(job.id, {})[one.id] = one.number
+        return list(page.items)
 
     async def _act(self, event: str, execution: Execution) -> None:
         if event == "release":
@@ -1866,7 +1955,7 @@ class Storm:
             )
         else:
             retry = dataclasses.replace(
-                make_execution(await self.storage.jobs.get(self.task_id, execution.job_id)),
+                make_execution(next(one for one in self.jobs if one.id == execution.job_id)),
                 farm=self.farm,
                 attempt=execution.attempt + 1,
                 due_at=self.now + 3,
@@ -1884,18 +1973,29 @@ class Storm:
     async def look(self) -> None:
         before = self.seen
         self.seen = {}
+        scheduled: list[float | None] = []
         for job in self.jobs:
-            page = await self.storage.executions.of_job(job.id, PageRequest(size=1000))
-            numbers = [execution.number for execution in page.items]
-            assert numbers == list(range(len(numbers), 0, -1))
-            assert page.total == len(numbers)
-            self.seen |= {execution.id: execution for execution in page.items}
+            shown = await self._shown(job)
+            assert self.deleted.isdisjoint(one.id for one in shown)
+            self.seen |= {execution.id: execution for execution in shown}
+            if job.id not in self.deleted:
+                current = await self.storage.jobs.get(self.task_id, job.id)
+                scheduled.append(current.next_run_at)
+        for one in before:
+            if one in self.deleted:
+                with contextlib.suppress(NotFound):
+                    self.seen[one] = await self.storage.executions.get(one)
+        hidden = await self.storage.deletions.hidden(list(self.seen.values()))
+        assert hidden == self.deleted & self.seen.keys()
+        ticks = [(one.job_id, one.tick) for one in self.seen.values() if one.tick is not None]
+        assert len(ticks) == len(set(ticks))
+        assert self.ticked.issuperset(ticks)
         everything = self.seen.values()
         for execution in everything:
             earlier = before.get(execution.id, execution)
             assert execution.epoch >= earlier.epoch
             if earlier.final:
-                assert execution == earlier
+                assert execution == dataclasses.replace(earlier, deleted_at=execution.deleted_at)
             if execution.status is Status.ENQUEUED:
                 waits = execution.waits_for is not None or execution.due_at is not None
                 assert waits == (execution.position is None)
@@ -1914,7 +2014,7 @@ class Storm:
             one.definition.expires_at for one in enqueued
         ]
         assert await self.storage.next_due_at() == min(
-            (at for at in times if at is not None), default=None
+            (at for at in (*times, *scheduled) if at is not None), default=None
         )
 
     async def calm_down(self) -> None:
@@ -1927,6 +2027,17 @@ class Storm:
                 await self._act("finish", execution)
         await self.look()
         assert all(execution.final for execution in self.seen.values())
+        with contextlib.suppress(NotFound):
+            await self.storage.deletions.task(self.task_id, force=False, now=self.now)
+        while await self.storage.deletions.removable(1, without=()):
+            self.deleted |= self.seen.keys()
+            await self._remove()
+        while await self.storage.deletions.remove_jobs(10):
+            pass
+        # Nothing is left that cannot be removed.
+        for execution_id in self.seen:
+            with pytest.raises(NotFound):
+                await self.storage.executions.get(execution_id)
 
 
 @settings(
