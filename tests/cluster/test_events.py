@@ -212,7 +212,7 @@ def ended(watcher: Watcher) -> int:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "every_seconds"), [(10, 1.5), pytest.param(300, 3.0, marks=pytest.mark.faults)]
+    ("jobs", "every_seconds"), [(6, 1.0), pytest.param(300, 3.0, marks=pytest.mark.faults)]
 )
 @pytest.mark.timeout(1800)
 def test_a_consumer_of_killed_instances(
@@ -245,7 +245,7 @@ def await_counted(url: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "every_seconds"), [(8, 1.0), pytest.param(300, 2.0, marks=pytest.mark.faults)]
+    ("jobs", "every_seconds"), [(5, 0.7), pytest.param(300, 2.0, marks=pytest.mark.faults)]
 )
 @pytest.mark.timeout(1800)
 def test_a_consumer_of_a_single_server_that_is_killed(
