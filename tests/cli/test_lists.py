@@ -91,6 +91,30 @@ def test_show_is_one_screen(cli: Cli) -> None:
         assert text in shown
 
 
+def test_many_are_stopped_by_a_filter(cli: Cli) -> None:
+    for _ in range(3):
+        assert cli("run", "-q", "-t", "many", "any:1", "--", "sleep", "60").code == 0
+    asked = cli("stop", "--task=many", "--status=waiting,active")
+    assert asked.code == 2
+    assert "Stop 3 executions? There is no terminal to ask at" in asked.err
+    done = cli("stop", "--task=many", "--status=waiting,active", "--yes")
+    assert (done.code, done.out) == (0, "Stopped 3 executions.\n")
+    waited = cli("wait", "--task=many")
+    assert waited.code == 143
+    assert waited.out.count("stopped") == 3
+
+
+def test_a_question_can_be_answered_with_no(terminal: Terminal, cli: Cli) -> None:
+    assert cli("run", "-q", "-t", "kept", "any:1", "--", "sleep", "60").code == 0
+    child = terminal("stop", "--task=kept", "--status=waiting,active")
+    child.expect("Stop 1 execution?")
+    child.sendline("n")
+    child.expect("Nothing was done")
+    child.wait()
+    assert child.exitstatus == 1
+    assert cli("stop", "kept").code == 0
+
+
 def test_schedules_are_paused_resumed_and_removed(cli: Cli) -> None:
     job = cli("run", "-q", "-t", "nightly", "--cron=0 4 * * *", "any:1", "--", "true").out.strip()
     assert cli("pause", job).out == f"Paused {job}.\n"
