@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -11,11 +16,15 @@ from hypothesis import strategies as st
 from fastlane.model import Execution, LogCap, LogRecord, Stream
 from fastlane.storage import packing
 from fastlane.storage.base import LogPlace, Storage
+from fastlane.storage.mongo import ClusterStorage
 from fastlane.storage.mongo import logs as mongo_logs
 from fastlane.storage.packing import LOG_CHUNK_BYTES, unpack
+from fastlane.storage.sqlite import SqliteStorage
 from fastlane.storage.sqlite import logs as sqlite_logs
+from fastlane.storage.sqlite.place import DATABASE_NAME
 from tests.contracts.test_storage import (
     NOW,
+    new_id,
     place,
     records,
     running,
@@ -24,6 +33,7 @@ from tests.contracts.test_storage import (
     whole_log,
 )
 from tests.log_model import PIECES, check_numbers, lines_of, records_of
+from tests.services import MongoServer
 
 __all__ = ["place", "storage"]
 
@@ -119,3 +129,45 @@ async def test_a_log_that_is_not_there_has_no_place(storage: Storage) -> None:
     for what in LogPlace:
         assert await storage.logs.find(execution.id, what, 7) == 0
     assert list(await storage.logs.chunks(execution.id, max_bytes=10)) == []
+
+
+async def test_the_index_costs_less_than_a_hundredth(tmp_path: Path) -> None:
+    """Of a log of small appends, which has the smallest chunks."""
+    storage = SqliteStorage(tmp_path)
+    await storage.open()
+    await submit(storage)
+    execution = await running(storage)
+    for record in records(1, 1000, size=2000):
+        await append(storage, execution, [record])
+    await storage.close()
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        rows = connection.execute("SELECT * FROM log_lines").fetchall()
+    # A row has a header, and at most 8 bytes for each number.
+    assert 100 < len(rows) < 200
+    assert len(rows) * (len(rows[0]) * 9 + 4) < 2000 * 1000 / 100
+
+
+async def test_a_release_that_counts_nothing_may_append(mongo_server: MongoServer) -> None:
+    """On MongoDB it runs beside this one, and copies what it does not know."""
+    storage = ClusterStorage(mongo_server.url.replace("/fastlane", f"/uncounted-{new_id()}"))
+    await storage.open()
+    try:
+        await submit(storage)
+        execution = await running(storage)
+        written = [replace(one, data=b"a\nb\n" * 3000) for one in records(1, 9)]
+        await append(storage, execution, written[:3])
+        before = await storage._db.logs.find_one({"_id": execution.id})
+        assert before is not None
+        await append(storage, execution, written[3:6])
+        # The same, without the counts.
+        kept = {name: before[name] for name in ("lines", "open_lines", "lines_to")}
+        await storage._db.logs.update_one({"_id": execution.id}, {"$set": kept})
+        await storage._db.log_chunks.update_many(
+            {"execution": execution.id, "last_seq": {"$gt": 3}}, {"$unset": {"lines": ""}}
+        )
+        cast(Any, storage.logs)._known.clear()
+        await append(storage, execution, written[6:])
+        check_numbers(await whole_log(storage, execution), written)
+        assert await storage.logs.find(execution.id, LogPlace.LINE, 6000 * 8 + 1) >= 6
+    finally:
+        await storage.close()
