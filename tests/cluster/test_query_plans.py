@@ -15,7 +15,7 @@ import pytest
 from pymongo import MongoClient, monitoring
 
 from fastlane.model import DeliveryState, LogCap, Stream
-from fastlane.storage.base import LogPlace, PageRequest
+from fastlane.storage.base import ExecutionFilter, JobFilter, LogPlace, PageRequest
 from fastlane.storage.mongo import ClusterStorage
 from fastlane.storage.mongo.database import INDEXES
 from fastlane.storage.mongo.log_reading import SIZES_AT_ONCE
@@ -223,6 +223,11 @@ async def _exercise(storage: ClusterStorage) -> None:
     await storage.executions.active_runs()
     await storage.executions.queues(["farm"])
     await storage.executions.active_counts()
+    await storage.lists.executions(ExecutionFilter("plan"), size=10)
+    await storage.lists.jobs(JobFilter("plan"), size=10)
+    await storage.lists.last_of_tasks(["plan"])
+    await storage.lists.last_of_jobs([job.id])
+    await storage.lists.times_of_task("plan", 10)
     await storage.jobs.of_task("plan", page)
     await storage.jobs.due(NOW + 1000, 10)
     await storage.jobs.scheduled(10)

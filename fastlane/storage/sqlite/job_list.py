@@ -77,7 +77,7 @@ def listed_jobs(
     number = number_after(after)
     before = MAX_OFFSET if number is None else number
     source, first, is_few = _source(connection, wanted)
-    checks, checked = _checks(wanted)
+    checks, checked = _checks(wanted, is_few=is_few)
     where = " AND ".join(["jobs.deleted_at IS NULL", *checks])
     # The entries are the outer loop, so the records are in their order.
     query = f"""
@@ -135,10 +135,13 @@ def _id_range(query: str) -> tuple[str, str]:
     return ("", "") if prefix is None else prefix_range(prefix)
 
 
-def _checks(wanted: JobFilter) -> tuple[list[str], list[Any]]:
+def _checks(wanted: JobFilter, *, is_few: bool) -> tuple[list[str], list[Any]]:
+    """:param is_few: whether only those are read that may be in the wanted state."""
     checks: list[str] = []
     values: list[Any] = []
-    if wanted.state is not None:
+    # What is read of few active ones is just these, unless there is a query.
+    is_known = is_few and wanted.state is JobState.ACTIVE and wanted.query is None
+    if wanted.state is not None and not is_known:
         checks.append(_STATES[wanted.state])
     if wanted.is_cron is not None:
         checks.append(f"cron IS {'NOT ' if wanted.is_cron else ''}NULL")

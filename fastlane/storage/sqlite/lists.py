@@ -160,18 +160,19 @@ class Query:
 
     def __init__(self, scan: Scan, wanted: ExecutionFilter) -> None:
         self._scan, self._by = scan, ", ".join(scan.by)
-        self._bounds = {">=": wanted.since, "<": wanted.until}
+        self._wanted = wanted
         self._checks, self._checked = _checks(scan)
         if scan.index is Index.JOB:
             # Its order is not that of the times.
-            self._add_checks(self._time_bounds())
+            self._add_checks(self._time_bounds(wanted.until))
 
     def _add_checks(self, more: tuple[list[str], list[Any]]) -> None:
         self._checks += more[0]
         self._checked += more[1]
 
-    def _time_bounds(self) -> tuple[list[str], list[Any]]:
-        given = {sign: at for sign, at in self._bounds.items() if at is not None}
+    def _time_bounds(self, until: float | None) -> tuple[list[str], list[Any]]:
+        bounds = {">=": self._wanted.since, "<": until}
+        given = {sign: at for sign, at in bounds.items() if at is not None}
         return [f"created_at {sign} ?" for sign in given], list(given.values())
 
     def entries(self, key: Key | None) -> tuple[str, list[Any]]:
@@ -180,7 +181,11 @@ class Query:
         conditions: list[str] = []
         values: list[Any] = []
         if self._scan.index is not Index.JOB:
-            conditions, values = self._time_bounds()
+            until = self._wanted.until
+            # SQLite seeks to one upper bound only, so it gets the lower one of the two.
+            if key is not None and until is not None:
+                until, key = (None, key) if key[0] < until else (until, None)
+            conditions, values = self._time_bounds(until)
         if key is not None:
             conditions.append(f"({self._by}) < ({', '.join('?' * len(key))})")
             values += key
