@@ -538,6 +538,9 @@ QUERIES = {
 }
 
 
+OF_LISTS = re.compile(r"executions_(created|ended|ended_of_task|origin|host)\b")
+
+
 @pytest.mark.parametrize("name", QUERIES)
 def test_no_query_scans_a_table(tmp_path: Path, name: str) -> None:
     connection = connect_writer(tmp_path / "x.db")
@@ -548,6 +551,9 @@ def test_no_query_scans_a_table(tmp_path: Path, name: str) -> None:
         parameters = ("1",) * max(numbered, default=query.count("?"))
     plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", parameters).fetchall()
     connection.close()
+    # The indexes of lists hold all executions of a farm or a host, so no other query may go there.
+    of_lists = [row[3] for row in plan if OF_LISTS.search(row[3])]
+    assert of_lists == [] or "INDEXED BY" in query
     scans = [row[3] for row in plan if row[3].startswith("SCAN")]
     assert [scan for scan in scans if not BOUNDED_SCANS.fullmatch(scan)] == []
 

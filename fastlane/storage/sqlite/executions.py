@@ -45,7 +45,8 @@ from fastlane.stored_events import execution_event
 
 IS_BLACKLISTED = "SELECT 1 FROM hosts WHERE host = ? AND blacklisted"
 COUNT_ACTIVE = """
-SELECT count(*) FROM executions WHERE farm = ? AND status IN ('pulling', 'running')
+SELECT count(*) FROM executions INDEXED BY executions_active
+WHERE farm = ? AND status IN ('pulling', 'running')
 """
 ACTIVE_OF_TASK = f"{COUNT_ACTIVE} AND task_id = ?"
 FIRST_QUEUED = """
