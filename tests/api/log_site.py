@@ -25,6 +25,7 @@ from fastlane.config import Config
 from fastlane.executors.registry import Executors
 from fastlane.hosts import Hosts
 from fastlane.metrics import Metrics, TaskLabels
+from fastlane.model import Clock
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.log_owner import FARM, Owner, make_lifecycle
 from tests.fakes import MemoryExecutor
@@ -51,7 +52,7 @@ class Site:
 
 
 @asynccontextmanager
-async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
+async def serve(data_dir: Path, *, clock: Clock = time.time, **options: Any) -> AsyncIterator[Site]:
     """:param options: of the configuration."""
     config = Config(port=0, data_dir=data_dir, **options)
     storage = SqliteStorage(data_dir)
@@ -64,7 +65,7 @@ async def serve(data_dir: Path, **options: Any) -> AsyncIterator[Site]:
         lifecycle=lifecycle,
         executors=Executors.single(MemoryExecutor()),
         bus=bus,
-        clock=time.time,
+        clock=clock,
         config=config,
         farms=(FARM,),
         version="0.0.0",
@@ -101,9 +102,9 @@ class ThreadedSite:
         self.site = site
         self._loop = loop
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
+    def call(self, work: Coroutine[Any, Any, T], timeout: float = CALL_TIMEOUT) -> T:
         """Run *work* on the server's loop and return what it returns."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
 
 @contextmanager

@@ -3,6 +3,7 @@ scripts, and with texts that try to become scripts."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from fastlane.model import Outcome, Reason, Schedule, Status
+from tests.api.log_owner import FARM
 from tests.api.log_site import ThreadedSite, serve_in_thread
 from tests.browser.seed import NASTY, Seeded, seed
 
@@ -336,3 +338,79 @@ def test_the_outcome_moves_the_page_on(window: Window, site: ThreadedSite, seede
     site.call(lifecycle.finish(seeded.running, outcome))
     window.wait_text(".state", "It used more memory than its limit allows")
     window.wait_text("#status", "failed")
+
+
+def test_selected_executions_are_stopped_after_a_look_at_what_will_happen(
+    window: Window, site: ThreadedSite, seeded: Seeded
+) -> None:
+    lifecycle = site.site.services.lifecycle
+
+    async def submit() -> None:
+        for _ in range(3):
+            definition = seeded.done.definition
+            await lifecycle.submit(
+                task_id="many", job_id=None, definition=definition, schedule=Schedule()
+            )
+
+    site.call(submit())
+    window.open("/executions/?task=many")
+    window.find(".pick-all").click()
+    assert window.text("#selected") == "3 selected"
+    window.find("#stop-selected").click()
+    window.wait_text("#ask-text", "3 of 3 selected executions end")
+    window.find("#ask-yes").click()
+    window.wait_text("#toast", "3 executions changed")
+    window.wait(lambda: window.text("tbody").count("Stopped") == 3, "the stops")
+    # A view is kept, under the name that the reader gives it.
+    window.find("#save-view").click()
+    window.find("#ask-yes").click()
+    window.wait_text("#views", "many")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_a_minute_of_fifty_jobs_a_second(
+    window: Window, site: ThreadedSite, seeded: Seeded
+) -> None:
+    """No long task, no growth, and what happened last is there within a second."""
+    lifecycle = site.site.services.lifecycle
+    minute = 60.0
+
+    async def job(number: int) -> None:
+        definition = seeded.done.definition
+        task_id = f"load-{number % 20}"
+        await lifecycle.submit(
+            task_id=task_id, job_id=None, definition=definition, schedule=Schedule()
+        )
+        execution = await lifecycle.claim(FARM, "localhost")
+        if execution is not None:
+            execution = await lifecycle.started(execution, f"run-{number}")
+            await lifecycle.finish(execution, Outcome(Status.DONE, Reason.EXIT_CODE, 0))
+
+    async def load() -> None:
+        began = time.monotonic()
+        for number in range(int(50 * minute)):
+            await asyncio.sleep(began + number / 50 - time.monotonic())
+            await job(number)
+
+    def heap() -> float:
+        window.chromium.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+        return float(window.script("return performance.memory.usedJSHeapSize"))
+
+    window.open("/")
+    window.live()
+    window.script(
+        "window.long = []; new PerformanceObserver((list) => list.getEntries()"
+        ".forEach((e) => window.long.push(e.duration))).observe({ entryTypes: ['longtask'] })"
+    )
+    before = heap()
+    site.call(load(), 2 * minute)
+    definition = seeded.done.definition
+    last = lifecycle.submit(
+        task_id="the-last", job_id=None, definition=definition, schedule=Schedule()
+    )
+    site.call(last)
+    window.wait_text("[data-fragment=waiting]", "the-last")
+    assert heap() - before < 5_000_000
+    assert max(window.script("return window.long"), default=0) < 100
+    assert window.complaints() == []
