@@ -13,7 +13,6 @@ from fastlane.api.lookup import find_log
 from fastlane.api.parameters import Parameter
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import responses
-from fastlane.api.security import ANONYMOUS
 from fastlane.api.streaming.encoded import time_text
 from fastlane.api.streaming.searching import Cursor, Query, Search
 from fastlane.checks import shown
@@ -24,8 +23,10 @@ from fastlane.storage.packing import PackedChunk
 # Bounds what one request reads, and what of that is in memory at a time (twice, with the next).
 MAX_BYTES = 64 * 1024 * 1024
 BATCH_BYTES = 2 * 1024 * 1024
-# Bounds the searches of one principal at a time: each keeps a thread busy.
+# Bound the searches at a time, each of which keeps a thread busy: of one principal at one address
+# (a server without credentials has one principal), and of all.
 MAX_AT_ONCE = 2
+MAX_TOGETHER = 8
 RETRY_AFTER_SECONDS = 1
 MAX_MATCHES = 1000
 MAX_PATTERN_CHARS = 1000
@@ -54,8 +55,8 @@ class LogSearch(BaseHandler):
         """Lines that contain `q`, or match it, in the order in which they end.
 
         A request reads at most 64 MiB and may find nothing in them: while `complete` is false,
-        continue with `after=` and its `nextAfter`. The server's notes are not searched. The same
-        principal may search two logs at a time.
+        continue with `after=` and its `nextAfter`. The server's notes are not searched. You may
+        search two logs at a time.
         """
         query, cursor = self._query(), self._cursor()
         storage = self.services.storage
@@ -64,13 +65,12 @@ class LogSearch(BaseHandler):
             await self.send_json({"matches": [], "nextAfter": "0", "complete": True})
             return
         searches = self.services.searches
-        principal = self.principal.name
-        if self.principal == ANONYMOUS:
-            principal = self.caller.address
-        if searches[principal] >= MAX_AT_ONCE:
+        principal = f"{self.principal.name} {self.caller.address}"
+        if searches[principal] >= MAX_AT_ONCE or searches.total() >= MAX_TOGETHER:
             raise Problem(
                 429,
-                f"You have {MAX_AT_ONCE} searches under way, the most at a time; try again.",
+                f"You have {MAX_AT_ONCE} searches under way, or all users {MAX_TOGETHER}, the most "
+                "at a time; try again.",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
         searches[principal] += 1
