@@ -112,6 +112,11 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
             name="load_of_tasks",
             partialFilterExpression={"active_owner": {"$exists": True}},
         ),
+        IndexModel(
+            [("active_owner", ASCENDING), ("job_id", ASCENDING)],
+            name="active_of_job",
+            partialFilterExpression={"active_owner": {"$exists": True}},
+        ),
         IndexModel([("retry_of", ASCENDING)], name="retry", sparse=True),
         IndexModel([("over", ASCENDING)], name="over", sparse=True),
         IndexModel([("deleted_at", ASCENDING)], name="deleted", sparse=True),

@@ -170,7 +170,9 @@ class MongoDeletions(Facet, Deletions):
         shown = {**wanted, "deleted_at": NOT_THERE}
         enqueued = self._db.executions.find({**shown, "enqueued_of": enqueued_of}, {"job_id": 1})
         active = self._db.executions.find(
-            {**shown, "active_owner": THERE}, {"job_id": 1}, hint="active"
+            {**shown, "active_owner": {"$gt": ""}},
+            {"job_id": 1},
+            hint="active_of_job" if "job_id" in wanted else "load_of_tasks",
         )
         return [*await enqueued.to_list(None), *await active.to_list(None)]
 
@@ -231,8 +233,10 @@ class MongoDeletions(Facet, Deletions):
                     break
                 if "todo" in doc:
                     # Its stop may have yet to be carried out.
-                    await self._follow_ups.settled_job(doc["_id"])
-                    continue
+                    settled = await self._follow_ups.settled_job(doc["_id"])
+                    if settled is None:
+                        continue
+                    doc = settled
                 left = await self._db.executions.find_one({"job_id": doc["_id"]}, {"_id": 1})
                 if left is None:
                     await self._db.mover.settle(doc)

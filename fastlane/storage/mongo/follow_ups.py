@@ -126,7 +126,7 @@ class FollowUps:
 
     async def _stop_active(self, job_id: str, now: float) -> None:
         found = self._db.executions.find(
-            {"active_owner": {"$exists": True}, "job_id": job_id}, {"_id": 1}, hint="active"
+            {"active_owner": {"$gt": ""}, "job_id": job_id}, {"_id": 1}, hint="active_of_job"
         )
         for doc in await found.to_list(None):
             await self.intend_stop(doc["_id"], Reason.STOPPED, now)
