@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from fastlane_client import Status, Trigger
+import pytest
+
+from fastlane_client import Conflict, JobFailed, Status, Trigger
 from tests.api.http_site import PAYLOAD, Site
 from tests.client.styles import Style
 
@@ -70,3 +72,19 @@ async def test_a_plan_stores_nothing(still: Site, style: Style) -> None:
         assert len(plan.next_runs) == 5
         assert plan.next_runs[0].hour == 3
         assert await style.list(client.tasks) == []
+
+
+async def test_many_executions_are_stopped_at_once(site: Site, style: Style) -> None:
+    async with style.client(site.base) as client:
+        runs = [await style.call(client.submit, "billing", **PAYLOAD) for _ in range(2)]
+        await style.call(client.submit, "other", **PAYLOAD)
+        which = {"task": "billing"}
+        planned = await style.call(client.stop_all, which, dry_run=True)
+        with pytest.raises(Conflict):
+            await style.call(client.stop_all, which, dry_run=False, expected=7)
+        done = await style.call(client.stop_all, which, dry_run=False, expected=2)
+        for run in runs:
+            with pytest.raises(JobFailed, match="stopped"):
+                await style.call(run.wait, timeout=20)
+    assert (planned.matched, done.matched, done.changed) == (2, 2, 2)
+    assert len(done.executions) == 2
