@@ -74,8 +74,10 @@ function focusIn(node) {
 function swap(name, fresh) {
   const region = regions.get(name);
   if (!region || region.html === fresh.innerHTML) return;
-  region.html = fresh.innerHTML;
   const { node } = region;
+  // A button that is just pressed must be there when it is let go.
+  if (node.querySelector(":active")) { stale.add(name); return; }
+  region.html = fresh.innerHTML;
   const focus = focusIn(node);
   const at = node.querySelector("tr.at")?.dataset.id;
   const checked = new Set([...node.querySelectorAll("td.pick input:checked")].map((box) => box.value));

@@ -74,6 +74,10 @@ class Window:
     def find(self, selector: str) -> Any:
         return self.chromium.find_element(By.CSS_SELECTOR, selector)
 
+    def click(self, selector: str) -> None:
+        """In one step, as the element may be in a fragment that is renewed meanwhile."""
+        self.script("document.querySelector(arguments[0]).click()", selector)
+
     def text(self, selector: str) -> str:
         found = self.script(
             "return document.querySelector(arguments[0])?.textContent ?? ''", selector
@@ -248,17 +252,17 @@ def test_an_action_says_what_will_happen(
     window: Window, site: ThreadedSite, seeded: Seeded
 ) -> None:
     window.open("/executions/?status=waiting&task=build-web")
-    window.find("td.act button").click()
+    window.click("td.act button")
     assert "Stop this execution?" in window.text("#ask")
-    window.find("#ask-no").click()
+    window.click("#ask-no")
     storage = site.site.storage
 
     def status() -> Status:
         return site.call(storage.executions.get(seeded.waiting.id)).status
 
     assert status() is Status.ENQUEUED
-    window.find("td.act button").click()
-    window.find("#ask-yes").click()
+    window.click("td.act button")
+    window.click("#ask-yes")
     window.wait(lambda: status() is Status.FAILED, "the stop")
     window.wait_text("#toast", "It is being stopped.")
     window.wait_text("[data-fragment=list]", "No execution matches")
@@ -267,34 +271,34 @@ def test_an_action_says_what_will_happen(
 def test_a_failure_is_run_again_with_another_environment(window: Window, seeded: Seeded) -> None:
     """One of the six tasks: three clicks from the overview."""
     window.open("/")
-    window.find(".failures .name").click()
+    window.click(".failures .name")
     window.wait(lambda: window.find("[data-open=rerun]").is_displayed(), "the page")
     before = window.chromium.current_url
-    window.find("[data-open=rerun]").click()
+    window.click("[data-open=rerun]")
     envs = window.find("#rerun [name=envs]")
     envs.send_keys("DATE=2026-11-24")
-    window.find("#rerun .primary").click()
+    window.click("#rerun .primary")
     window.wait(lambda: window.chromium.current_url != before, "the new execution")
     window.wait_text(".facts", "DATE")
 
 
 def test_a_cron_is_paused_and_resumed(window: Window, site: ThreadedSite, seeded: Seeded) -> None:
     window.open(seeded.path(seeded.cron))
-    window.find("[data-url$='pause/']").click()
-    window.find("#ask-yes").click()
+    window.click("[data-url$='pause/']")
+    window.click("#ask-yes")
     window.wait_text(".title", "Paused")
-    window.find("[data-url$='resume/']").click()
-    window.find("#ask-yes").click()
+    window.click("[data-url$='resume/']")
+    window.click("#ask-yes")
     window.wait_text(".title", "Scheduled")
 
 
 def test_a_host_is_drained_and_put_back(window: Window) -> None:
     window.open("/hosts/")
-    window.find("td.act button").click()
-    window.find("#ask-yes").click()
+    window.click("td.act button")
+    window.click("#ask-yes")
     window.wait_text("[data-fragment=list]", "Drained")
-    window.find("[data-method=DELETE]").click()
-    window.find("#ask-yes").click()
+    window.click("[data-method=DELETE]")
+    window.click("#ask-yes")
     window.wait_text("[data-fragment=list]", "Available")
 
 
@@ -302,16 +306,16 @@ def test_a_new_job_is_checked_while_one_types(window: Window) -> None:
     window.open("/new/?task=from-a-form")
     window.find("[name=image]").send_keys("busybox:1.36")
     window.find("[name=command]").send_keys("echo hello")
-    window.find("[value=cron]").click()
+    window.click("[value=cron]")
     window.find("[name=cron]").send_keys("0 3 * *")
     window.wait_text("[data-for='/cron']", "fields")
     window.find("[name=cron]").send_keys(" *")
     window.wait_text("#checked", "accepts")
     assert window.script("return document.querySelectorAll('#next-runs li').length") == 5
     assert "--cron '0 3 * * *'" in window.text("#as-run")
-    window.find("[value=now]").click()
+    window.click("[value=now]")
     window.wait_text("#as-curl", '{"image":"busybox:1.36","command":"echo hello"}')
-    window.find("#new .primary").click()
+    window.click("#new .primary")
     window.wait(lambda: "/executions/" in window.chromium.current_url, "the execution")
 
 
@@ -320,13 +324,13 @@ def test_the_theme_is_chosen_and_kept(window: Window) -> None:
     with window.size(1440, "light"):
         window.open("/")
         light = window.script(ink)
-        window.find("#theme").click()
-        window.find("#theme").click()
+        window.click("#theme")
+        window.click("#theme")
         dark = window.script(ink)
         assert dark != light
         window.open("/tasks/")
         assert window.script(ink) == dark
-        window.find("#theme").click()
+        window.click("#theme")
         assert window.script(ink) == light
 
 
@@ -354,16 +358,16 @@ def test_selected_executions_are_stopped_after_a_look_at_what_will_happen(
 
     site.call(submit())
     window.open("/executions/?task=many")
-    window.find(".pick-all").click()
+    window.click(".pick-all")
     assert window.text("#selected") == "3 selected"
-    window.find("#stop-selected").click()
+    window.click("#stop-selected")
     window.wait_text("#ask-text", "3 of 3 selected executions end")
-    window.find("#ask-yes").click()
+    window.click("#ask-yes")
     window.wait_text("#toast", "3 executions changed")
     window.wait(lambda: window.text("tbody").count("Stopped") == 3, "the stops")
     # A view is kept, under the name that the reader gives it.
-    window.find("#save-view").click()
-    window.find("#ask-yes").click()
+    window.click("#save-view")
+    window.click("#ask-yes")
     window.wait_text("#views", "many")
 
 
