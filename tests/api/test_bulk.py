@@ -31,7 +31,7 @@ async def test_stop_by_filter(site: Site) -> None:
     runs = [await site.submit("billing-1"), await site.submit("billing-2", retries=3)]
     other = await site.submit("other")
     for one in (*runs, other):
-        await site.run_of(one)
+        await site.status(one, "running")
     expected = {one["executionId"] for one in runs}
     dry = await ask(site, STOP, task="billing-*", dryRun=True)
     assert (dry["matched"], dry["changed"], ids(dry)) == (2, 2, expected)

@@ -69,7 +69,7 @@ async def test_what_has_ended_is_deleted(site: Site, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["execution", "job", "task"])
 async def test_what_runs_is_deleted_with_force_only(site: Site, kind: str) -> None:
     created = await site.submit(retries=3)
-    await site.run_of(created)
+    await site.status(created, "running")
     url = url_of(created, kind)
     assert "force" in (await site.request("DELETE", url)).problem(409)["detail"]
     (await site.request("DELETE", f"{url}?force=yes")).problem(400)
