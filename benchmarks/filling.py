@@ -230,12 +230,12 @@ def _write_stats(connection: sqlite3.Connection) -> None:
 
 # -- MongoDB --------------------------------------------------------------------------------------
 
-BATCH = 5_000
+BATCH = 1_000
 
 
 async def fill_mongo(storage: ClusterStorage, size: Size) -> None:
     """Fill the empty database that *storage* has open."""
-    from pymongo import WriteConcern
+    from pymongo import WriteConcern, timeout
 
     began, database = time.perf_counter(), storage._db
     job, one = base_job(), base_execution()
@@ -292,7 +292,8 @@ async def fill_mongo(storage: ClusterStorage, size: Size) -> None:
         for doc in docs:
             batch.append(doc)
             if len(batch) == BATCH:
-                await fast.insert_many(batch, ordered=False)
+                with timeout(None):
+                    await fast.insert_many(batch, ordered=False)
                 batch = []
         if batch:
             await fast.insert_many(batch, ordered=False)

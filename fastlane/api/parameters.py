@@ -68,7 +68,7 @@ class Parameter:
         known: Iterable[str],
         groups: Mapping[str, Iterable[str]] = MappingProxyType({}),
     ) -> set[str]:
-        """The values that a comma-separated text names, by themselves or by their groups.
+        """The values that a comma-separated string names, by themselves or by their groups.
 
         :raises Problem: 400, one is unknown; the problem names the nearest known one.
         """

@@ -47,6 +47,11 @@ READS_ALL = {
     "executions.active_counts",
     "executions.active_runs",
     "hosts.blacklist",
+    # All that is active, by its index. The other indexes are looked at in test_list_plans.py.
+    "lists.executions",
+    "lists.jobs",
+    "lists.last_of_tasks",
+    "lists.times_of_task",
 }
 EXPLAINED = {"find", "aggregate", "count", "distinct", "findAndModify", "update", "delete"}
 # What a driver adds to a command, and an explanation refuses.

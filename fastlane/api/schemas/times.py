@@ -70,7 +70,7 @@ def _of_items(convert: Convert | None) -> Convert | None:
 
 
 def _of_union(kinds: Sequence[Any]) -> Convert | None:
-    """Models are told apart by their keys, others by whether the value is a text or a list."""
+    """Models differ by their keys, others by whether the value is a string or a list."""
     models = [(kind, _converter(kind)) for kind in kinds if is_typeddict(kind)]
     others = [found for kind in kinds if not is_typeddict(kind) and (found := _converter(kind))]
 

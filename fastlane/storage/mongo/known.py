@@ -101,10 +101,10 @@ async def _tasks(database: Database, all_words: list[str]) -> list[str] | None:
 
 
 def has_word(word: str) -> str:
-    """A pattern of PCRE for texts that have *word* as :func:`fastlane.storage.codec.words` does."""
+    """A PCRE pattern of strings that have *word*: see :func:`fastlane.storage.codec.words`."""
     return rf"(*UCP)(?i)(?<![^\W_]){re.escape(word)}(?![^\W_])"
 
 
 def begins_with(prefix: str) -> Doc:
-    """The condition on a text that begins with *prefix*."""
+    """The condition on a string that begins with *prefix*."""
     return {"$gte": prefix, "$lt": f"{prefix}{chr(sys.maxunicode)}"}

@@ -64,7 +64,7 @@ MOST_WITH_WORD = 10_000
 
 
 def prefix_range(prefix: str) -> tuple[str, str]:
-    """From where to where texts begin with *prefix*."""
+    """From where to where strings begin with *prefix*."""
     return prefix, f"{prefix}{chr(sys.maxunicode)}"
 
 

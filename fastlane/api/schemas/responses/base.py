@@ -17,7 +17,7 @@ _JOB_URL = f"{_TASK_URL}jobs/{_JOB}/"
 
 
 class IsTime:
-    """Marks the type of a text that is a point in time, for :mod:`fastlane.api.schemas.times`."""
+    """Marks the type of a string that is a point in time, for :mod:`fastlane.api.schemas.times`."""
 
 
 Time = Annotated[
