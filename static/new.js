@@ -8,7 +8,7 @@ const EXACT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyl
 const NUMBER = /^[0-9]+(\.[0-9]+)?$/;
 const element = (id) => document.getElementById(id);
 
-/** A text as one word of a shell. @param {string} text */
+/** A string as one word of a shell. @param {string} text */
 export const quoted = (text) => (/^[A-Za-z0-9_@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
 
 /** What the form holds, as a payload.
