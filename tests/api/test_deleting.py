@@ -77,7 +77,8 @@ async def test_what_runs_is_deleted_with_force_only(site: Site, kind: str) -> No
     assert (await site.request("DELETE", f"{url}?force=true")).status == 204
     (await site.get(created["executionUrl"])).problem(404)
     await removed(site, created["executionId"])
-    assert site.executor.calls["stop"] == 1
+    # Its owner stops it; the removal may find it before it is cleared away.
+    assert site.executor.calls["stop"] >= 1
     assert site.executor.runs_by_id == {}
     counts = await site.counts()
     assert (counts.queued, counts.delayed, counts.active) == (0, 0, 0)
