@@ -134,6 +134,11 @@ _FIELDS = (
 _LONGEST = {month: calendar.monthrange(2000, month)[1] for month in range(1, 13)}
 
 
+def without_nickname(cron: str) -> str:
+    """The five fields that a nickname such as ``@daily`` stands for; else *cron* as it is."""
+    return _NICKNAMES.get(cron.strip().lower(), cron)
+
+
 @lru_cache(maxsize=_CACHE_SIZE)
 def _plain(cron: str) -> str:
     """*cron* as lists of numbers, which all implementations read in the same way.
@@ -143,7 +148,7 @@ def _plain(cron: str) -> str:
     try:
         if len(cron) > _CRON_MAX_CHARS:
             raise ValueError(f"it has more than {_CRON_MAX_CHARS} characters")
-        texts = _NICKNAMES.get(cron.strip().lower(), cron).split()
+        texts = without_nickname(cron).split()
         if len(texts) != len(_FIELDS):
             raise ValueError(
                 f"it has {len(texts)} fields; use five: minute, hour, day of the month, month "

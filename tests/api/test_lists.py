@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from fastlane.api.schemas.listed import in_words
 from fastlane.model import Outcome, Reason, Status
 from tests.api.conftest import MakeSite
 from tests.api.http_site import Site
@@ -254,6 +255,20 @@ async def test_jobs(still: Site) -> None:
     assert (await still.get(page["nextUrl"])).json["items"][0]["taskId"] == "nightly"
     said = (await still.get("/jobs/?state=schedule")).problem(400)["detail"]
     assert 'Did you mean "scheduled"?' in said
+
+
+@pytest.mark.parametrize(
+    ("cron", "words"),
+    [
+        ("@hourly", "Every hour"),
+        ("@daily", "At 00:00"),
+        (" @Weekly ", "At 00:00, only on Sunday"),
+        ("@monthly", "At 00:00, on day 1 of the month"),
+        ("@yearly", "At 00:00, on day 1 of the month, only in January"),
+    ],
+)
+def test_nicknames_in_words(cron: str, words: str) -> None:
+    assert in_words(cron) == words
 
 
 async def test_stats(site: Site) -> None:

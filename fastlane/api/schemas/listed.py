@@ -12,6 +12,7 @@ from fastlane.api.schemas import responses
 from fastlane.api.schemas.build import job_reference, time_or_none
 from fastlane.api.streaming.encoded import time_text
 from fastlane.api.urls import Urls, with_query
+from fastlane.cron import without_nickname
 from fastlane.model import Execution, Job, Status, Task
 from fastlane.redact import redactor
 from fastlane.storage.base import ListedJob, Listing
@@ -133,7 +134,7 @@ def in_words(cron: str) -> str:
     options = Options()
     options.use_24hour_time_format = True
     try:
-        return str(ExpressionDescriptor(cron, options).get_description())
+        return str(ExpressionDescriptor(without_nickname(cron), options).get_description())
     except (FormatError, ValueError, IndexError, KeyError):
         return cron
 
