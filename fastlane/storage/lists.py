@@ -76,6 +76,10 @@ class Lists(ABC):
         """The newest execution of each job that has one, by job id; for one page of jobs."""
 
     @abstractmethod
+    async def names_of_jobs(self, job_ids: Sequence[str]) -> Mapping[str, str]:
+        """The name of each job that has one, by job id; for one page of executions."""
+
+    @abstractmethod
     async def times_of_task(self, task_id: str, limit: int) -> Sequence[RunTimes]:
         """Of a task's newest executions; none of their definitions is read."""
 

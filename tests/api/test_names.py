@@ -61,6 +61,17 @@ async def test_every_route_accepts_either(site: Site) -> None:
     assert again["jobId"] != created["jobId"]
 
 
+async def test_lists_show_the_name(still: Site) -> None:
+    named, plain = await put(still), await still.submit()
+    items = (await still.get("/executions/")).json["items"]
+    assert {one["jobId"]: one["jobName"] for one in items} == {
+        named["jobId"]: "nightly.report_1-a",
+        plain["jobId"]: None,
+    }
+    for path in ("/executions/", "/tasks/tests/"):
+        assert b">nightly.report_1-a<" in (await still.get(f"{path}?as=html")).body, path
+
+
 async def test_masks_stand_for_what_the_name_has(still: Site) -> None:
     await put(still, envs={"TOKEN": "secret"})
     created = await put(still, envs={"TOKEN": "***", "A": "1"})

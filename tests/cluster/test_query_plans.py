@@ -240,6 +240,7 @@ async def _exercise(storage: ClusterStorage) -> None:
     await storage.lists.jobs(JobFilter("plan"), size=10)
     await storage.lists.last_of_tasks(["plan"])
     await storage.lists.last_of_jobs([job.id])
+    await storage.lists.names_of_jobs([job.id])
     await storage.lists.times_of_task("plan", 10)
     await storage.jobs.of_task("plan", page)
     await storage.jobs.due(NOW + 1000, 10)

@@ -278,6 +278,15 @@ async def test_the_newest_execution_of_tasks_and_jobs(storage: Storage) -> None:
     assert other is not None
 
 
+async def test_the_names_of_jobs(storage: Storage) -> None:
+    named, plain = make_job(name="nightly"), make_job()
+    for job in (named, plain):
+        await storage.jobs.submit(job, make_execution(job))
+    ids = [named.id, plain.id, new_id()]
+    assert await storage.lists.names_of_jobs(ids) == {named.id: "nightly"}
+    assert await storage.lists.names_of_jobs([]) == {}
+
+
 def job_found_by(query: str, job: Job) -> bool:
     wanted, prefix = words(query), id_prefix_of(query)
     return (bool(wanted) and wanted <= words(job.task_id)) or (

@@ -11,9 +11,11 @@ from fastlane.api.paging import MAX_PER_PAGE
 from fastlane.api.parameters import Parameter, number
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import listed, responses
+from fastlane.api.services import Services
+from fastlane.api.urls import Urls
 from fastlane.api.waiting import reasons
 from fastlane.checks import shown
-from fastlane.model import ACTIVE, FINAL, JobState, Reason, Status, Trigger
+from fastlane.model import ACTIVE, FINAL, Execution, JobState, Reason, Status, Trigger
 from fastlane.storage.base import ExecutionFilter, JobFilter
 
 ITEMS_PER_PAGE = 20
@@ -119,18 +121,28 @@ async def list_executions(handler: BaseHandler, wanted: ExecutionFilter) -> resp
     page = await services.storage.lists.executions(
         wanted, size=size, after=_CURSOR.text(handler) or None
     )
-    waiting = await reasons(services, page.items)
+    return {
+        "items": await execution_items(services, urls, page.items),
+        **listed.list_keys(page, urls.executions(), size, _query(handler, EXECUTION_FILTERS, size)),
+    }
+
+
+async def execution_items(
+    services: Services, urls: Urls, found: Sequence[Execution]
+) -> list[responses.ExecutionItem]:
+    """The items of a page of executions."""
+    waiting = await reasons(services, found)
+    names = await services.storage.lists.names_of_jobs(list({one.job_id for one in found}))
     words = services.config.env_blacklisted_words
 
     def items() -> list[responses.ExecutionItem]:
-        return [listed.execution_item(one, words, urls, waiting[one.id]) for one in page.items]
+        return [
+            listed.execution_item(one, words, urls, waiting[one.id], names.get(one.job_id))
+            for one in found
+        ]
 
-    characters = sum(large.size([one.definition.command.argv, one.error]) for one in page.items)
-    found: responses.ExecutionPage = {
-        "items": await large.off_the_loop(characters, items),
-        **listed.list_keys(page, urls.executions(), size, _query(handler, EXECUTION_FILTERS, size)),
-    }
-    return found
+    characters = sum(large.size([one.definition.command.argv, one.error]) for one in found)
+    return await large.off_the_loop(characters, items)
 
 
 _STATE = _text("state", f"The first that holds of: {', '.join(JobState)}.", example="scheduled")

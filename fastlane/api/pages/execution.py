@@ -35,7 +35,7 @@ class ExecutionPage(Page):
         return {
             "task_id": task_id,
             "job_id": job.id,
-            "job_name": getattr(job, "name", None),
+            "job_name": job.name,
             "one": details,
             "run": details and commands.run(task_id, details),
             "timeout": execution and build.number(execution.definition.timeout_seconds),
@@ -58,7 +58,7 @@ class ExecutionPage(Page):
         after = await executions(self, of_job, size=1, after=str(execution.number + 2))
         return {
             "one": details,
-            "item": listed.execution_item(execution, words, self.urls, None),
+            "item": listed.execution_item(execution, words, self.urls, None, job.name),
             "retry": None if retry is None else build.following_retry(retry, self.urls),
             "attempts": await self._attempts(execution),
             "before": next(iter(before["items"]), None),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fastlane.api.base import BaseHandler
+from fastlane.api.handlers.lists import execution_items
 from fastlane.api.schemas import listed, responses
-from fastlane.api.waiting import reasons
 from fastlane.storage.base import ExecutionFilter
 
 
@@ -14,10 +14,8 @@ async def executions(
     """The newest *size* executions that *wanted* names, or those after the cursor *after*."""
     services, urls = handler.services, handler.urls
     page = await services.storage.lists.executions(wanted, size=size, after=after)
-    waiting = await reasons(services, page.items)
-    words = services.config.env_blacklisted_words
     return {
-        "items": [listed.execution_item(one, words, urls, waiting[one.id]) for one in page.items],
+        "items": await execution_items(services, urls, page.items),
         **listed.list_keys(page, urls.executions(), size, {}),
     }
 

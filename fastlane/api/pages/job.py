@@ -28,7 +28,7 @@ class JobPage(Page):
         assert job_id is not None
         # 404 for the whole page, before any fragment.
         job = await self.services.storage.jobs.get(task_id, job_id)
-        return {"job_id": job.id, "job_name": getattr(job, "name", None), "task_id": task_id}
+        return {"job_id": job.id, "job_name": job.name, "task_id": task_id}
 
     async def definition(self, task_id: str, job_id: str) -> Values:
         services = self.services

@@ -48,7 +48,7 @@ def execution_item(
     words: Sequence[str],
     urls: Urls,
     waiting: str | None,
-    job_name: str | None = None,
+    job_name: str | None,
 ) -> responses.ExecutionItem:
     """:param words: of the names of secrets.
     :param waiting: why it has not started.

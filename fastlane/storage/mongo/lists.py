@@ -150,6 +150,12 @@ class MongoLists(Facet, Lists):
         )
         return {doc["_id"]: execution_from(doc["last"]) for doc in await found.to_list(None)}
 
+    @operation
+    async def names_of_jobs(self, job_ids: Sequence[str]) -> Mapping[str, str]:
+        wanted = {"_id": {"$in": list(job_ids)}, "name": THERE}
+        docs = await self._db.jobs.find(wanted, {"name": 1}).to_list(None)
+        return {doc["_id"]: doc["name"] for doc in docs}
+
     async def _part(
         self,
         scan: Scan,

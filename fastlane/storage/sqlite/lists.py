@@ -72,6 +72,9 @@ CROSS JOIN executions INDEXED BY executions_of_job ON job_id = wanted AND number
     WHERE newer.job_id = wanted AND newer.deleted_at IS NULL
 )
 """
+NAMES_OF_JOBS = """
+SELECT id, name FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND name IS NOT NULL
+"""
 
 
 class SqliteLists(Facet, Lists):
@@ -121,6 +124,12 @@ class SqliteLists(Facet, Lists):
     ) -> Mapping[str, Execution]:
         found = executions(connection, LAST_OF_JOBS, (json.dumps(list(job_ids)),))
         return {one.job_id: one for one in found}
+
+    @on_reader
+    def names_of_jobs(
+        self, connection: sqlite3.Connection, job_ids: Sequence[str]
+    ) -> Mapping[str, str]:
+        return dict(connection.execute(NAMES_OF_JOBS, (json.dumps(list(job_ids)),)).fetchall())
 
     @on_reader
     def times_of_task(
