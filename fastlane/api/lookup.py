@@ -108,6 +108,26 @@ async def find_job(storage: Storage, task_id: str, job: str) -> Job:
     return await storage.jobs.get(task_id, job.lower())
 
 
+async def job_in_filter(storage: Storage, task_id: str | None, job: str) -> str:
+    """The id of the job that a filter names by its id or, in a task, by its name.
+
+    :param task_id: None where the filter does not name just one task.
+    :raises Problem: 400, it is neither, or no job has the name.
+    """
+    if uuid_of(job) is not None:
+        return check_job_id(job)
+    if task_id is None or not JOB_NAME.fullmatch(job):
+        raise Problem(
+            400,
+            f"job is {shown(job[:50])}; it must be the id of a job, a UUID4 such as "
+            f"{uuid.uuid4()}, or the name of a job of the one task that task names.",
+        )
+    try:
+        return (await storage.jobs.named(task_id, job)).id
+    except NotFound as error:
+        raise Problem(400, str(error)) from None
+
+
 async def stored_masks(
     storage: Storage, words: Sequence[str], task_id: str, job_id: str, *, new: bool = False
 ) -> Masks:

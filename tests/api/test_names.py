@@ -72,6 +72,33 @@ async def test_lists_show_the_name(still: Site) -> None:
         assert b">nightly.report_1-a<" in (await still.get(f"{path}?as=html")).body, path
 
 
+async def test_filters_accept_the_name_with_its_task(still: Site) -> None:
+    before = (await still.get("/events/?limit=9")).json["cursor"]
+    named, _ = await put(still), await still.submit()
+    query = "task=tests&job=nightly.report_1-a"
+    for path in (f"/executions/?{query}", f"/executions/?{query}&perPage=1&status=waiting"):
+        found = (await still.get(path)).json["items"]
+        assert [one["executionId"] for one in found] == [named["executionId"]]
+    events = (await still.get(f"/events/?{query}&after={before}&limit=9")).json["items"]
+    assert [one["type"] for one in events] == ["job.created", "execution.enqueued"]
+    assert {one["jobId"] for one in events} == {named["jobId"]}
+    # What is written in the URL of a page is found there, too.
+    assert named["executionId"].encode() in (await still.get(f"/executions/?{query}&as=html")).body
+    body = {"task": "tests", "job": "nightly.report_1-a", "dryRun": False}
+    stopped = (await still.post("/executions/stop/", body)).json
+    assert [one["executionId"] for one in stopped["executions"]] == [named["executionId"]]
+    for path in (
+        "/events/?limit=9&job=nightly",
+        "/events/?limit=9&job=nightly&task=a,b",
+        "/events/?limit=9&job=nightly&task=a*",
+    ):
+        assert 'job is "nightly"; it must' in (await still.get(path)).problem(400)["detail"]
+    said = (await still.get("/events/?limit=9&job=nightly&task=a")).problem(400)["detail"]
+    assert said == 'There is no job "nightly" in task "a".'
+    problem = await still.post("/executions/stop/", {**body, "task": "test*"})
+    assert "the one task that task names" in problem.problem(400)["detail"]
+
+
 async def test_masks_stand_for_what_the_name_has(still: Site) -> None:
     await put(still, envs={"TOKEN": "secret"})
     created = await put(still, envs={"TOKEN": "***", "A": "1"})

@@ -102,7 +102,7 @@ class BulkHandler(BaseHandler):
         if asked.ids is not None:
             return await self._named(asked.ids)
         query = cast(BaseHandler, _Query(self.services, filters))
-        wanted = self.narrowed(execution_filter(query))
+        wanted = self.narrowed(await execution_filter(query))
         found: list[Execution] = []
         cursor: str | None = None
         for _ in range(MOST_PARTS):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fastlane.api import parameters
 from fastlane.api.base import BaseHandler
+from fastlane.api.lookup import job_in_filter
 from fastlane.api.negotiation import AS
 from fastlane.api.operations import EVENT_STREAM, JSON
 from fastlane.api.parameters import Parameter
@@ -51,7 +52,11 @@ TASK = Parameter(
     {"type": "string"},
     example="billing-*",
 )
-JOB = Parameter("job", "Only of this job.", {"type": "string"})
+JOB = Parameter(
+    "job",
+    "Only of this job: its id or, with one whole task id in `task`, its name.",
+    {"type": "string"},
+)
 EXECUTION = Parameter("execution", "Only of this execution.", {"type": "string"})
 TYPE = Parameter(
     "type",
@@ -67,10 +72,10 @@ STREAMED = (AFTER, *FILTERS)
 PARAMETERS = (AFTER, LIMIT, WAIT, *FILTERS, LAST_EVENT_ID)
 
 
-def wanted_events(handler: BaseHandler) -> EventFilter:
+async def wanted_events(handler: BaseHandler) -> EventFilter:
     """The filter in the query.
 
-    :raises Problem: 400, it names an unknown type, or is too long.
+    :raises Problem: 400, it names an unknown type or job, or is too long.
     """
     globs = _list(handler, TASK)
     if len(globs) > MAX_GLOBS:
@@ -84,7 +89,11 @@ def wanted_events(handler: BaseHandler) -> EventFilter:
                 400, f"Unknown type of event {shown(one)}.{suggestion(one, list(EventType))}"
             )
     job, execution = JOB.text(handler), EXECUTION.text(handler)
-    return EventFilter(globs, job and job.lower(), execution and execution.lower(), types)
+    if job:
+        # A name belongs to one task.
+        is_one = len(globs) == 1 and not set("*?[") & set(globs[0])
+        job = await job_in_filter(handler.services.storage, globs[0] if is_one else None, job)
+    return EventFilter(globs, job, execution and execution.lower(), types)
 
 
 def _list(handler: BaseHandler, parameter: Parameter) -> tuple[str, ...]:
@@ -147,7 +156,7 @@ class Events(BaseHandler):
         cursor is older than `EVENT_RETENTION`, or because the client reads too slowly; then the
         stream ends, and can be resumed.
         """
-        wanted, cursor = wanted_events(self), requested_cursor(self)
+        wanted, cursor = await wanted_events(self), requested_cursor(self)
         self.set_header("Cache-Control", "no-store")
         self.set_header("Vary", "Accept")
         if not self._is_stream():
@@ -263,7 +272,7 @@ class EventSocket(StreamSocket):
         the client reads too slowly; connect again with the last cursor as `after`.
         """
         # What can be refused is refused by an HTTP response, before the handshake.
-        self._wanted, cursor = wanted_events(self), requested_cursor(self)
+        self._wanted, cursor = await wanted_events(self), requested_cursor(self)
         self._position, self._gap = await self.services.events.begin(cursor)
         await self.connect()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fastlane.api import large
 from fastlane.api.base import BaseHandler
-from fastlane.api.lookup import check_job_id
+from fastlane.api.lookup import job_in_filter
 from fastlane.api.paging import MAX_PER_PAGE
 from fastlane.api.parameters import Parameter, number
 from fastlane.api.problems import Problem
@@ -33,7 +33,7 @@ _STATUSES = {
     "final": tuple(sorted(FINAL)),
 }
 _TASK = _text("task", r"A task id, or its beginning followed by `*`. `\*` is a literal star.")
-_JOB = _text("job", "A job id.")
+_JOB = _text("job", "A job id, or with a whole task id in `task` the name of a job.")
 _STATUS = _text(
     "status",
     "Comma-separated statuses. `waiting` (enqueued), `active` (pulling, running) and `final` "
@@ -62,18 +62,18 @@ EXECUTION_FILTERS = (_TASK, _JOB, _STATUS, _REASON, _TRIGGER, _FARM, _HOST, _SIN
 LISTED = (_PER_PAGE, _CURSOR)
 
 
-def execution_filter(handler: BaseHandler) -> ExecutionFilter:
+async def execution_filter(handler: BaseHandler) -> ExecutionFilter:
     """What the query of a request asks for.
 
     :raises Problem: 400, a value is wrong.
     """
-    now = handler.services.clock()
+    now, storage = handler.services.clock(), handler.services.storage
     task_id, prefix = _task(_TASK.text(handler))
     job = _JOB.text(handler)
     return ExecutionFilter(
         task_id=task_id,
         task_prefix=prefix,
-        job_id=None if job is None else check_job_id(job),
+        job_id=None if job is None else await job_in_filter(storage, task_id, job),
         statuses=frozenset(map(Status, _STATUS.choices(handler, Status, _STATUSES))),
         reasons=frozenset(map(Reason, _REASON.choices(handler, Reason))),
         triggers=frozenset(map(Trigger, _TRIGGER.choices(handler, Trigger))),
@@ -209,4 +209,4 @@ class Executions(BaseHandler):
         fewer items than `perPage`, even none, although more follow: follow `nextUrl` until it is
         null.
         """
-        await self.send_json(await list_executions(self, execution_filter(self)))
+        await self.send_json(await list_executions(self, await execution_filter(self)))

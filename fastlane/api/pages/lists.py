@@ -50,7 +50,7 @@ class ExecutionsPage(ListPage):
         }
 
     async def listed(self) -> Values:
-        found = await list_executions(self, execution_filter(self))
+        found = await list_executions(self, await execution_filter(self))
         return {"page": found, "first": self.get_query_argument("cursor", None) is None}
 
     fragments: ClassVar[Any] = {"list": listed}
