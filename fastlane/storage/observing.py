@@ -1,4 +1,4 @@
-"""How long operations of a storage take, for whoever measures that."""
+"""How long operations of a storage take, for what measures that."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fastlane.config import Config
+from scripts.scoreboard import BEGIN, END
 
 ROOT = Path(__file__).parents[2]
 MAX_LINE = 120
@@ -48,8 +49,9 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_lines_are_short(path: Path) -> None:
-    long = [n for n, line in enumerate(path.read_text().splitlines(), 1) if len(line) > MAX_LINE]
-    assert long == []
+    # What a script makes of measurements is a line for each, however long.
+    text = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", "", path.read_text(), flags=re.S)
+    assert [line for line in text.splitlines() if len(line) > MAX_LINE] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
