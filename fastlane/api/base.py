@@ -22,7 +22,7 @@ from fastlane.api import large
 from fastlane.api.connections import Connection, Crowded, connection_of
 from fastlane.api.ends import Wait
 from fastlane.api.names import JOB_NAME, uuid_of
-from fastlane.api.negotiation import VARY, wants_page
+from fastlane.api.negotiation import AS, VARY, wants_page
 from fastlane.api.operations import Route
 from fastlane.api.problems import Problem
 from fastlane.api.rendering import PAGE_HEADERS, TEMPLATES
@@ -117,6 +117,8 @@ class BaseHandler(RequestHandler):
                 headers={"Accept-Encoding": "identity"},
             )
         operation = self.route.operation(self.request.method)
+        if operation is not None and AS in operation.parameters:
+            AS.choice(self)
         if operation is not None and self.checks_query:
             operation.check_query(self.request.query_arguments)
             # Before anything is done: the answer must not fail.

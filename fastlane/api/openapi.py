@@ -325,7 +325,7 @@ def _operation(route: Route, operation: Operation) -> dict[str, Any]:
             if operation.other is not None and status == 200:
                 models: Any = (operation.answer, operation.other)
                 either = [_reference(one) for one in models]
-                response["content"] = {JSON: {"schema": {"anyOf": either}}}
+                response["content"] |= {JSON: {"schema": {"anyOf": either}}}
             responses[str(status)] = response
         if operation.method == "get" and not {TEXT, EVENT_STREAM} & {*_media(operation)}:
             responses["304"] = {"description": _SUCCESSES[304], "headers": _headers("X-Request-ID")}
@@ -363,8 +363,8 @@ def _media(operation: Operation) -> tuple[str, ...]:
 
 def _content(answer: type[Any] | tuple[str, ...]) -> dict[str, Any]:
     if isinstance(answer, tuple):
-        kind = {"type": "object"} if answer == (JSON,) else {"type": "string"}
-        return {media: {"schema": kind} for media in answer}
+        kinds = {media: "object" if media == JSON else "string" for media in answer}
+        return {media: {"schema": {"type": kind}} for media, kind in kinds.items()}
     return {JSON: {"schema": _reference(answer)}}
 
 

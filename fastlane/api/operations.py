@@ -97,8 +97,12 @@ class Route:
         if page is None:
             return self
         get = self.operations["get"]
-        operations = {**self.operations, "get": replace(get, parameters=(*get.parameters, AS))}
-        return replace(self, page=page, operations=operations)
+        if isinstance(get.answer, tuple):
+            get = replace(get, answer=(*dict.fromkeys((*get.answer, HTML)),))
+        else:
+            get = replace(get, media=(*get.media, HTML))
+        get = replace(get, parameters=(*get.parameters, AS))
+        return replace(self, page=page, operations={**self.operations, "get": get})
 
     @property
     def paths(self) -> tuple[str, ...]:

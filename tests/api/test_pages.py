@@ -50,6 +50,24 @@ def test_the_query_decides() -> None:
     assert asks(CHROME, "Mozilla/5.0", "/tasks/?as=else")
 
 
+async def test_an_unknown_form_is_refused(still: Site) -> None:
+    of_get = (await still.get("/openapi.json")).json["paths"]
+    takers = [
+        path
+        for path, item in of_get.items()
+        for one in item.get("get", {}).get("parameters", ())
+        if one["name"] == "as" and one["schema"]["enum"] == ["json", "html"]
+    ]
+    assert {"/", "/tasks/", "/executions/"} <= {*takers}
+    for path in takers:
+        assert "text/html" in of_get[path]["get"]["responses"]["200"]["content"]
+        if "{" not in path:
+            for headers in ({}, BROWSER):
+                answer = await still.get(f"{path}?as=AAA", **headers)
+                assert answer.status == 400, path
+    assert "as is" in (await still.get("/?as=AAA")).problem(400)["detail"]
+
+
 async def test_the_root_is_a_page_or_an_index(still: Site) -> None:
     page = await still.get("/", **BROWSER)
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
