@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 
 from fastlane.model import Execution
+from fastlane.storage.values import ActiveRun
 
 
 class Deletions(ABC):
@@ -49,7 +50,7 @@ class Deletions(ABC):
         """
 
     @abstractmethod
-    async def hidden(self, executions: Sequence[Execution]) -> Collection[str]:
+    async def hidden(self, executions: Sequence[Execution | ActiveRun]) -> Collection[str]:
         """The ids of those of *executions* that are hidden."""
 
     @abstractmethod

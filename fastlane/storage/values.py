@@ -119,6 +119,7 @@ class ActiveRun:
     run_id: str | None
     status: Status
     started_at: float | None
+    deleted_at: float | None
 
 
 ACTIVE_RUN_FIELDS = tuple(field.name for field in fields(ActiveRun))

@@ -84,6 +84,21 @@ async def test_what_runs_is_deleted_with_force_only(site: Site, kind: str) -> No
     assert (counts.queued, counts.delayed, counts.active) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("kind", ["execution", "job", "task"])
+async def test_what_still_runs_holds_its_slot_unseen(still: Site, kind: str) -> None:
+    created, other = await still.submit(), await still.submit("other")
+    for _ in range(2):
+        await still.storage.executions.claim(
+            "default", host="one:1", owner="me", max_running=9, now=1.0
+        )
+    await still.request("DELETE", f"{url_of(created, kind)}?force=true")
+    status = (await still.get("/status/")).json
+    running = [one["executionId"] for one in status["containers"]["running"]]
+    (host,) = (await still.get("/hosts/")).json["farms"][0]["hosts"][-1:]
+    assert running == [one["executionId"] for one in host["executions"]] == [other["executionId"]]
+    assert (status["farms"][0]["running"], host["running"]) == (2, 2)
+
+
 async def test_a_deleted_job_has_no_ticks(still: Site) -> None:
     created = await still.submit(cron="* * * * *")
     assert (await still.request("DELETE", created["jobUrl"])).status == 204

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from fastlane.api import large
@@ -43,10 +43,11 @@ class HostList(BaseHandler):
 async def list_hosts(services: Services, urls: Urls) -> responses.HostList:
     """What is answered."""
     runs = await services.storage.executions.active_runs()
+    hidden = await services.storage.deletions.hidden(runs)
     hosts = [host for farm in services.farms for host in farm.hosts]
     await _ask(services, hosts)
     size = HOST_CHARS * len(hosts) + RUN_CHARS * min(len(runs), RUNS_SHOWN)
-    return await large.off_the_loop(size, partial(_host_list, services, urls, runs))
+    return await large.off_the_loop(size, partial(_host_list, services, urls, runs, hidden))
 
 
 async def _ask(services: Services, hosts: Sequence[str]) -> None:
@@ -71,10 +72,14 @@ async def _ask(services: Services, hosts: Sequence[str]) -> None:
             one.cancel()
 
 
-def _host_list(services: Services, urls: Urls, runs: Sequence[ActiveRun]) -> responses.HostList:
+def _host_list(
+    services: Services, urls: Urls, runs: Sequence[ActiveRun], hidden: Collection[str]
+) -> responses.HostList:
+    """:param hidden: which of *runs* were deleted; until they have ended, they hold their slots."""
     running = Counter((run.farm or "", run.host) for run in runs)
     on_host: dict[tuple[str, str], list[responses.RunOnHost]] = defaultdict(list)
-    for run in runs[: -RUNS_SHOWN - 1 : -1]:
+    listed = [run for run in runs if run.id not in hidden]
+    for run in listed[: -RUNS_SHOWN - 1 : -1]:
         on_host[run.farm or "", run.host].append(
             {
                 "executionId": run.id,

@@ -46,6 +46,8 @@ async def load_status(handler: BaseHandler) -> responses.ServerStatus:
     services, storage, urls = handler.services, handler.services.storage, handler.urls
     overview = await storage.overview()
     active = await storage.executions.active_runs()
+    # Until they have ended, they hold their slots.
+    hidden = await storage.deletions.hidden(active)
     scheduled = await storage.jobs.scheduled(SCHEDULED_SHOWN)
     running = Counter(one.host for one in active)
     running_of_farm = Counter(one.farm for one in active)
@@ -53,7 +55,11 @@ async def load_status(handler: BaseHandler) -> responses.ServerStatus:
         "version": services.version,
         "executor": services.executors.default,
         "backend": storage.name,
-        "containers": {"running": [build.running_container(one, urls) for one in active]},
+        "containers": {
+            "running": [
+                build.running_container(one, urls) for one in active if one.id not in hidden
+            ]
+        },
         "hosts": [
             build.host_status(host, services.hosts, running[host], farm)
             for farm in services.farms

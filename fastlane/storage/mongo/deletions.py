@@ -11,7 +11,7 @@ from pymongo import ASCENDING
 
 from fastlane.errors import NotFinal, NotFound
 from fastlane.model import FINAL, Execution
-from fastlane.storage.base import Deletions
+from fastlane.storage.base import ActiveRun, Deletions
 from fastlane.storage.mongo.database import new_follow_up
 from fastlane.storage.mongo.facet import Connection, Facet, operation
 from fastlane.storage.mongo.follow_ups import FollowUps
@@ -182,7 +182,7 @@ class MongoDeletions(Facet, Deletions):
         return await self._db.jobs.find_one(jobs, {"_id": 1}) is not None
 
     @operation
-    async def hidden(self, executions: Sequence[Execution]) -> Collection[str]:
+    async def hidden(self, executions: Sequence[Execution | ActiveRun]) -> Collection[str]:
         wanted = {"_id": {"$in": list({one.job_id for one in executions})}, "deleted_at": THERE}
         jobs = {doc["_id"] for doc in await self._db.jobs.find(wanted, {"_id": 1}).to_list(None)}
         return {one.id for one in executions if one.deleted_at is not None or one.job_id in jobs}

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 from fastlane.errors import NotFinal, NotFound
 from fastlane.model import Execution, Reason, Status
-from fastlane.storage.base import Deletions
+from fastlane.storage.base import ActiveRun, Deletions
 from fastlane.storage.codec import STOPPED, words
 from fastlane.storage.sqlite.changes import (
     change_execution,
@@ -168,7 +168,7 @@ class SqliteDeletions(Facet, Deletions):
 
     @on_reader
     def hidden(
-        self, connection: sqlite3.Connection, executions: Sequence[Execution]
+        self, connection: sqlite3.Connection, executions: Sequence[Execution | ActiveRun]
     ) -> Collection[str]:
         wanted = json.dumps(list({one.job_id for one in executions}))
         jobs = {job_id for (job_id,) in connection.execute(HIDDEN_JOBS, (wanted,))}
