@@ -195,6 +195,19 @@ async def test_an_old_cursor_gets_a_gap_first(still: Site, client: aiohttp.Clien
     assert [item["type"] for item in again["items"]] == ["execution.enqueued"]
 
 
+async def test_a_gap_may_fill_a_page(still: Site) -> None:
+    start = (await page(still))["cursor"]
+    await still.submit()
+    await still.storage.events.forget(2e9, 100)
+    for _ in range(3):
+        await still.submit()
+    found = await page(still, f"after={start}&limit=1")
+    assert ([item["type"] for item in found["items"]], found["hasMore"]) == (["gap"], True)
+    rest = await page(still, f"after={found['cursor']}")
+    assert "gap" not in [item["type"] for item in rest["items"]]
+    assert len(rest["items"]) >= 6
+
+
 async def test_a_cursor_beyond_the_end_gets_a_gap(still: Site) -> None:
     await still.submit()
     (gap,) = (await page(still, "after=effff"))["items"]

@@ -113,6 +113,9 @@ class EventFeed:
         It looks at a bounded number of them, so it may have fewer than *limit*, even none, although
         there are more.
         """
+        if not limit:
+            # A gap has filled the page.
+            return EventPage((), position, bool(await self._events.after(position, 1)))
         items: list[StoredEvent] = []
         for _ in range(0, SCANNED_EVENTS, READ_EVENTS):
             events = await self._events.after(position, READ_EVENTS)
