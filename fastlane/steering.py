@@ -211,6 +211,13 @@ class Steering:
         stopped = await self._storage.deletions.task(task_id, force=force, now=self._clock())
         self._publish(Deleted(task_id), *stopped)
 
+    async def is_under_way(self, execution: Execution) -> bool:
+        """Whether *execution*, or a retry that followed it, is not final."""
+        last: Execution | None = execution
+        while last is not None and last.final:
+            last = await self.retry_after(last)
+        return last is not None
+
     async def retry_after(self, execution: Execution) -> Execution | None:
         """The retry that was stored with the outcome of *execution*, or None."""
         return await self._storage.executions.retry_of(execution.id) if execution.final else None

@@ -50,6 +50,19 @@ async def test_stop_by_filter(site: Site) -> None:
     assert (await site.execution(other))["status"] == "running"
 
 
+async def test_stop_ends_the_retry_that_followed(site: Site) -> None:
+    failed = await site.submit(retries=3, backoff={"minMs": 600_000, "maxMs": 600_000})
+    (await site.run_of(failed)).end(1)
+    await site.status(failed, "failed")
+    assert (await site.counts()).delayed == 1
+    named = [failed["executionId"]]
+    for dry_run in (True, False):
+        found = await ask(site, STOP, ids=named, dryRun=dry_run)
+        assert (found["matched"], found["changed"], ids(found)) == (1, 1, {*named})
+    assert (await site.counts()).delayed == 0
+    assert (await ask(site, STOP, ids=named))["changed"] == 0
+
+
 async def test_rerun_by_filter_and_by_ids(site: Site) -> None:
     failed = [await site.submit("jobs", command=f"c{n}") for n in range(3)]
     for one in failed:

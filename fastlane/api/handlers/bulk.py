@@ -39,7 +39,8 @@ class BulkHandler(BaseHandler):
         for start in range(0, len(found), TOGETHER):
             some = found[start : start + TOGETHER]
             if asked.dry_run:
-                items += [self._item(one, changed=self.applies_to(one)) for one in some]
+                changed = await asyncio.gather(*map(self.applies_to, some))
+                items += map(self._item, some, changed)
             else:
                 items += await asyncio.gather(*map(self._act, some))
         answer: BulkResult = {
@@ -49,7 +50,7 @@ class BulkHandler(BaseHandler):
         }
         await self.send_json(answer)
 
-    def applies_to(self, execution: Execution) -> bool:
+    async def applies_to(self, execution: Execution) -> bool:
         """Whether there is something to do."""
         return True
 
@@ -62,17 +63,14 @@ class BulkHandler(BaseHandler):
         return wanted
 
     async def _act(self, execution: Execution) -> BulkItem:
-        new = None
-        changed = self.applies_to(execution)
-        if changed:
-            try:
-                new = await self.act(execution)
-            except (NotFound, Rejected, StorageUnavailable):
-                # The others are acted on, so the answer must say which.
-                changed = False
-            else:
-                execution = await self._current(execution)
-        return self._item(execution, changed=changed, new=new)
+        try:
+            if not await self.applies_to(execution):
+                return self._item(execution, False)
+            new = await self.act(execution)
+        except (NotFound, Rejected, StorageUnavailable):
+            # The others are acted on, so the answer must say which.
+            return self._item(execution, False)
+        return self._item(await self._current(execution), True, new)
 
     async def _current(self, execution: Execution) -> Execution:
         try:
@@ -80,9 +78,7 @@ class BulkHandler(BaseHandler):
         except (NotFound, StorageUnavailable):
             return execution
 
-    def _item(
-        self, execution: Execution, *, changed: bool, new: Execution | None = None
-    ) -> BulkItem:
+    def _item(self, execution: Execution, changed: bool, new: Execution | None = None) -> BulkItem:
         return {
             "executionId": execution.id,
             "url": self.urls.execution(execution),
@@ -148,8 +144,8 @@ class StopExecutions(BulkHandler):
         """
         await super().post()
 
-    def applies_to(self, execution: Execution) -> bool:
-        return not execution.final
+    async def applies_to(self, execution: Execution) -> bool:
+        return await self.services.lifecycle.is_under_way(execution)
 
     def narrowed(self, wanted: ExecutionFilter) -> ExecutionFilter:
         return wanted if wanted.statuses else replace(wanted, statuses=UNFINISHED)
