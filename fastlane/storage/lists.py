@@ -379,6 +379,15 @@ def number_after(after: str | None) -> int | None:
     return int(found[3])
 
 
+def can_count(wanted: ExecutionFilter, scans: Sequence[Scan], hidden: int) -> bool:
+    """Whether what *scans* read can be counted without looking at too many records.
+
+    :param hidden: how many executions are hidden, because they were deleted.
+    """
+    few_hidden = hidden <= MOST_COUNTED
+    return few_hidden and wanted.query is None and all(one.can_count for one in scans)
+
+
 def counted(counts: Sequence[int]) -> tuple[int, bool]:
     """The total of what each scan counted (to one more than :data:`MOST_COUNTED`), and whether
     there are more.

@@ -287,6 +287,57 @@ async def test_the_names_of_jobs(storage: Storage) -> None:
     assert await storage.lists.names_of_jobs([]) == {}
 
 
+async def test_what_was_deleted_is_not_in_lists(storage: Storage) -> None:
+    """Before it is removed: neither counted, nor in the place of another on a page."""
+    there = await fill(storage)
+    deleted: set[str] = set()
+    for one in there[::3]:
+        await storage.deletions.execution(one.task_id, one.job_id, one.id, force=True, now=NOW)
+        deleted.add(one.id)
+    for one in there[1::3]:
+        await storage.deletions.job(one.task_id, one.job_id, force=True, now=NOW)
+        deleted.add(one.id)
+    left = [await storage.executions.get(one.id) for one in there[2::3]]
+    for given in FILTERS:
+        fields: dict[str, Any] = {
+            name: frozenset(value) if isinstance(value, (set, frozenset)) else value
+            for name, value in given.items()
+        }
+        wanted = ExecutionFilter(**fields)
+        expected = [one.id for one in left if matches(one, wanted)]
+        page = await storage.lists.executions(wanted, size=4)
+        assert len(page.items) == min(4, len(expected)), wanted
+        assert page.total in {None, len(expected)}, wanted
+        assert sorted(one.id for one in await walk(storage, wanted)) == sorted(expected), wanted
+    page = await storage.lists.executions(ExecutionFilter(), size=4)
+    assert (page.total, page.total_is_lower_bound) == (len(left), False)
+    tasks = {one.task_id for one in left}
+    last = await storage.lists.last_of_tasks(sorted(tasks))
+    assert last.keys() == tasks
+    assert not {one.id for one in last.values()} & deleted
+    assert {one.created_at for one in last.values()} == {
+        max(one.created_at for one in left if one.task_id == task_id) for task_id in tasks
+    }
+    times = await storage.lists.times_of_task("beta", 100)
+    assert len(times) == sum(one.task_id == "beta" for one in left)
+    active = await storage.lists.jobs(JobFilter(state=JobState.ACTIVE), size=100)
+    assert active.total == len(active.items)
+
+
+async def test_no_total_while_many_are_hidden(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would read too much."""
+    monkeypatch.setattr(lists, "MOST_COUNTED", 1)
+    first, *others = await fill(storage, 6)
+    await storage.deletions.job(first.task_id, first.job_id, force=True, now=NOW)
+    assert (await storage.lists.executions(ExecutionFilter(), size=1)).total is not None
+    for one in others[:2]:
+        await storage.deletions.execution(one.task_id, one.job_id, one.id, force=True, now=NOW)
+    page = await storage.lists.executions(ExecutionFilter(), size=9)
+    assert (page.total, len(page.items)) == (None, 3)
+
+
 def job_found_by(query: str, job: Job) -> bool:
     wanted, prefix = words(query), id_prefix_of(query)
     return (bool(wanted) and wanted <= words(job.task_id)) or (

@@ -170,7 +170,8 @@ class JobList:
             return counted([await jobs.estimated_document_count() - hidden])
         # Whether one is active is not in its document.
         if wanted.state is JobState.ACTIVE and self._is_few and not checks:
-            return counted([await jobs.count_documents(source, limit=MOST_COUNTED + 1)])
+            shown = {**source, "deleted_at": _NOT_THERE}
+            return counted([await jobs.count_documents(shown, limit=MOST_COUNTED + 1)])
         if wanted.state is not None or (checks and not self._is_few):
             return None, False
         found = {"$and": [source, checks, {"deleted_at": _NOT_THERE}]}

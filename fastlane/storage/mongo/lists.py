@@ -27,6 +27,7 @@ from fastlane.storage.lists import (
     Part,
     RunTimes,
     Scan,
+    can_count,
     counted,
     key_after,
     merged,
@@ -56,6 +57,8 @@ INDEXES: Mapping[Index, tuple[str, Doc]] = {
 """The name of each, and what holds for all that are in it."""
 # The server's answer to a hint at an index that is not there (yet).
 BAD_VALUE = 2
+# Bounds the deleted jobs whose ids a query names; see MongoLists._shown for the others.
+MOST_HIDDEN_JOBS = 1_000
 
 
 @asynccontextmanager
@@ -89,23 +92,51 @@ class MongoLists(Facet, Lists):
     async def _executions(
         self, wanted: ExecutionFilter, size: int, after: str | None
     ) -> Listing[Execution]:
-        scans = plan(wanted, await known(self._db, wanted))
-        items, cursor = await self._page(wanted, scans, size, key_after(after, scans))
-        if wanted.query is not None or not all(one.can_count for one in scans):
+        facts, (hidden, shown) = await asyncio.gather(known(self._db, wanted), self._hidden())
+        scans = plan(wanted, facts)
+        parts = [(one, rest_of(one, wanted, shown)) for one in scans]
+        items, cursor = await self._page(wanted, parts, size, key_after(after, scans))
+        if not can_count(wanted, scans, hidden):
             return Listing(items, cursor)
-        counts = await asyncio.gather(*(self._count(one, wanted) for one in scans))
+        counts = await asyncio.gather(*(self._count(one, wanted, rest) for one, rest in parts))
         return Listing(items, cursor, *counted(counts))
 
+    async def _hidden(self) -> tuple[int, Doc]:
+        """How many executions are hidden at most, and what holds for those that are not.
+
+        Where many jobs were deleted, it holds for some that are hidden, too.
+        """
+        there: Doc = {"deleted_at": THERE}
+        names = {"execution_count": 1, "removed": 1}
+        jobs, count = await asyncio.gather(
+            self._db.jobs.find(there, names, hint="deleted").to_list(MOST_HIDDEN_JOBS),
+            self._db.executions.count_documents(there, hint="deleted", limit=MOST_COUNTED + 1),
+        )
+        if not jobs and not count:
+            return 0, {}
+        if len(jobs) == MOST_HIDDEN_JOBS:
+            count = MOST_COUNTED + 1
+        count += sum(job["execution_count"] - job.get("removed", 0) for job in jobs)
+        ids = [job["_id"] for job in jobs]
+        return count, {"deleted_at": {"$exists": False}, "job_id": {"$nin": ids}}
+
     async def _page(
-        self, wanted: ExecutionFilter, scans: Sequence[Scan], size: int, key: Key | None
+        self,
+        wanted: ExecutionFilter,
+        scans: Sequence[tuple[Scan, Doc]],
+        size: int,
+        key: Key | None,
     ) -> tuple[Sequence[Execution], str | None]:
+        """:param scans: each with what is checked on its documents."""
         most = MOST_READ // max(len(scans), 1)
-        parts = await asyncio.gather(*(self._part(one, wanted, key, size, most) for one in scans))
+        parts = await asyncio.gather(
+            *(self._part(one, wanted, rest, key, size, most) for one, rest in scans)
+        )
         docs, cursor = merged(parts, size)
         return await self._shown(list(map(execution_from, docs))), cursor
 
     async def _shown(self, found: Sequence[Execution]) -> Sequence[Execution]:
-        """Those of *found* that were not deleted, nor their jobs."""
+        """Those of *found* that were not deleted, nor their jobs, meanwhile either."""
         jobs = {"_id": {"$in": list({one.job_id for one in found})}, "deleted_at": THERE}
         hidden = {doc["_id"] for doc in await self._db.jobs.find(jobs, {"_id": 1}).to_list(None)}
         return [one for one in found if one.deleted_at is None and one.job_id not in hidden]
@@ -116,8 +147,13 @@ class MongoLists(Facet, Lists):
         names = [one.name for one in fields(RunTimes)]
         shown = dict.fromkeys((*names, "seq"), 1)
         async with _indexed():
+            _, not_hidden = await self._hidden()
+            scans = [(one, rest_of(one, wanted, not_hidden)) for one in plan(wanted)]
             parts = await asyncio.gather(
-                *(self._part(one, wanted, None, limit, MOST_READ, shown) for one in plan(wanted))
+                *(
+                    self._part(one, wanted, rest, None, limit, MOST_READ, shown)
+                    for one, rest in scans
+                )
             )
         docs, _ = merged(parts, limit)
         values: list[dict[str, Any]] = [{name: doc.get(name) for name in names} for doc in docs]
@@ -125,9 +161,12 @@ class MongoLists(Facet, Lists):
 
     @operation
     async def last_of_tasks(self, task_ids: Sequence[str]) -> Mapping[str, Execution]:
+        _, not_hidden = await self._hidden()
+
         async def last(task_id: str) -> Sequence[Execution]:
             wanted = ExecutionFilter(task_id)
-            return (await self._page(wanted, plan(wanted), 1, None))[0]
+            scans = [(one, rest_of(one, wanted, not_hidden)) for one in plan(wanted)]
+            return (await self._page(wanted, scans, 1, None))[0]
 
         found = await asyncio.gather(*map(last, task_ids))
         return {one.task_id: one for ones in found for one in ones}
@@ -160,6 +199,7 @@ class MongoLists(Facet, Lists):
         self,
         scan: Scan,
         wanted: ExecutionFilter,
+        rest: Doc,
         key: Key | None,
         size: int,
         most: int,
@@ -167,7 +207,8 @@ class MongoLists(Facet, Lists):
     ) -> Part[Doc]:
         """Looks at few documents first, because the server reads all that it may look at."""
         executions, hint = self._db.executions, INDEXES[scan.index][0]
-        rest, order = rest_of(scan, wanted), dict.fromkeys(scan.by, DESCENDING)
+        order = dict.fromkeys(scan.by, DESCENDING)
+        project: list[Doc] = [] if shown is None else [{"$project": shown}]
         rows: list[tuple[Key, Doc]] = []
         for step in steps(size, most):
             entries = entries_of(scan, wanted, key)
@@ -178,7 +219,7 @@ class MongoLists(Facet, Lists):
                 return Part(rows, rows[-1][0] if len(rows) > size else None)
             stages: list[Doc] = [{"$match": entries}, {"$sort": order}, {"$limit": step}]
             looked = await executions.aggregate(
-                [*stages, {"$match": rest}, {"$limit": size + 1}], hint=hint
+                [*stages, {"$match": rest}, {"$limit": size + 1}, *project], hint=hint
             )
             rows += [(_key(doc, scan), doc) for doc in await looked.to_list(None)]
             if len(rows) > size:
@@ -190,8 +231,8 @@ class MongoLists(Facet, Lists):
             key = _key(end[0], scan)
         return Part(rows, rows[-1][0] if len(rows) > size else key)
 
-    async def _count(self, scan: Scan, wanted: ExecutionFilter) -> int:
-        found = _both(entries_of(scan, wanted, None), rest_of(scan, wanted))
+    async def _count(self, scan: Scan, wanted: ExecutionFilter, rest: Doc) -> int:
+        found = _both(entries_of(scan, wanted, None), rest)
         return await self._db.executions.count_documents(
             found, hint=INDEXES[scan.index][0], limit=MOST_COUNTED + 1
         )
@@ -218,10 +259,13 @@ def _times(wanted: ExecutionFilter) -> Doc:
     return {"created_at": given} if given else {}
 
 
-def rest_of(scan: Scan, wanted: ExecutionFilter) -> Doc:
-    """What is checked on the documents."""
+def rest_of(scan: Scan, wanted: ExecutionFilter, shown: Doc) -> Doc:
+    """What is checked on the documents.
+
+    :param shown: what holds for those that are not hidden.
+    """
     found: Doc = {name: _one_of(values) for name, values in scan.rest.items()}
-    more: list[Doc] = []
+    more: list[Doc] = [shown] if shown else []
     if scan.prefix is not None:
         more.append({"task_id": begins_with(scan.prefix)})
     if scan.id_prefix is not None:

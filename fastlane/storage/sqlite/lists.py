@@ -26,6 +26,7 @@ from fastlane.storage.lists import (
     Part,
     RunTimes,
     Scan,
+    can_count,
     counted,
     key_after,
     merged,
@@ -64,6 +65,14 @@ SHOWN = """executions.deleted_at IS NULL AND executions.job_id NOT IN (
     SELECT id FROM jobs INDEXED BY jobs_deleted WHERE deleted_at IS NOT NULL
 )"""
 """What was not deleted."""
+HIDDEN = """
+SELECT seq FROM executions INDEXED BY executions_deleted WHERE deleted_at IS NOT NULL
+UNION ALL SELECT executions.seq FROM jobs INDEXED BY jobs_deleted
+CROSS JOIN executions INDEXED BY executions_of_job ON job_id = jobs.id
+WHERE jobs.deleted_at IS NOT NULL
+"""
+"""What was deleted; it reads indexes only."""
+COUNT_HIDDEN = f"SELECT count(*) FROM ({HIDDEN} LIMIT ?)"
 _TIMES = "status, created_at, queued_at, started_at, finished_at"
 LAST_OF_JOBS = f"""
 SELECT {EXECUTION_COLUMNS} FROM (SELECT value AS wanted FROM json_each(?))
@@ -91,10 +100,11 @@ class SqliteLists(Facet, Lists):
     ) -> Listing[Execution]:
         scans = plan(wanted, known(connection, wanted))
         items, cursor = _page(connection, wanted, scans, size, key_after(after, scans))
-        queries = [Query(scan, wanted) for scan in scans]
-        if wanted.query is not None or not all(one.can_count for one in scans):
+        hidden: int = connection.execute(COUNT_HIDDEN, (MOST_COUNTED + 1,)).fetchone()[0]
+        if not can_count(wanted, scans, hidden):
             return Listing(items, cursor)
-        return Listing(items, cursor, *counted([one.count(connection) for one in queries]))
+        counts = [Query(scan, wanted).count(connection, hidden) for scan in scans]
+        return Listing(items, cursor, *counted(counts))
 
     @on_reader
     def jobs(
@@ -232,11 +242,16 @@ class Query:
         end = connection.execute(last, (*values, most, most - 1)).fetchone()
         return Part(rows, end)
 
-    def count(self, connection: sqlite3.Connection) -> int:
-        """How many are wanted, to one more than :data:`MOST_COUNTED`."""
+    def count(self, connection: sqlite3.Connection, hidden: int) -> int:
+        """How many are wanted, to one more than :data:`MOST_COUNTED`.
+
+        :param hidden: how many are hidden at most; they are not counted.
+        """
         entries, values = self.entries(None)
-        query = f"SELECT count(*) FROM ({entries})"
-        return int(connection.execute(query, (*values, MOST_COUNTED + 1)).fetchone()[0])
+        shown = f"WHERE entry NOT IN ({HIDDEN})" if hidden else ""
+        query = f"SELECT count(*) FROM (SELECT 1 FROM ({entries}) {shown} LIMIT ?)"
+        most = MOST_COUNTED + 1
+        return int(connection.execute(query, (*values, most + hidden, most)).fetchone()[0])
 
 
 def _plain(value: object) -> object:
