@@ -13,6 +13,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from fastlane.api.negotiation import wants_page
 from fastlane.api.rendering import ASSETS, ASSETS_VERSION, SECURITY_POLICY, Templates
 from fastlane.api.renders import MAX_FRAGMENTS, Renders
+from fastlane.storage import lists
 from tests.api.http_site import Site
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -84,6 +85,18 @@ async def test_the_root_is_a_page_or_an_index(still: Site) -> None:
     (await still.get("/?nothing=1")).problem(400)
     assert (await still.get("/?nothing=1", **BROWSER)).status == 200
     assert (await still.get("/?fragment=nothing", **BROWSER)).status == 404
+
+
+async def test_an_unknown_number_is_not_shown_as_zero(
+    still: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = await still.submit()
+    await still.request("DELETE", f"{created['taskUrl']}?force=true")
+    waiting = b"<strong>%s</strong><span>waiting</span>"
+    assert waiting % b"0" in (await still.get("/?as=html")).body
+    monkeypatch.setattr(lists, "MOST_COUNTED", 0)
+    page = (await still.get("/?as=html&fresh")).body
+    assert waiting % "\u2013".encode() in page
 
 
 async def test_an_error_is_a_page_for_a_browser(still: Site) -> None:

@@ -43,7 +43,8 @@ class OverviewPage(Page):
             ExecutionFilter(statuses=frozenset({Status.ENQUEUED}), until=now - LATE_SECONDS)
         )
         overdue = len(await storage.jobs.due(now - LATE_SECONDS, 100))
-        return {"running": running, "waiting": waiting, "failed": failed, "late": late + overdue}
+        late = None if late is None else late + overdue
+        return {"running": running, "waiting": waiting, "failed": failed, "late": late}
 
     async def hours(self) -> Values:
         now = self.services.clock()
@@ -105,8 +106,9 @@ class OverviewPage(Page):
     async def _items(self, wanted: ExecutionFilter, size: int) -> Sequence[ExecutionItem]:
         return (await executions(self, wanted, size=size))["items"]
 
-    async def _count(self, wanted: ExecutionFilter) -> int:
-        return (await self.services.storage.lists.executions(wanted, size=1)).total or 0
+    async def _count(self, wanted: ExecutionFilter) -> int | None:
+        """None while it is not known, because very many were deleted and are yet to be removed."""
+        return (await self.services.storage.lists.executions(wanted, size=1)).total
 
     async def _usual(self, tasks: set[str]) -> dict[str, float]:
         """The median duration of each of *tasks*, where there is one."""
