@@ -65,6 +65,8 @@ class Principal:
 
 
 ANONYMOUS = Principal("anonymous", Role.ANONYMOUS)
+LOCAL = Principal("local", Role.ADMIN)
+"""Everybody, on a server without credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,13 @@ class Caller:
     """Host and port under which the sender knows the server."""
     address: str
     """The sender's IP address."""
+
+    @property
+    def share(self) -> str:
+        """Whose share of a bound a request takes: of who signed in, or else of an address."""
+        if self.principal is ANONYMOUS or self.principal is LOCAL:
+            return f"address {self.address}"
+        return f"user {self.principal.name}"
 
 
 class SignInFailed(Problem):
@@ -102,7 +111,7 @@ class OpenAuthenticator(Authenticator):
     challenge = remedy = ""
 
     def authenticate(self, headers: HTTPHeaders) -> Principal:
-        return Principal("local", Role.ADMIN)
+        return LOCAL
 
 
 class BasicAuthenticator(Authenticator):

@@ -39,5 +39,5 @@ class Services:
     metrics: Metrics
     requests: Requests = field(default_factory=Requests)
     searches: Counter[str] = field(default_factory=Counter)
-    """How many searches of logs each principal has under way."""
+    """How many searches of logs each user, or address, has under way."""
     renders: Renders = field(default_factory=Renders)

@@ -17,7 +17,7 @@ from fastlane.storage import packing
 from fastlane.storage.sqlite import SqliteStorage
 from fastlane.storage.sqlite import logs as sqlite_logs
 from tests.api.conftest import MakeSite
-from tests.api.http_site import Site, start_site
+from tests.api.http_site import Answer, Site, start_site
 from tests.eventually import eventually
 from tests.log_model import lines_of
 from tests.storage_calls import Call, wrap
@@ -183,3 +183,31 @@ async def test_searches_are_bounded_and_end_with_their_client(make_site: MakeSit
     # The first part of 2 MiB, and the one that was read ahead.
     assert storage.reads <= 4
     assert (await site.get(path)).status == 200
+
+
+@pytest.mark.parametrize("signed_in", [True, False])
+async def test_who_shares_a_bound(make_site: MakeSite, signed_in: bool) -> None:
+    """Another address is another client, unless the user is known."""
+    user = {"basic_auth_user": "ann", "basic_auth_password": "x"} if signed_in else {}
+    site = await make_site(still=True, storage=HeldStorage, trusted_proxies="127.0.0.1", **user)
+    storage: Any = site.storage
+    owner = site.owner()
+    await owner.start()
+    await owner.write(b"x")
+    credentials = {"Authorization": "Basic YW5uOng="} if signed_in else {}
+
+    def search(address: str) -> asyncio.Task[Answer]:
+        path = f"{owner.path}/logs/search/?q=x"
+        return asyncio.create_task(site.get(path, X_Real_Ip=address, **credentials))
+
+    searches = [search(f"203.0.113.{1 + n * signed_in}") for n in range(2)]
+    await eventually(lambda: storage.reads == 2)
+    other = search("203.0.113.9")
+    if signed_in:
+        assert (await other).status == 429
+    else:
+        await eventually(lambda: storage.reads == 3)
+        assert (await search("203.0.113.1")).status == 429
+        searches.append(other)
+    storage.go_on.set()
+    assert [one.status for one in await asyncio.gather(*searches)] == [200] * len(searches)

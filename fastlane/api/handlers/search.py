@@ -23,8 +23,8 @@ from fastlane.storage.packing import PackedChunk
 # Bounds what one request reads, and what of that is in memory at a time (twice, with the next).
 MAX_BYTES = 64 * 1024 * 1024
 BATCH_BYTES = 2 * 1024 * 1024
-# Bound the searches at a time, each of which keeps a thread busy: of one principal at one address
-# (a server without credentials has one principal), and of all.
+# Bound the searches at a time, each of which keeps a thread busy: of who signed in, or else of one
+# address, and of all.
 MAX_AT_ONCE = 2
 MAX_TOGETHER = 8
 RETRY_AFTER_SECONDS = 1
@@ -56,7 +56,7 @@ class LogSearch(BaseHandler):
 
         A request reads at most 64 MiB and may find nothing in them: while `complete` is false,
         continue with `after=` and its `nextAfter`. The server's notes are not searched. You may
-        search two logs at a time.
+        search two logs at a time, and all users eight.
         """
         query, cursor = self._query(), self._cursor()
         storage = self.services.storage
@@ -65,22 +65,22 @@ class LogSearch(BaseHandler):
             await self.send_json({"matches": [], "nextAfter": "0", "complete": True})
             return
         searches = self.services.searches
-        principal = f"{self.principal.name} {self.caller.address}"
-        if searches[principal] >= MAX_AT_ONCE or searches.total() >= MAX_TOGETHER:
+        share = self.caller.share
+        if searches[share] >= MAX_AT_ONCE or searches.total() >= MAX_TOGETHER:
             raise Problem(
                 429,
                 f"You have {MAX_AT_ONCE} searches under way, or all users {MAX_TOGETHER}, the most "
                 "at a time; try again.",
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
-        searches[principal] += 1
+        searches[share] += 1
         try:
             search = Search(query, cursor, LIMIT.number(self) or MAX_MATCHES)
             complete = await self._search(search, execution.id, cursor)
         finally:
-            searches[principal] -= 1
-            if not searches[principal]:
-                del searches[principal]
+            searches[share] -= 1
+            if not searches[share]:
+                del searches[share]
         await self.send_json(_answer(search, complete=complete))
 
     def _query(self) -> Query:
