@@ -12,11 +12,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog.testing
 
 from fastlane.api.handlers import events as handler
 from fastlane.api.streaming import events as feeds
 from fastlane.api.streaming import websocket
 from fastlane.bus.local import Bus
+from fastlane.errors import StorageUnavailable
 from tests.api.conftest import MakeSite
 from tests.api.http_site import Site
 from tests.event_client import follow
@@ -331,6 +333,32 @@ async def test_events_arrive_although_their_news_are_lost(still: Site) -> None:
         await still.submit()
         assert await feed.news(place.position, 10)
         assert len(await feed.read(place)) == 2
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("gone"), ValueError("a bad event")])
+async def test_the_reader_survives_any_error(
+    still: Site, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    services, tries = still.server.services, 0
+    feed = feeds.EventFeed(still.storage, Bus(), services.clock, poll_seconds=0.01)
+    after = still.storage.events.after
+
+    async def broken(position: int, limit: int) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            raise error
+        return await after(position, limit)
+
+    monkeypatch.setattr(still.storage.events, "after", broken)
+    with structlog.testing.capture_logs() as logged:
+        async with feed.follow():
+            start = (await still.storage.events.span()).last
+            await still.submit()
+            assert await feed.news(start, 10)
+    (once,) = [one for one in logged if one["event"] == "Events cannot be read"]
+    assert (once["after"], once["error"]) == (start, str(error))
+    assert once["exc_info"] is (error if isinstance(error, ValueError) else None)
 
 
 async def test_the_window_is_bounded(still: Site) -> None:

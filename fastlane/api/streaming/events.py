@@ -199,19 +199,26 @@ class EventFeed:
         return text
 
     async def _read_all(self) -> None:
-        unreachable = False
+        failing = False
         with self._bus.subscribe(*self._events.announced_by) as news:
             while True:
                 try:
                     self.reads += 1
                     found = await self._events.after(self._last, READ_EVENTS)
-                except StorageUnavailable as error:
-                    if not unreachable:
-                        log.warning("Events cannot be read", error=str(error))
-                    unreachable = True
+                except Exception as error:
+                    # Whatever it is, those who follow must not wait for ever.
+                    if not failing:
+                        unexpected = None if isinstance(error, StorageUnavailable) else error
+                        log.warning(
+                            "Events cannot be read",
+                            after=self._last,
+                            error=str(error),
+                            exc_info=unexpected,
+                        )
+                    failing = True
                     await asyncio.sleep(self._poll_seconds)
                     continue
-                unreachable = False
+                failing = False
                 if found:
                     self._add(found)
                 if len(found) < READ_EVENTS:
