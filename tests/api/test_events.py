@@ -235,6 +235,21 @@ async def test_the_web_socket_sends_the_same(site: Site, client: aiohttp.ClientS
     assert (await site.get("/events/ws/")).status == 426
 
 
+async def test_times_have_any_form(still: Site, client: aiohttp.ClientSession) -> None:
+    start = (await page(still))["cursor"]
+    await still.submit()
+    for form in ("rfc3339", "unix", "reference"):
+        query = f"after={start}&times={form}"
+        expected = (await page(still, query))["items"]
+        assert isinstance(expected[0]["at"], float) is (form == "unix")
+        async with follow(client, still.base, query) as stream:
+            assert await stream.take(2) == expected
+        async with client.ws_connect(f"{still.base}/events/ws/?{query}") as ws:
+            assert [await ws.receive_json(timeout=10) for _ in expected] == expected
+    refused = await still.get("/events/ws/?times=local")
+    assert "times is" in refused.problem(400)["detail"]
+
+
 async def test_a_consumer_that_falls_out_of_the_window_gets_a_gap(
     still: Site, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

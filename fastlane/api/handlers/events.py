@@ -14,6 +14,7 @@ from fastlane.api.parameters import Parameter
 from fastlane.api.problems import Problem
 from fastlane.api.schemas import responses
 from fastlane.api.schemas.events import cursor_of, event_answer, position_of
+from fastlane.api.schemas.times import TIMES
 from fastlane.api.services import Services
 from fastlane.api.streaming.encoded import frame_header
 from fastlane.api.streaming.events import EventPage, FellBehind, Place
@@ -68,7 +69,7 @@ LAST_EVENT_ID = parameters.header(
     "Last-Event-ID", "Server-sent events: the last cursor; it overrides `after`.", "e1c2"
 )
 FILTERS = (TASK, JOB, EXECUTION, TYPE)
-STREAMED = (AFTER, *FILTERS)
+STREAMED = (AFTER, *FILTERS, TIMES)
 PARAMETERS = (AFTER, LIMIT, WAIT, *FILTERS, LAST_EVENT_ID)
 
 
@@ -238,7 +239,7 @@ class Events(BaseHandler):
             await self._write(bytes(piece))
 
     def _encoded(self, event: StoredEvent) -> bytes:
-        text = self.services.events.encoded(event, self.urls.base)
+        text = self.services.events.encoded(event, self.urls.base, TIMES.choice(self))
         return b"id: %s\ndata: %s\n\n" % (_id(event.position), text)
 
     async def _write(self, text: bytes) -> None:
@@ -304,7 +305,7 @@ class EventSocket(StreamSocket):
             await self._send(bytes(piece))
 
     def _frame(self, event: StoredEvent) -> bytes:
-        text = self.services.events.encoded(event, self.urls.base)
+        text = self.services.events.encoded(event, self.urls.base, TIMES.choice(self))
         return frame_header(len(text)) + text
 
 

@@ -14,10 +14,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import structlog
 
 from fastlane.api.schemas.events import event_answer
+from fastlane.api.schemas.responses.events import Event
+from fastlane.api.schemas.times import in_form
 from fastlane.api.urls import Urls
 from fastlane.bus.local import Bus
 from fastlane.encoding import to_json
@@ -88,7 +91,7 @@ class EventFeed:
         self._window: list[StoredEvent] = []
         self._since = 0
         self._last = 0
-        self._encoded: dict[tuple[str, str], bytes] = {}
+        self._encoded: dict[tuple[str, str | None, str], bytes] = {}
         self._catching_up = asyncio.Semaphore(CATCHING_UP)
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -187,12 +190,16 @@ class EventFeed:
             return False
         return True
 
-    def encoded(self, event: StoredEvent, base: str) -> bytes:
-        """*event* as JSON with URLs below *base*; the same object for all who ask for it."""
-        key = (base, event.id)
+    def encoded(self, event: StoredEvent, base: str, form: str | None = None) -> bytes:
+        """*event* as JSON with URLs below *base*; the same object for all who ask for it.
+
+        :param form: of its times, see :mod:`fastlane.api.schemas.times`.
+        """
+        key = (base, form, event.id)
         text = self._encoded.get(key)
         if text is None:
-            text = to_json(event_answer(event, Urls(base))).encode()
+            answer: Any = event_answer(event, Urls(base))
+            text = to_json(in_form(answer, form, Event) if form else answer).encode()
             if len(self._encoded) >= ENCODED_KEPT:
                 del self._encoded[next(iter(self._encoded))]
             self._encoded[key] = text
