@@ -77,3 +77,18 @@ def test_the_systemd_unit_gives_known_options_and_enough_time() -> None:
     assert int(service["TimeoutStopSec"]) > 25
     # Commands of the process executor are children of the server and continue without it.
     assert service["KillMode"] == "process"
+
+
+def test_each_decision_has_its_number() -> None:
+    """No two have the same, and it stands in the heading and in the list, in their order."""
+    found = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    numbers = [int(path.name[:4]) for path in found]
+    assert numbers == sorted(set(numbers))
+    for number, path in zip(numbers, found, strict=True):
+        assert path.read_text().startswith(f"# {number}. "), path.name
+    listed = re.findall(
+        r"^\| (\d+) \| .*\]\(([^)]+)\)", (ROOT / "docs/adr/README.md").read_text(), re.M
+    )
+    assert [(int(number), name) for number, name in listed] == [
+        (number, path.name) for number, path in zip(numbers, found, strict=True)
+    ]
