@@ -187,6 +187,8 @@ class Known:
     """All that have executions; see :func:`needs_farms`."""
     few_of_prefix: bool = False
     """Whether few executions have a task id with the wanted beginning (see :data:`MOST_SORTED`)."""
+    task_ids: Sequence[str] | None = None
+    """Else the tasks with that beginning; None if there are more than :data:`MOST_MERGED`."""
     matches: Matches | None = None
     """What the words of the query match."""
 
@@ -227,6 +229,11 @@ def plan(wanted: ExecutionFilter, known: Known = NOTHING_KNOWN) -> Sequence[Scan
         return _plan_of_query(wanted, conditions, known.matches)
     if "job_id" in conditions:
         return [_scan(wanted, conditions, Index.JOB)]
+    if known.task_ids is not None:
+        if not known.task_ids:
+            return []
+        wanted = replace(wanted, task_prefix=None)
+        conditions = {**conditions, "task_id": tuple(known.task_ids)}
     return _plan(wanted, conditions, known)
 
 

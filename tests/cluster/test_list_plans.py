@@ -41,7 +41,8 @@ FILTERS: dict[str, tuple[dict[str, Any], int]] = {
     "since": ({"since": NOW + 99_000}, EXACT),
     "until": ({"until": NOW + 50_000}, EXACT),
     "several": ({"statuses": FAILED, "host": "h:7", "farm": "nowhere"}, MOST_READ),
-    "beginning of many": ({"task_prefix": "m"}, MOST_READ),
+    "beginning of few tasks that have many": ({"task_prefix": "m"}, EXACT),
+    "beginning of many": ({"task_prefix": "t"}, MOST_READ),
 }
 
 
@@ -56,6 +57,8 @@ def url(mongo_server: MongoServer) -> Iterator[str]:
         for first in range(0, COUNT, 10_000):
             docs = [_doc(base, number) for number in range(first, first + 10_000)]
             executions.insert_many(docs, ordered=False)
+        names = ("many", *(f"t{number}" for number in range(100)))
+        client["lists"].tasks.insert_many([{"_id": name} for name in names])
         yield mongo_server.url.replace("/fastlane", "/lists")
         client.drop_database("lists")
 

@@ -221,6 +221,23 @@ async def test_queries_that_match_much(storage: Storage, monkeypatch: pytest.Mon
         await storage.lists.executions(ExecutionFilter(query=some.id[:8]), size=5)
 
 
+async def test_tasks_of_a_beginning_are_merged(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they have too many executions to be sorted, and are few: then pages are full."""
+    there = await fill(storage)
+    for known in (sqlite_known, mongo_known):
+        monkeypatch.setattr(known, "MOST_SORTED", 1)
+    for given in ({}, {"statuses": frozenset({Status.FAILED})}, {"since": NOW + 5}):
+        wanted = ExecutionFilter(task_prefix="alpha", **given)
+        expected = {one.id for one in there if matches(one, wanted)}
+        page = await storage.lists.executions(wanted, size=3)
+        assert (len(page.items), page.total) == (3, len(expected))
+        found = await walk(storage, wanted)
+        assert {one.id for one in found} == expected
+        assert len(found) == len(expected)
+
+
 async def test_the_executions_of_a_job_are_in_their_order(storage: Storage) -> None:
     job = make_job()
     await storage.jobs.submit(job, make_execution(job))

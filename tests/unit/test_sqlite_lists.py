@@ -40,10 +40,11 @@ FILTERS: dict[str, dict[str, Any]] = {
     "until": {"until": NOW + 90_000},
     "query": {"query": "rare"},
     "id": {"query": "00000011"},
+    "beginning of few tasks that have many": {"task_prefix": "m"},
 }
 SEVERAL: dict[str, dict[str, Any]] = {
     "status, host and farm": {"statuses": FAILED, "host": "h:7", "farm": "nowhere"},
-    "beginning of many": {"task_prefix": "m"},
+    "beginning of many": {"task_prefix": "t"},
     "words of many": {"query": "many"},
 }
 # Instructions of SQLite's machine: about ten for each entry and column that is read.
@@ -77,6 +78,8 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Con
     connection.execute(
         "INSERT INTO tasks VALUES (1, 'rare', 1.0, 1.0, 1), (2, 'many', 1.0, 1.0, 1)"
     )
+    names = [(f"t{number}",) for number in range(100)]
+    connection.executemany("INSERT INTO tasks VALUES (NULL, ?, 1.0, 1.0, 1)", names)
     connection.execute("INSERT INTO words VALUES ('rare', 1), ('many', 2)")
     connection.execute("COMMIT")
     yield connection

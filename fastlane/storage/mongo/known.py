@@ -34,9 +34,12 @@ async def known(database: Database, wanted: ExecutionFilter) -> Known:
 
     :raises Rejected: the query matches too many ids.
     """
+    prefix = wanted.task_prefix
+    few = prefix is not None and await _is_few(database, prefix)
     return Known(
         await _farms(database) if needs_farms(wanted) else (),
-        wanted.task_prefix is not None and await _is_few(database, wanted.task_prefix),
+        few,
+        None if prefix is None or few else await _tasks_of_prefix(database, prefix),
         None if wanted.query is None else await find_matches(database, wanted.query),
     )
 
@@ -64,6 +67,13 @@ async def _is_few(database: Database, prefix: str) -> bool:
         )
     )
     return sum(counts) < MOST_SORTED
+
+
+async def _tasks_of_prefix(database: Database, prefix: str) -> Sequence[str] | None:
+    """None if they are too many to be merged."""
+    found = database.tasks.find({"_id": begins_with(prefix)}, {"_id": 1})
+    docs = await found.to_list(MOST_MERGED + 1)
+    return None if len(docs) > MOST_MERGED else [doc["_id"] for doc in docs]
 
 
 async def find_matches(database: Database, query: str) -> Matches:

@@ -44,6 +44,7 @@ SELECT (
     )
 )
 """
+TASKS_OF_PREFIX = "SELECT id FROM tasks WHERE id >= ? AND id < ? LIMIT ?"
 COUNT_OF_WORD = "SELECT count(*) FROM (SELECT 1 FROM words WHERE word = ? LIMIT ?)"
 TASKS_WITH_WORDS = """
 SELECT (SELECT id FROM tasks WHERE seq = rarest.task) FROM words AS rarest
@@ -74,12 +75,15 @@ def known(connection: sqlite3.Connection, wanted: ExecutionFilter) -> Known:
     :raises Rejected: the query matches too many ids.
     """
     farms = connection.execute(FARMS).fetchall() if needs_farms(wanted) else []
-    few = False
+    few, task_ids = False, None
     if wanted.task_prefix is not None:
         bounds = (*prefix_range(wanted.task_prefix), MOST_SORTED)
         few = connection.execute(COUNT_OF_PREFIX, bounds).fetchone()[0] < MOST_SORTED
+        if not few:
+            names = connection.execute(TASKS_OF_PREFIX, (*bounds[:2], MOST_MERGED + 1)).fetchall()
+            task_ids = None if len(names) > MOST_MERGED else [name for (name,) in names]
     matches = None if wanted.query is None else find_matches(connection, wanted.query)
-    return Known([name for (name,) in farms], few, matches)
+    return Known([name for (name,) in farms], few, task_ids, matches)
 
 
 def find_matches(connection: sqlite3.Connection, query: str) -> Matches:
