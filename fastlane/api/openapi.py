@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from fastlane.api.lookup import TASK_ID_MAX_CHARS
-from fastlane.api.operations import EVENT_STREAM, JSON, PROBLEM, TEXT, Operation, Route
+from fastlane.api.operations import EVENT_STREAM, HTML, JSON, PROBLEM, TEXT, Operation, Route
 from fastlane.api.parameters import Parameter
 from fastlane.api.schemas.build import added_keys
 from fastlane.api.schemas.payload import JobPayload, job_payload
@@ -374,7 +374,8 @@ def _problem(status: int) -> dict[str, Any]:
     return {
         "description": description,
         "headers": _headers("X-Request-ID", *headers),
-        "content": {PROBLEM: {"schema": _reference(model)}},
+        # A browser gets errors as pages, too.
+        "content": {PROBLEM: {"schema": _reference(model)}, HTML: {"schema": {"type": "string"}}},
     }
 
 

@@ -329,6 +329,7 @@ _SECTIONS: Mapping[str, Sequence[Route]] = {
                 "Counts and durations over time",
                 responses.Stats,
                 (SINCE, STEP, TASK),
+                problems=(404,),
             ),
         ),
         route(

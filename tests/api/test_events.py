@@ -168,6 +168,13 @@ async def test_a_long_poll_waits_for_what_it_wants(still: Site) -> None:
     assert not len(still.server.services.sockets)
 
 
+async def test_head_of_a_long_poll_does_not_wait(still: Site) -> None:
+    start = (await page(still))["cursor"]
+    async with asyncio.timeout(10):
+        answer = await still.request("HEAD", f"/events/?after={start}&wait=60", **JSON)
+    assert answer.status == 200
+
+
 async def test_a_shutdown_ends_streams_and_long_polls(
     make_site: MakeSite, client: aiohttp.ClientSession
 ) -> None:

@@ -239,6 +239,8 @@ async def test_every_documented_answer_is_given(
             unended = {"task": "tests", "job": open_["jobId"], "execution": open_["executionId"]}
             answer = await checked(site, method, f"{filled(path, unended)}?wait=0", body)
             assert answer.status == 202
+        if (name, 404) in DOCUMENTED and path == "/stats/":
+            assert (await checked(site, method, f"{asked}?task=nobody")).status == 404
         # What any request may be answered with.
         await checked(site, method, asked, body, Host="a~b")
         await checked(site, method, asked, body, Host="evil.example")

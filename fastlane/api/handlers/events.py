@@ -183,7 +183,8 @@ class Events(BaseHandler):
     async def _send_page(self, cursor: int | None, wanted: EventFilter) -> None:
         limit, wait_seconds = LIMIT.number(self) or MAX_EVENTS, WAIT.number(self) or 0
         page = await load_events(self.services, cursor, limit, wanted)
-        if wait_seconds and not page.items and not page.has_more:
+        is_head = self.request.method == "HEAD"
+        if wait_seconds and not is_head and not page.items and not page.has_more:
             self._held = held = Held[EventPage](self)
             page = await held.run(self._wait(page.position, limit, wanted, wait_seconds)) or page
         await self.send_json(page_answer(page, self.urls))

@@ -22,7 +22,8 @@ FORMS = ("rfc3339", "unix", "reference")
 TIMES = Parameter(
     "times",
     "The form of all times in the answer: `rfc3339` (UTC, with Z), `unix` (seconds, a number) or "
-    "`reference` (UTC, without suffix). Without it, each route has its own.",
+    "`reference` (UTC, without suffix). Without it, each route has its own, which the "
+    "schemas describe.",
     {"type": "string", "enum": list(FORMS)},
 )
 Convert = Callable[[Any, str], Any]
