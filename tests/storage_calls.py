@@ -22,7 +22,7 @@ _FACETS = {
     "instances": base.Instances,
 }
 OPERATIONS: Sequence[str] = (
-    *sorted(Storage.__abstractmethods__ - {"open", "close"}),
+    *sorted(Storage.__abstractmethods__ - {"open", "close", "observe"}),
     *(
         f"{facet}.{name}"
         for facet, of in _FACETS.items()

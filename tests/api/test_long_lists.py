@@ -169,7 +169,7 @@ def test_each_page_costs_what_the_first_does(
         lambda connection: connection.execute(executions.EXECUTIONS_TOTAL, (LONG_JOB,)).fetchone(),
         query(SqliteExecutions.last_of_job, job_id=LONG_JOB),
         query(SqliteJobs.scheduled, limit=100),
-        query(SqliteExecutions.active),
+        query(SqliteExecutions.active, owner="me"),
         query(SqliteStorage.next_due_at),
     ],
     ids=["overview", "tasks", "jobs", "executions", "last", "scheduled", "active", "due"],
