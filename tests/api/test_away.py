@@ -12,11 +12,17 @@ import pytest
 import structlog
 
 from fastlane.errors import StorageUnavailable
+from fastlane.storage.base import Events, Stats
 from fastlane.storage.sqlite import SqliteStorage
 from tests.api.conftest import MakeSite
 from tests.api.http_site import PAYLOAD, Site
 from tests.api.test_around import HANDSHAKE, PATHS, basic, filled, methods_of
 from tests.storage_calls import OPERATIONS, Call, wrap
+
+_MORE = [
+    *(f"events.{name}" for name in sorted(Events.__abstractmethods__)),
+    *(f"stats.{name}" for name in sorted(Stats.__abstractmethods__)),
+]
 
 
 class FailingStorage(SqliteStorage):
@@ -26,7 +32,7 @@ class FailingStorage(SqliteStorage):
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(data_dir)
-        for operation in OPERATIONS:
+        for operation in (*OPERATIONS, *_MORE):
             if operation not in {"instances.beat", "instances.leave"}:
                 wrap(self, operation, self._fail)
 
@@ -79,8 +85,14 @@ def fail_with(site: Site, failure: Exception | None) -> None:
     site.storage.failure = failure
 
 
-# Routes that need no storage.
-ASIDE = {"", "/new", "/healthcheck", "/static/<name>", "/docs", "/openapi.json"}
+# Routes that need no storage; metrics are most wanted while it is unreachable.
+ASIDE = {"", "/new", "/healthcheck", "/static/<name>", "/docs", "/openapi.json", "/metrics"}
+# Of POST: those that take no definition.
+BODIES: Mapping[str, Mapping[str, Any] | None] = {
+    **dict.fromkeys(("retry", "run", "rerun", "pause", "resume", "stop")),
+    "executions/stop": {"ids": [str(uuid.uuid4())], "dryRun": True},
+    "executions/rerun": {"ids": [str(uuid.uuid4())], "dryRun": True},
+}
 NEEDY = [path for path in PATHS if path not in ASIDE]
 
 
@@ -88,7 +100,15 @@ def body_of(site: Site, path: str, method: str) -> Mapping[str, Any] | None:
     """A body that the route takes."""
     if path == "/docker-executor/blacklist":
         return {"host": site.server.config.docker_hosts[0].hosts[0]} if method != "GET" else None
-    return PAYLOAD if method in ("POST", "PUT") and not path.endswith("/retry") else None
+    if method not in ("POST", "PUT"):
+        return None
+    last = path.rpartition("/")[2]
+    return BODIES.get(path.removeprefix("/"), BODIES.get(last, PAYLOAD))
+
+
+def asked(path: str, job: dict[str, Any]) -> str:
+    """*path* with what it needs."""
+    return filled(path, job) + ("?q=x" if path.endswith("/search") else "")
 
 
 @pytest.mark.parametrize("path", NEEDY)
@@ -101,7 +121,7 @@ async def test_storage_away(failing: Site, lines: list[Any], path: str) -> None:
         body = body_of(failing, path, method)
         headers = HANDSHAKE if path.endswith("/ws") else {}
         answer = await failing.request(
-            method, filled(path, job), body, X_Request_ID="my-id", **headers
+            method, asked(path, job), body, X_Request_ID="my-id", **headers
         )
         assert answer.status == 503
         assert int(answer.headers["Retry-After"]) > 0
@@ -155,7 +175,7 @@ async def test_bug_inside(failing: Site, lines: list[Any], path: str) -> None:
     fail_with(failing, ZeroDivisionError("password=hunter2"))
     for method in methods_of(path) - {"OPTIONS"}:
         body = body_of(failing, path, method)
-        answer = await failing.request(method, filled(path, job), body, X_Request_ID="my-id")
+        answer = await failing.request(method, asked(path, job), body, X_Request_ID="my-id")
         assert answer.status == 500
         if method != "HEAD":
             problem = answer.problem(500)
