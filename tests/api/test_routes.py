@@ -141,6 +141,9 @@ def test_roles_of_the_table() -> None:
         for method, operation in entry.operations.items():
             if entry.path == "/healthcheck":
                 assert operation.role is Role.ANONYMOUS
+            # The form is of use only to those who may send it.
+            elif entry.path == "/new":
+                assert operation.role is Role.SUBMITTER
             elif method == "get":
                 assert operation.role in (Role.VIEWER, Role.OPERATOR)
             else:
