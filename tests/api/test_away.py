@@ -106,11 +106,6 @@ def body_of(site: Site, path: str, method: str) -> Mapping[str, Any] | None:
     return BODIES.get(path.removeprefix("/"), BODIES.get(last, PAYLOAD))
 
 
-def asked(path: str, job: dict[str, Any]) -> str:
-    """*path* with what it needs."""
-    return filled(path, job) + ("?q=x" if path.endswith("/search") else "")
-
-
 @pytest.mark.parametrize("path", NEEDY)
 async def test_storage_away(failing: Site, lines: list[Any], path: str) -> None:
     """Regression 4: 503 with Retry-After, never a false 2xx; and all is well once it is back."""
@@ -121,7 +116,7 @@ async def test_storage_away(failing: Site, lines: list[Any], path: str) -> None:
         body = body_of(failing, path, method)
         headers = HANDSHAKE if path.endswith("/ws") else {}
         answer = await failing.request(
-            method, asked(path, job), body, X_Request_ID="my-id", **headers
+            method, filled(path, job), body, X_Request_ID="my-id", **headers
         )
         assert answer.status == 503
         assert int(answer.headers["Retry-After"]) > 0
@@ -175,7 +170,7 @@ async def test_bug_inside(failing: Site, lines: list[Any], path: str) -> None:
     fail_with(failing, ZeroDivisionError("password=hunter2"))
     for method in methods_of(path) - {"OPTIONS"}:
         body = body_of(failing, path, method)
-        answer = await failing.request(method, asked(path, job), body, X_Request_ID="my-id")
+        answer = await failing.request(method, filled(path, job), body, X_Request_ID="my-id")
         assert answer.status == 500
         if method != "HEAD":
             problem = answer.problem(500)
