@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -84,6 +85,8 @@ def terminal(environment: Environment) -> Iterator[Terminal]:
             dimensions=(24, columns),
             encoding="utf-8",
             timeout=COMMAND_SECONDS,
+            # Tests that run in the background inherit that it is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(child)
         return child
