@@ -400,11 +400,12 @@ async def test_listed_and_requeued_on_the_command_line(
         failed = await telling.failed_notifications(3)
         capsys.readouterr()
         assert await command(monkeypatch, "list") == 0
-        assert capsys.readouterr().out.splitlines() == [
-            f"{one['id']}  finishes  webhook  {receiver.url}  The receiver answered 500."
-            for one in failed
-        ]
-        assert await command(monkeypatch, "list", "--state", "pending") == 0
+        heading, *lines = capsys.readouterr().out.splitlines()
+        assert heading.split() == ["ID", "EVENT", "CHANNEL", "TARGET", "CREATED", "ERROR"]
+        for one, line in zip(failed, lines, strict=True):
+            assert line.startswith(f"{one['id']}  finishes  webhook  {receiver.url}  ")
+            assert line.endswith("The receiver answered 500.")
+        assert await command(monkeypatch, "list", "--state", "pending", "-q") == 0
         assert capsys.readouterr().out == ""
         assert await command(monkeypatch, "list", "--json") == 0
         assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == failed

@@ -86,7 +86,9 @@ def paths(job: dict[str, Any], notification: str) -> Iterator[str]:
                 .replace("<notification>", notification)
                 .replace("<name>", "stream.js")
             )
-            yield f"{path}?query=tests" if path == "/search" else path
+            # The socket with events never ends; it sends what /events answers.
+            if path != "/events/ws":
+                yield f"{path}?query=tests" if path == "/search" else path
 
 
 async def frames(site: Site, path: str) -> str:

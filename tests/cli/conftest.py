@@ -72,6 +72,10 @@ def cli(environment: Environment) -> Cli:
     return run
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def terminal(environment: Environment) -> Iterator[Terminal]:
     """Start a command in a terminal of its own."""
@@ -86,7 +90,7 @@ def terminal(environment: Environment) -> Iterator[Terminal]:
             encoding="utf-8",
             timeout=COMMAND_SECONDS,
             # Tests that run in the background inherit that it is ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=_heed_interrupts,
         )
         started.append(child)
         return child
