@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,7 @@ def client() -> Client:
 
     :raises FastlaneError: the options contradict each other, or the context is not there.
     """
+    _import_without_trio()
     from fastlane_client import Client
 
     chosen = choose(_shared.server, _shared.context)
@@ -209,6 +211,17 @@ def client() -> Client:
 
         verify = ssl.create_default_context(cafile=context.ca_file)
     return Client(context.url, token=context.token, verify=verify)
+
+
+def _import_without_trio() -> None:
+    """httpcore2 imports trio where it is installed, which takes longer than our whole start."""
+    if "trio" in sys.modules:
+        return
+    sys.modules["trio"] = None  # type: ignore[assignment]
+    try:
+        import httpcore2  # noqa: F401
+    finally:
+        del sys.modules["trio"]
 
 
 def load_config(file: Path | None, **overrides: str | None) -> Config:
