@@ -148,6 +148,8 @@ class Keeping(MemoryExecutor):
         return list(await super().runs(host))
 
 
+# Fails at times on a busy machine, for a reason that is not known yet.
+@pytest.mark.faults
 async def test_a_kept_container_is_removed_before_its_record(make_site: MakeSite) -> None:
     executor = Keeping()
     site = await make_site(executor=executor, container_retention=3600)
