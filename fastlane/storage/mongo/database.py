@@ -431,11 +431,14 @@ class FollowUpRunner:
         by_collection: dict[str, tuple[Collection, list[UpdateOne]]] = {}
         for todo_id, (collection, document_id) in taken:
             _, updates = by_collection.setdefault(collection.name, (collection, []))
-            gone = {"todo": ""}
-            if self._mover.takes_off(collection, document_id):
-                # While the todo is there, nobody has added an event.
-                gone["events"] = ""
-            updates.append(UpdateOne({"_id": document_id, "todo.id": todo_id}, {"$unset": gone}))
+            rev = self._mover.takes_off(collection, document_id)
+            if rev is not None:
+                updates.append(
+                    UpdateOne({"_id": document_id, "rev": rev}, {"$unset": {"events": ""}})
+                )
+            updates.append(
+                UpdateOne({"_id": document_id, "todo.id": todo_id}, {"$unset": {"todo": ""}})
+            )
         for collection, updates in by_collection.values():
             await collection.with_options(write_concern=HINT).bulk_write(updates, ordered=False)
 

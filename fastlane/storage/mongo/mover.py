@@ -83,14 +83,17 @@ class Mover:
         if self._task is None:
             self._task = asyncio.create_task(self._work(), name="move events")
 
-    def takes_off(self, collection: Collection, document_id: object) -> bool:
-        """Whether all events of the document are moved; then the caller takes them off it."""
+    def takes_off(self, collection: Collection, document_id: object) -> int | None:
+        """The ``rev`` at which all events of the document are moved; the caller takes them off.
+
+        Of no other: a write whose answer was lost may have added events that are not known here.
+        """
         source = (collection.name, str(document_id))
         kept = self._kept.get(source)
         if kept is None or kept[2] not in self._moved:
-            return False
+            return None
         del self._kept[source]
-        return True
+        return kept[1]
 
     async def _work(self) -> None:
         pause = Pause(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
