@@ -39,7 +39,8 @@ export function ask(question) {
     let answer = false;
     yes.onclick = () => { answer = true; dialog.close(); };
     element("ask-no").onclick = () => dialog.close();
-    dialog.onclose = () => resolve(answer);
+    // The event comes later: that of the question before must not answer this one.
+    dialog.onclose = () => { if (!dialog.open) resolve(answer); };
   });
 }
 

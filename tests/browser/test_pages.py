@@ -248,8 +248,6 @@ def test_keys_and_the_jump_box(window: Window, seeded: Seeded) -> None:
     window.wait(lambda: row in window.chromium.current_url, "the execution")
 
 
-# Fails at times on a busy machine, for a reason that is not known yet.
-@pytest.mark.faults
 def test_an_action_says_what_will_happen(
     window: Window, site: ThreadedSite, seeded: Seeded
 ) -> None:

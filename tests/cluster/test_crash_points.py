@@ -17,8 +17,9 @@ from pymongo.errors import AutoReconnect, ExecutionTimeout
 from fastlane.errors import CompareFailed, HostDrained, NotFound, StorageUnavailable
 from fastlane.model import Reason, Status
 from fastlane.storage.base import IdempotencyKey, PageRequest
-from fastlane.storage.mongo import ClusterStorage
+from fastlane.storage.mongo import ClusterStorage, writes
 from fastlane.storage.mongo.turns import Slot
+from fastlane.stored_events import event_doc
 from tests.cluster.gates import Gate, gated, held
 from tests.contracts.test_storage import (
     FAILED,
@@ -440,6 +441,36 @@ async def test_an_end_whose_answer_was_lost_is_forgotten_with_its_ownership(
         await finish(storage, execution)
     assert not executions._unsure_ends
     await finish(other, adopted)
+
+
+async def test_an_end_whose_answer_was_lost_has_its_event(
+    storage: ClusterStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repeat strikes off the todo, and must not take off the event that nobody has moved."""
+    await submit(storage)
+    execution = await running(storage)
+    database = cast(Any, storage.executions)._db
+    swap = database.swap
+
+    async def unanswered(collection: Any, old: Any, new: Any, *events: Any) -> bool:
+        # As Database.swap, until the write is stored.
+        there = [*database.mover.left(old), *map(event_doc, events)]
+        assert await writes.swap(collection, old, new | {"events": there})
+        raise AutoReconnect("connection closed")
+
+    # The event before is moved, and still on the document.
+    await database.mover.flush()
+    monkeypatch.setattr(database, "swap", unanswered)
+    with pytest.raises(StorageUnavailable):
+        await finish(storage, execution)
+    monkeypatch.setattr(database, "swap", swap)
+    await finish(storage, execution)
+    await database.follow_up_runner.flush()
+    for _ in range(2):
+        await cast(Any, storage)._sweep.round()
+    await database.mover.flush()
+    events = await storage.events.after(0, 100)
+    assert events[-1].status == Status.DONE
 
 
 @pytest.mark.parametrize("kind", ["execution", "job", "task"])
