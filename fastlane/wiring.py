@@ -100,15 +100,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
     host_watch = HostWatch(lifecycle, storage, bus, hosts)
     reports = Reports(storage, config.env_blacklisted_words, config.public_url)
     sockets = Sockets(Feed(storage, bus))
-    metrics = Metrics(
-        storage=storage,
-        hosts=hosts,
-        farms=farms,
-        clock=clock,
-        version=__version__,
-        tasks=TaskLabels(config.metrics_tasks, config.metrics_max_tasks),
-        viewers=lambda: sockets.feed.viewers,
-    )
+    metrics = make_metrics(config, clock, storage, hosts, sockets)
     bus.relay_to(metrics.event)
     tracing = make_tracing(config, clock)
     if tracing is not None:
@@ -147,6 +139,21 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
         notifier=notifier,
         tracing=tracing,
         work=(*make_work(config, context, runner, host_watch, notifier), *measuring(metrics)),
+    )
+
+
+def make_metrics(
+    config: Config, clock: Clock, storage: Storage, hosts: Hosts, sockets: Sockets
+) -> Metrics:
+    """What Prometheus is told."""
+    return Metrics(
+        storage=storage,
+        hosts=hosts,
+        farms=config.docker_hosts,
+        clock=clock,
+        version=__version__,
+        tasks=TaskLabels(config.metrics_tasks, config.metrics_max_tasks),
+        viewers=lambda: sockets.feed.viewers,
     )
 
 

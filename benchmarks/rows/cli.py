@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import sys
 import time
 from collections.abc import Sequence
 
-from benchmarks.measure import Bench, BenchError, Result, summary, take_turns
-from benchmarks.rows.idle import job_ms
+from benchmarks.measure import Bench, BenchError, Result, take_turns
+from benchmarks.rows.idle import added_result, job_ms
 
 NAME = "cli"
 
@@ -47,27 +46,9 @@ async def measure(bench: Bench) -> Sequence[Result]:
             lambda: job_ms(server, bench.engine, watched=False),
         )
     return [
-        _result(bench, "fastlane --help", shown, python, "python -c pass"),
-        _result(bench, "fastlane run IMAGE -- true", ran, jobs, "the job itself, by HTTP"),
+        added_result(bench, NAME, what, ours, other, bare_what=other_what, target_ms=TARGET_MS)
+        for what, ours, other, other_what in (
+            ("fastlane --help", shown, python, "python -c pass"),
+            ("fastlane run IMAGE -- true", ran, jobs, "the job itself, by HTTP"),
+        )
     ]
-
-
-def _result(
-    bench: Bench, what: str, ours: list[float], other: list[float], other_what: str
-) -> Result:
-    # Pairs are neighbours in time, so the machine's drift is the same in both.
-    added = statistics.median(mine - its for mine, its in zip(ours, other, strict=True))
-    return Result(
-        row=NAME,
-        setup=bench.setup.name,
-        what=what,
-        unit="ms",
-        ours=statistics.median(ours),
-        n=len(ours),
-        bare=statistics.median(other),
-        bare_what=other_what,
-        compared=f"{added:+.1f} ms",
-        target=f"≤ +{TARGET_MS:g} ms",
-        met=added <= TARGET_MS,
-        details={"added_ms": added, "ours": summary(ours), "bare": summary(other)},
-    )

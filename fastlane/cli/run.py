@@ -9,7 +9,7 @@ import typer
 
 from fastlane.cli import complete
 from fastlane.cli.app import client, command, say, shared
-from fastlane.cli.follow import Screen, follow
+from fastlane.cli.follow import follow
 from fastlane.cli.output import print_json
 from fastlane.cli.payload import FLAGS, payload_of
 from fastlane.errors import ConfigError
@@ -111,7 +111,7 @@ def submit(
         started = server.submit_payload(task, payload)
         typer.echo(started.url, err=follow_it)
         if follow_it:
-            follow(started, screen=Screen())
+            follow(started)
 
 
 def _report(started: Run) -> None:

@@ -11,6 +11,7 @@ from fastlane.cli import filters
 from fastlane.cli.app import client, command, say, shared
 from fastlane.cli.output import print_json
 from fastlane.cli.payload import envs_of, number_or_text
+from fastlane.cli.run import Detach
 from fastlane.cli.targets import What, Whats, Yes, chosen, confirm, find
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ CommandText = Annotated[
 ]
 Timeout = Annotated[
     str | None, typer.Option("--timeout", metavar="DURATION", help="End the run after this time.")
-]
-Detach = Annotated[
-    bool, typer.Option("--detach", "-d", help="Print the ids and return; do not follow the log.")
 ]
 
 
