@@ -145,7 +145,7 @@ def wire(config: Config, clock: Clock, storage: Storage | None, executor: Execut
 def make_metrics(
     config: Config, clock: Clock, storage: Storage, hosts: Hosts, sockets: Sockets
 ) -> Metrics:
-    """What Prometheus is told."""
+    """What Prometheus reads."""
     return Metrics(
         storage=storage,
         hosts=hosts,

@@ -17,29 +17,31 @@ def _filter(name: str, metavar: str, help: str, **more: Any) -> Any:
 TASK = _filter(
     "task",
     "TASK",
-    "Of this task, or of those that begin so: 'billing-*'.",
+    "Only this task, or tasks with this beginning: 'billing-*'.",
     autocompletion=complete.tasks,
 )
 EXECUTIONS: Mapping[str, Any] = {
     "task": TASK,
-    "job": _filter("job", "ID", "Of this job; with --task, also by name."),
-    "status": _filter(
-        "status", "STATUS,…", "With one of these statuses; also waiting, active and final."
-    ),
-    "reason": _filter("reason", "REASON,…", "That ended for one of these reasons."),
+    "job": _filter("job", "ID", "Only this job; with --task, its name is accepted, too."),
+    "status": _filter("status", "STATUS,…", "Only these statuses, or waiting, active and final."),
+    "reason": _filter("reason", "REASON,…", "Only executions that ended for one of these reasons."),
     "trigger": _filter(
-        "trigger", "WHY,…", "Created by submit, schedule, cron, retry, manual or lost."
+        "trigger", "WHY,…", "Only those created by submit, schedule, cron, retry, manual or lost."
     ),
-    "farm": _filter("farm", "FARM", "On this farm."),
-    "host": _filter("host", "HOST", "On this host."),
-    "since": _filter("since", "TIME", "Created since a time, or so long ago: 24h."),
-    "until": _filter("until", "TIME", "Created until then."),
-    "q": _filter("query", "TEXT", "With these words in the task, or whose id begins so."),
+    "farm": _filter("farm", "FARM", "Only this farm."),
+    "host": _filter("host", "HOST", "Only this host."),
+    "since": _filter(
+        "since", "TIME", "Only those created since this time, or within this duration: 24h."
+    ),
+    "until": _filter("until", "TIME", "Only those created until this time."),
+    "q": _filter("query", "TEXT", "Only tasks with these words, or ids with this beginning."),
 }
 JOBS: Mapping[str, Any] = {
     "task": TASK,
-    "state": _filter("state", "STATE,…", "That are active, paused, scheduled, stopped or idle."),
-    "kind": _filter("kind", "KIND", "Of this kind: once or cron."),
+    "state": _filter(
+        "state", "STATE,…", "Only jobs that are active, paused, scheduled, stopped or idle."
+    ),
+    "kind": _filter("kind", "KIND", "Only this kind: once or cron."),
     "q": EXECUTIONS["q"],
 }
 

@@ -22,13 +22,15 @@ Limit = Annotated[
 
 @command(output=True, flags=filters.EXECUTIONS)
 def ps(
-    every: Annotated[bool, typer.Option("--all", "-a", help="Also those that have ended.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", "-a", help="Include executions that have ended.")
+    ] = False,
     limit: Limit = 50,
     given: Any = None,
 ) -> None:
     """List executions, newest first.
 
-    Those that wait or run; all of them with -a or a filter."""
+    Shows those that wait or run; all of them with -a or a filter."""
     wanted = filters.wanted(given)
     if not wanted and not every:
         wanted["status"] = "waiting,active"

@@ -85,7 +85,7 @@ def host_rows(server: Client) -> list[Sequence[object]]:
 def drain(host: Host) -> None:
     """Give a host no new executions.
 
-    Those that run there end in their own time."""
+    Executions that run there continue."""
     with client() as server:
         server.drain(host)
     print(f"Drained {host}.")

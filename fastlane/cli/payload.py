@@ -35,7 +35,7 @@ FLAGS: Mapping[str, Any] = {
         help="Set an environment variable; NAME alone takes it from this environment.",
     ),
     "env_file": _texts(
-        "--env-file", metavar="FILE", help="Set those in FILE, NAME=VALUE on each line."
+        "--env-file", metavar="FILE", help="Set the variables in FILE, one NAME=VALUE on each line."
     ),
     "in_": _text("--in", metavar="DURATION", help="Start later, as in 10s, 2m30s or 4h."),
     "at": _text("--at", metavar="TIME", help="Start at a time, as in 2026-12-24T18:00:00Z."),
@@ -62,7 +62,9 @@ FLAGS: Mapping[str, Any] = {
     "expires": _text("--expires", metavar="TIME", help="Do not start after this time."),
     "cpus": Annotated[float | None, typer.Option(metavar="N", help="How many CPUs it may use.")],
     "memory": _text("--memory", "-m", metavar="SIZE", help="How much memory, as in 512m or 2g."),
-    "pids": Annotated[int | None, typer.Option(metavar="N", help="How many processes.")],
+    "pids": Annotated[
+        int | None, typer.Option(metavar="N", help="How many processes it may have.")
+    ],
     "disk": _text("--disk", metavar="SIZE", help="How much it may write to its file system."),
     "pull": _text(
         "--pull", metavar="POLICY", help="When to pull the image: always, missing or never."
@@ -81,11 +83,12 @@ FLAGS: Mapping[str, Any] = {
         metavar="[EVENT=]EMAIL",
         help="Send mail on succeeds, fails or finishes. Default: finishes.",
     ),
-    "meta": _texts("--meta", metavar="NAME=VALUE", help="Keep a note with the job."),
+    "meta": _texts("--meta", metavar="NAME=VALUE", help="Store a value in the job's metadata."),
     "file": Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Take what no flag gives from a JSON or YAML file; - is stdin."
+            metavar="FILE",
+            help="Read the other keys of the payload from a JSON or YAML file; - is stdin.",
         ),
     ],
 }

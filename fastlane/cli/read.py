@@ -40,7 +40,10 @@ def logs(
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Written since a time, or so long ago: 10m."),
+        typer.Option(
+            metavar="TIME",
+            help="Only what was written since this time, or within this duration: 10m.",
+        ),
     ] = None,
     timestamps: Annotated[
         bool, typer.Option("--timestamps", "-T", help="Begin each line with its time.")
@@ -103,7 +106,7 @@ def wait(
 ) -> None:
     """Wait until executions have ended.
 
-    Retries are included. Exits with the highest of their exit codes."""
+    Retries are included. The exit code is the highest of theirs."""
     from fastlane_client import NotFinished
 
     code = 0

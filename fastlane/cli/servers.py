@@ -28,7 +28,7 @@ Name = Annotated[
 
 @context.command("create")
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="How you call the server.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for the server.")],
     url: Annotated[str, typer.Option(metavar="URL", help="The server.")],
     token: Annotated[
         str | None,

@@ -38,7 +38,7 @@ Timeout = Annotated[
 def stop(whats: Whats = None, yes: Yes = False, given: Any = None) -> None:
     """Stop executions and their retries, or whole jobs.
 
-    Of a job, its schedule ends too."""
+    For a job, this also ends its schedule."""
     _each(whats, given, "Stop", "Stopped", lambda run: run.stop(), yes, bulk="stop_all")
 
 

@@ -53,7 +53,7 @@ def events(
 ) -> None:
     """Show what happens.
 
-    With --follow, as it happens; with --after, what is stored since then."""
+    --follow shows events as they happen; --after shows those stored since a cursor."""
     style = shared().style
     with client() as server:
         try:
